@@ -1,0 +1,49 @@
+# domicile: everything runs inside .venv, made by `make setup`.
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv and install domicile with its development tools
+
+# The first interpreter that is new enough; its venv module is checked so that the message names the missing package.
+$(STAMP): pyproject.toml
+	@py=""; for c in python3.11 python3 python3.12 python3.13 python3.14; do \
+	  if command -v $$c >/dev/null 2>&1 && $$c -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then py=$$c; break; fi; \
+	done; \
+	if [ -z "$$py" ]; then echo "domicile needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; fi; \
+	if ! $$py -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  echo "$$py has no venv module: apt-get install python3-venv (then make setup again)" >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || $$py -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup ## a whole move on embedded sites: make demo ARGS="--scale 2"
+	@exec $(BIN)/domicile demo $(ARGS)
+
+test: setup ## the tests: make test ARGS="-k guard"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, strict types, import contracts, size budgets
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/style
+
+format: setup ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## the benchmarks: make bench ARGS="--json"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
