@@ -1,0 +1,151 @@
+"""The data map: for every table of a dataset, whose rows these are and what a move does with them.
+
+An *owner path* is the one chain of references from a row to its subject. Each table declares only its first step; the chain goes on
+through the table it leads to, so that a correction in one place holds everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+import re
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.schema import TableName, quote_name
+from domicile.model.site import DatasetName
+
+PATH_STEPS_MAX = 12  # a longer chain of references is a mistake in the map, or a cycle
+
+
+class Role(StrEnum):
+    """What a move does with a table's rows."""
+
+    SUBJECT = "subject"  # one row is one subject
+    OWNED = "owned"  # every row has exactly one owner, found by its owner path
+    SHARED = "shared"  # referenced by rows of several subjects; see SharedPolicy
+    REFERENCE = "reference"  # the same at every site: never moved, its presence at the target is checked
+    LOCAL = "local"  # belongs to the site, never moves
+    UNDECIDED = "undecided"  # nobody has said yet: stops the plan
+
+
+class SharedPolicy(StrEnum):
+    """What happens to a shared row that a moving subject's row refers to."""
+
+    COPY = "copy"  # the row is copied to the target and stays at the source
+    REFUSE = "refuse"  # a plan that would need the row is refused
+
+
+class Direction(StrEnum):
+    """Which side of the step holds the reference."""
+
+    TO = "->"  # this table refers to the next: at most one owner by construction
+    FROM = "<-"  # the next table refers to this one: single ownership is measured, not given
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerStep:
+    """One equality join towards the subject: ``columns`` of this table equal ``to_columns`` of ``to_table``."""
+
+    columns: tuple[str, ...]
+    direction: Direction
+    to_table: TableName
+    to_columns: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> OwnerStep:
+        """Read ``order_id -> store.orders(id)`` or ``address_id <- public.customer(address_id)``. Raises ValueError."""
+        match = _STEP.match(text.strip())
+        if match is None:
+            raise ValueError(f"not an owner step: {text!r}; write: column -> schema.table(column)")
+        columns, to_columns = _names(match["cols"]), _names(match["to"])
+        if len(columns) != len(to_columns):
+            raise ValueError(f"{len(columns)} columns against {len(to_columns)} in owner step {text!r}")
+        return cls(columns, Direction(match["arrow"]), TableName.parse(match["table"]), to_columns)
+
+    def __str__(self) -> str:
+        columns = ", ".join(map(quote_name, self.columns))
+        to_columns = ", ".join(map(quote_name, self.to_columns))
+        return f"{columns} {self.direction} {self.to_table}({to_columns})"
+
+
+_STEP = re.compile(r"^(?P<cols>.+?)\s*(?P<arrow>->|<-)\s*(?P<table>.+?)\s*\((?P<to>[^()]+)\)$")
+_NAME = re.compile(r'\s*("(?:[^"]|"")+"|[^",\s]+)\s*(?:,|$)')
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = [m.group(1) for m in _NAME.finditer(text)]
+    if not found:
+        raise ValueError(f"no column named in {text!r}")
+    return tuple(n[1:-1].replace('""', '"') if n.startswith('"') else n for n in found)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRule:
+    """What the map says of one table."""
+
+    table: TableName
+    role: Role
+    owner: OwnerStep | None = None  # for OWNED only
+    policy: SharedPolicy | None = None  # for SHARED only
+    personal: tuple[str, ...] = ()  # columns that hold personal values, for reports and policy
+    object_keys: tuple[str, ...] = ()  # columns that hold keys of objects
+    references: tuple[str, ...] = ()  # references without a foreign key, as owner-step text, proven like declared ones
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRule:
+    """The subject table, its single-column key, and the SQL expression (over alias ``subject``) that gives the market, if any."""
+
+    table: TableName
+    key: str
+    market: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataMap:
+    """The whole map of one dataset. ``digest`` identifies the file's meaning, not its comments."""
+
+    dataset: DatasetName
+    subject: SubjectRule
+    tables: Mapping[TableName, TableRule]
+    digest: str = ""
+    line_of: Mapping[TableName, int] = field(default_factory=dict, compare=False)
+
+    def in_scope(self) -> tuple[TableName, ...]:
+        """Subject and owned tables, the subject first, then by length of path and name: parents before children."""
+        names = [t for t, r in self.tables.items() if r.role in (Role.SUBJECT, Role.OWNED)]
+        return tuple(sorted(names, key=lambda t: (len(self.path(t)), t)))
+
+    def of_role(self, role: Role) -> tuple[TableName, ...]:
+        """Tables of that role, by name."""
+        return tuple(sorted(t for t, r in self.tables.items() if r.role is role))
+
+    def path(self, table: TableName) -> tuple[OwnerStep, ...]:
+        """The owner path of an in-scope table, row to subject; empty for the subject table itself.
+
+        Raises DomicileError (map-invalid) when the chain is broken or runs in a circle.
+        """
+        steps: list[OwnerStep] = []
+        at = table
+        while (rule := self._rule(at)).role is not Role.SUBJECT:
+            if rule.role is not Role.OWNED or rule.owner is None:
+                raise self._broken(table, f"the owner path of {table} leads to {at}, whose role is {rule.role}")
+            steps.append(rule.owner)
+            if len(steps) > PATH_STEPS_MAX:
+                raise self._broken(table, f"the owner path of {table} runs in a circle")
+            at = rule.owner.to_table
+        return tuple(steps)
+
+    def _rule(self, table: TableName) -> TableRule:
+        if table not in self.tables:
+            raise self._broken(table, f"{table} is on an owner path but not in the data map")
+        return self.tables[table]
+
+    def _broken(self, table: TableName, message: str) -> DomicileError:
+        return DomicileError(
+            ErrorCode.MAP_INVALID,
+            message,
+            facts={"table": str(table), "line": self.line_of.get(table, 0)},
+            hint="Correct the owner of the table in the data map, then run: domicile map check",
+        )

@@ -1,0 +1,70 @@
+"""The machine inside the handover: facts in, next action out. No input or output; ``move/handover.py`` acts on it.
+
+Invariant: at no instant do both sites accept writes of the wave. The source accepts only in ``OPEN``; the target only in
+``RESIDENT``; no legal edge leads to a pair (OPEN, RESIDENT), and every crash leaves a pair from which ``next_action`` finds the way on.
+
+Point of no return: the target's commit that makes the wave resident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SourceMark(StrEnum):
+    """What the source's own mark says of the wave."""
+
+    OPEN = "open"  # not fenced: the source accepts writes
+    FENCED = "fenced"  # refused with DM002: between homes, nothing decided
+    DEPARTED = "departed"  # refused with DM001: the home is elsewhere
+
+
+class TargetMark(StrEnum):
+    """What the target's own mark says of the wave."""
+
+    ABSENT = "absent"  # the target knows nothing of the wave
+    ARRIVING = "arriving"  # refused with DM002: rows are here or coming, the home is not
+    RESIDENT = "resident"  # the target accepts writes
+
+
+class Action(StrEnum):
+    """One step; each is a single commit at one site (or in the directory) and may be repeated."""
+
+    DEPART = "depart"  # source: fenced -> departed
+    ARRIVE = "arrive"  # target: arriving -> resident; the point of no return
+    PUBLISH = "publish"  # directory: the reservation becomes the record
+    RETURN = "return"  # source: departed -> fenced, because the target said no
+    STEP_BACK = "step back"  # the fence opens, the target forgets the wave: nothing happened
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Both sites' own marks, what the directory holds, and whether the wave is fit (verdict clean, keys proven)."""
+
+    source: SourceMark
+    target: TargetMark
+    published: bool
+    fit: bool
+
+    def two_homes(self) -> bool:
+        """The one thing that must never be."""
+        return self.source is SourceMark.OPEN and self.target is TargetMark.RESIDENT
+
+
+def next_action(facts: Facts) -> Action:
+    """Decide from marks alone what to do next, first run or recovery alike."""
+    match facts:
+        case Facts(target=TargetMark.RESIDENT, published=False):
+            return Action.PUBLISH
+        case Facts(target=TargetMark.RESIDENT):
+            return Action.FINISHED
+        case Facts(source=SourceMark.DEPARTED, target=TargetMark.ARRIVING, fit=True):
+            return Action.ARRIVE
+        case Facts(source=SourceMark.DEPARTED):
+            return Action.RETURN
+        case Facts(source=SourceMark.FENCED, target=TargetMark.ARRIVING, fit=True):
+            return Action.DEPART
+        case _:
+            return Action.STEP_BACK

@@ -1,0 +1,71 @@
+"""How far a wave is, and how it goes: two fields, never one. ``control/schema.sql`` repeats these rules as constraints.
+
+State diagram (``docs/explanation/life-of-a-move.md`` shows the same; a test compares the three):
+
+    planned -> prepare -> fence -> copy -> verify -> handover -> soak -> purge -> done
+
+A wave that fails before its handover steps back to ``planned``: the source serves and nothing has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Phase(StrEnum):
+    """The phase a wave has entered."""
+
+    PLANNED = "planned"
+    PREPARE = "prepare"
+    FENCE = "fence"
+    COPY = "copy"
+    VERIFY = "verify"
+    HANDOVER = "handover"
+    SOAK = "soak"
+    PURGE = "purge"
+    DONE = "done"
+
+
+class Status(StrEnum):
+    """How a move or a wave is going in its phase."""
+
+    PENDING = "pending"  # not begun
+    RUNNING = "running"
+    PAUSED = "paused"  # by an operator; continues with resume
+    FAILED = "failed"  # stepped back or stuck; error_code says why
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+ORDER: tuple[Phase, ...] = tuple(Phase)
+
+NEXT: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
+    {
+        Phase.PLANNED: frozenset({Phase.PREPARE}),
+        Phase.PREPARE: frozenset({Phase.FENCE, Phase.PLANNED}),
+        Phase.FENCE: frozenset({Phase.COPY, Phase.PLANNED}),
+        Phase.COPY: frozenset({Phase.VERIFY, Phase.PLANNED}),
+        Phase.VERIFY: frozenset({Phase.HANDOVER, Phase.PLANNED}),
+        Phase.HANDOVER: frozenset({Phase.SOAK, Phase.PLANNED}),
+        Phase.SOAK: frozenset({Phase.PURGE}),
+        Phase.PURGE: frozenset({Phase.DONE}),
+        Phase.DONE: frozenset(),
+    }
+)
+
+REVERSIBLE: frozenset[Phase] = frozenset(
+    {Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY}
+)
+"""Phases in which ``abort`` leaves no trace. In ``handover`` the target is asked first."""
+
+
+def may_follow(before: Phase, after: Phase) -> bool:
+    """True when a wave in ``before`` may enter ``after``; staying where one is is always allowed (steps are repeatable)."""
+    return before is after or after in NEXT[before]
+
+
+def ended(status: Status) -> bool:
+    """True when nothing more will happen without a new order."""
+    return status in (Status.DONE, Status.ABORTED)

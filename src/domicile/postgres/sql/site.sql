@@ -1,0 +1,61 @@
+-- What domicile keeps inside a dataset's own database, at each site. Idempotent. {subject_type} is the type of the subject's key.
+-- Names in this schema are part of the contract: see docs/decisions/0001.
+
+create schema if not exists domicile;
+
+-- One row per move that touches this database. The generation is the lease's fencing token: a mover that was taken over finds a
+-- higher one and stops (statement assert_lease).
+create table if not exists domicile.move (
+    move_id    text primary key,
+    dataset    text not null,
+    here       text not null,
+    role       text not null check (role in ('source', 'target')),
+    peer       text not null,
+    generation bigint not null default 0,
+    created_at timestamptz not null default now()
+);
+
+-- One row per wave; the mark decides what the guard answers for all its members at once, so that fencing, departing and arriving
+-- are the update of one row.
+create table if not exists domicile.wave (
+    id      integer generated always as identity primary key,
+    move_id text not null references domicile.move on delete cascade,
+    no      integer not null check (no > 0),
+    mark    text not null check (mark in ('open', 'fenced', 'departed', 'arriving', 'resident')),
+    home    text not null,   -- the site that is home under this mark
+    epoch   bigint not null check (epoch >= 0),
+    unique (move_id, no)
+);
+
+-- Who is in a wave. Ordinals run from 1 in each wave, in key order: chunks of copy, verify and purge are ranges of them.
+create table if not exists domicile.member (
+    wave    integer not null,
+    ordinal integer not null,
+    subject {subject_type} not null,
+    primary key (wave, ordinal)
+);
+create index if not exists member_subject on domicile.member (subject);
+
+-- Progress of the copy, committed with the rows (target only).
+create table if not exists domicile.progress (
+    wave       integer not null,
+    table_name text not null,
+    chunk      integer not null,
+    rows       bigint not null,
+    bytes      bigint not null,
+    primary key (wave, table_name, chunk)
+);
+
+-- What was removed, committed with the removal (source only).
+create table if not exists domicile.purge_journal (
+    wave       integer not null,
+    table_name text not null,
+    chunk      integer not null,
+    rows       bigint not null,
+    purged_at  timestamptz not null default now(),
+    primary key (wave, table_name, chunk)
+);
+
+-- The xid of the latest fence. A sequence, because it is read outside every snapshot: a REPEATABLE READ writer whose snapshot is
+-- older than the fence cannot see the marks, but sees this, and fails with 40001 instead of passing.
+create sequence if not exists domicile.fence_xid minvalue 0 start 0;
