@@ -107,6 +107,13 @@ _REASONS = (
         "Add a line for this user, database and address to pg_hba.conf, then reload.",
     ),
     _Reason(
+        "no-login",
+        ("is not permitted to log in",),
+        ErrorCode.ACCESS_DENIED,
+        "the role may not log in",
+        "alter role ... login;",
+    ),
+    _Reason(
         "connect-right-missing",
         ("permission denied for database",),
         ErrorCode.ACCESS_DENIED,
