@@ -16,6 +16,8 @@ class ErrorCode(StrEnum):
     """Stable names; they appear in ``--json`` and in ``docs/reference/errors.md``."""
 
     CONFIG_INVALID = "config-invalid"
+    CONFIRMATION_MISSING = "confirmation-missing"
+    FILE_EXISTS = "file-exists"
     MAP_INVALID = "map-invalid"
     MAP_INCOMPLETE = "map-incomplete"
     SITE_UNREACHABLE = "site-unreachable"
@@ -59,6 +61,8 @@ EXIT_INTERRUPTED = 130
 _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
     {
         ErrorCode.CONFIG_INVALID: EXIT_USAGE,
+        ErrorCode.CONFIRMATION_MISSING: EXIT_USAGE,
+        ErrorCode.FILE_EXISTS: EXIT_USAGE,
         ErrorCode.MAP_INVALID: EXIT_USAGE,
         ErrorCode.MAP_INCOMPLETE: EXIT_REFUSED,
         ErrorCode.SITE_UNREACHABLE: EXIT_UNREACHABLE,

@@ -1,0 +1,8 @@
+"""Floor 5, below the faces: ``domicile.yaml`` and the environment, read once, checked, and turned into
+plain data.
+"""
+
+from domicile.settings.load import CONFIG_NAME, load, secrets_of
+from domicile.settings.schema import json_schema_text
+
+__all__ = ["CONFIG_NAME", "json_schema_text", "load", "secrets_of"]
