@@ -1,7 +1,8 @@
 """Reads a live database into ``model.schema``: catalogue queries in one read-only transaction, no guesses.
 
-Partition leaves are folded into their root: sizes and estimates are added up, a foreign key declared on leaves
-only is reported once, on the root, with the leaves that declare it, and an index counts when every leaf has it.
+Partition leaves are folded into their root: sizes and estimates are added up, a foreign key declared on
+leaves only is reported once, on the root, with the leaves that declare it, and an index counts when every
+leaf has it.
 """
 
 from __future__ import annotations
@@ -127,9 +128,9 @@ async def read_schema(conn: Connection) -> Schema:
 def schema_digest(schema: Schema, tables: Iterable[TableName]) -> str:
     """SHA-256 (hex) over the structure of ``tables``: what a move relies on.
 
-    Covers columns in order, keys, references, triggers, enum labels, persistence, row security. Leaves out what
-    changes in normal service: sizes, estimates, partitions (new ones come every month) and plain indexes.
-    An absent table counts as absent. Pure.
+    Covers columns in order, keys, references, triggers, enum labels, persistence, row security. Leaves out
+    what changes in normal service: sizes, estimates, partitions (new ones come every month) and plain
+    indexes. An absent table counts as absent. Pure.
     """
     facts = {str(name): _structure(schema, schema.tables.get(name)) for name in sorted(set(tables))}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -163,7 +164,8 @@ def _structure(schema: Schema, table: Table | None) -> object:
 
 @asynccontextmanager
 async def _steady(conn: Connection) -> AsyncIterator[None]:
-    """One snapshot and an empty search_path for this transaction; a caller's own transaction keeps its snapshot."""
+    """One snapshot and an empty search_path for this transaction; a caller's own transaction keeps its
+    snapshot."""
     fresh = conn.info.transaction_status == TransactionStatus.IDLE
     async with conn.transaction():
         if fresh:
