@@ -33,6 +33,7 @@ class Status(StrEnum):
 
     PENDING = "pending"  # not begun
     RUNNING = "running"
+    WAITING = "waiting"  # for an operator's order: in soak, the source copy is kept until purge
     PAUSED = "paused"  # by an operator; continues with resume
     FAILED = "failed"  # stepped back or stuck; error_code says why
     DONE = "done"

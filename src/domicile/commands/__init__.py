@@ -1,0 +1,21 @@
+"""One function per thing an operator can do. CLI, web and tests call these; faces only parse and print."""
+
+from domicile.commands.inspect import map_check, plan, sites, survey
+from domicile.commands.moves import abort, apply, pause, purge, resume
+from domicile.commands.reading import report, status, verify, where
+
+__all__ = [
+    "abort",
+    "apply",
+    "map_check",
+    "pause",
+    "plan",
+    "purge",
+    "report",
+    "resume",
+    "sites",
+    "status",
+    "survey",
+    "verify",
+    "where",
+]

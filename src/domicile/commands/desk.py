@@ -1,0 +1,181 @@
+"""Opening what commands work with: the control database, and a carrier for one move."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+import json
+import os
+from pathlib import Path
+import socket
+
+from psycopg import AsyncConnection
+
+from domicile.control.database import open_control
+from domicile.control.figures import Figures
+from domicile.control.lease import hold_lease, living_runner
+from domicile.control.moves import MoveRecord, Moves
+from domicile.directory.directory import Directory, SubjectHash
+from domicile.model.datamap import DataMap
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.plan import Plan
+from domicile.model.report import MoveStatus
+from domicile.model.schema import Schema
+from domicile.model.site import MoveId
+from domicile.model.workspace import CONTROL_EMBEDDED, Workspace
+from domicile.move.carrier import Carrier
+from domicile.move.context import Move
+from domicile.move.failpoints import Failpoints
+from domicile.planner import plan_file
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.introspect import read_schema, schema_digest
+from domicile.sites.shared import control_cluster
+from domicile.survey import datamap_file
+
+CONTROL_DATABASE = "postgres"  # of the embedded control cluster, which holds nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The open control database. ``conninfo`` may hold a secret."""
+
+    workspace: Workspace
+    conninfo: str = field(repr=False)
+    conn: AsyncConnection
+    moves: Moves
+    figures: Figures
+    directory: Directory
+
+    async def status(self, move_id: MoveId) -> MoveStatus:
+        """The move as an operator sees it now."""
+        record = await self.moves.get(move_id)
+        return await self.figures.status(record, await living_runner(self.conn, move_id))
+
+
+@asynccontextmanager
+async def open_desk(workspace: Workspace) -> AsyncIterator[Desk]:
+    """The control database: the configured one, or the embedded one, which runs while anybody uses it."""
+    if workspace.control != CONTROL_EMBEDDED:
+        async with _desk(workspace, workspace.control) as desk:
+            yield desk
+        return
+    async with control_cluster(workspace.state_dir) as cluster:
+        async with _desk(workspace, cluster.conninfo(CONTROL_DATABASE)) as desk:
+            yield desk
+
+
+@asynccontextmanager
+async def second_desk(desk: Desk) -> AsyncIterator[Desk]:
+    """Another connection to the same control database, for watching while the first one works."""
+    async with _desk(desk.workspace, desk.conninfo) as other:
+        yield other
+
+
+@asynccontextmanager
+async def _desk(workspace: Workspace, conninfo: str) -> AsyncIterator[Desk]:
+    async with await open_control(conninfo) as conn:
+        directory = Directory(conn, SubjectHash.of_state(workspace.state_dir))
+        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory)
+
+
+@asynccontextmanager
+async def carrier_for(desk: Desk, move_id: MoveId, *, any_schema: bool = False) -> AsyncIterator[Carrier]:
+    """Hold the move's lease and give what its phases need. Raises move-busy, plan-stale and schema-changed.
+
+    ``any_schema`` is for an abort, which must work on whatever is left of the schema.
+    """
+    async with hold_lease(desk.conn, move_id, runner_name()) as generation:
+        record = await desk.moves.get(move_id)
+        plan = stored_plan(record)
+        data_map = load_map(desk.workspace, plan.dataset)
+        require_same_map(plan, data_map)
+        source = desk.workspace.conninfo(plan.dataset, plan.source)
+        target = desk.workspace.conninfo(plan.dataset, plan.target)
+        move = Move(
+            move_id=move_id,
+            plan=plan,
+            data_map=data_map,
+            source=source,
+            target=target,
+            source_schema=await schema_at(source),
+            target_schema=await schema_at(target),
+            generation=generation,
+            failpoints=Failpoints(desk.workspace.failpoint),
+        )
+        if not any_schema:
+            require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
+        yield Carrier(move, desk.moves, desk.figures, desk.directory)
+
+
+async def schema_at(conninfo: str) -> Schema:
+    """The live schema of a dataset's database."""
+    async with await connect(conninfo, settings=SESSION) as conn:
+        return await read_schema(conn)
+
+
+def load_map(workspace: Workspace, dataset: str) -> DataMap:
+    """The dataset's data map; its path starts at the configuration's folder."""
+    return datamap_file.load(workspace.base_dir / workspace.dataset(dataset).map_path)
+
+
+def stored_plan(record: MoveRecord) -> Plan:
+    """The plan as the control database keeps it: without condition and file name; ``digest`` is the original's."""
+    return replace(plan_file.load(json.dumps(record.plan)), digest=record.plan_digest)
+
+
+def to_store(plan: Plan) -> str:
+    """The plan for the control database. Its condition may hold a personal value, so it stays in the operator's own file."""
+    return plan_file.dump(plan_file.seal(replace(plan, cohort=replace(plan.cohort, where="", subjects_file=""))))
+
+
+def require_same_map(plan: Plan, data_map: DataMap) -> None:
+    """Refuse a plan that was made with another map."""
+    if plan.map_digest != data_map.digest:
+        raise stale("the data map has changed since the plan was made", "map")
+
+
+def require_same_schemas(plan: Plan, data_map: DataMap, source: Schema, target: Schema) -> None:
+    """Refuse when an in-scope table is no longer what the plan saw."""
+    tables = data_map.in_scope()
+    for site, planned, live in (
+        (plan.source, plan.source_schema_digest, source),
+        (plan.target, plan.target_schema_digest, target),
+    ):
+        missing = [str(t) for t in tables if t not in live.tables]
+        if missing or schema_digest(live, tables) != planned:
+            raise DomicileError(
+                ErrorCode.SCHEMA_CHANGED,
+                f"the tables of the plan are no longer the same at {site}",
+                facts={"site": site, "missing": missing},
+                safe="Nothing was changed by this command; a move that stands between two waves stays whole there.",
+                hint="Restore the schema, or abort the move and plan again; domicile map check shows what differs.",
+            )
+
+
+def stale(why: str, what: str) -> DomicileError:
+    """The error for a plan that no longer describes what would happen."""
+    return DomicileError(
+        ErrorCode.PLAN_STALE,
+        f"the plan is stale: {why}",
+        facts={"changed": what},
+        hint="Make a new plan with: domicile plan",
+    )
+
+
+def runner_name() -> str:
+    """Who carries a move, for people: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def read_subjects(path: str) -> list[str]:
+    """The lines of a file of subjects, one key each; plan-invalid when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DomicileError(
+            ErrorCode.PLAN_INVALID,
+            f"the file of subjects cannot be read: {path}",
+            facts={"file": path, "reason": type(error).__name__},
+            hint="Give a UTF-8 text file with one subject key a line.",
+        ) from None

@@ -1,0 +1,69 @@
+"""Sites, survey, map check and plan: they look, and change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from domicile.commands.desk import load_map, read_subjects
+from domicile.model.plan import Limits, Plan
+from domicile.model.site import DatasetName, SiteName
+from domicile.model.workspace import Workspace
+from domicile.planner.build import build
+from domicile.planner.request import PlanRequest
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.introspect import read_schema
+from domicile.postgres.site_probe import SiteReport, probe
+from domicile.survey.discover import Draft, draft
+from domicile.survey.gaps import Finding, check_map
+
+
+async def sites(workspace: Workspace) -> tuple[SiteReport, ...]:
+    """What every dataset's database at every site is and lacks; an unreachable one is reported, not raised."""
+    places = [
+        (site, dataset.name, conninfo)
+        for dataset in workspace.datasets.values()
+        for site, conninfo in dataset.at.items()
+    ]
+    return tuple(await asyncio.gather(*(probe(*place) for place in places)))
+
+
+async def survey(workspace: Workspace, dataset: str, site: str, *, subject: str | None = None) -> Draft:
+    """Draft the data map of a live database. ``subject`` names the subject table when the survey should not choose it."""
+    async with await connect(workspace.conninfo(dataset, site), settings=SESSION) as conn:
+        return await draft(conn, DatasetName(dataset), subject=subject)
+
+
+async def map_check(workspace: Workspace, dataset: str, site: str) -> tuple[Finding, ...]:
+    """The data map against the live schema of one site, worst findings first."""
+    data_map = load_map(workspace, dataset)
+    async with await connect(workspace.conninfo(dataset, site), settings=SESSION) as conn:
+        return await check_map(conn, data_map, await read_schema(conn))
+
+
+async def plan(
+    workspace: Workspace,
+    dataset: str,
+    source: str,
+    target: str,
+    *,
+    where: str = "",
+    subjects_file: str = "",
+    limits: Limits | None = None,
+) -> Plan:
+    """Plan the move of the subjects that ``where`` or ``subjects_file`` names; failed checks stand in the plan, they are not raised."""
+    request = PlanRequest(
+        dataset=DatasetName(dataset),
+        source=SiteName(source),
+        target=SiteName(target),
+        source_conninfo=workspace.conninfo(dataset, source),
+        target_conninfo=workspace.conninfo(dataset, target),
+        data_map=load_map(workspace, dataset),
+        config_digest=workspace.config_digest,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        where=where,
+        subjects=read_subjects(subjects_file) if subjects_file else None,
+        subjects_file=subjects_file,
+        limits=limits or workspace.limits,
+    )
+    return await build(request)

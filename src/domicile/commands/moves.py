@@ -1,0 +1,277 @@
+"""Apply, resume, pause, abort, purge: the orders that change something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+import getpass
+import secrets
+import time
+
+from domicile.commands.desk import (
+    Desk,
+    carrier_for,
+    load_map,
+    open_desk,
+    read_subjects,
+    require_same_map,
+    second_desk,
+    stale,
+    to_store,
+)
+from domicile.control.lease import living_runner
+from domicile.control.moves import MoveRecord, already_applied
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status, ended
+from domicile.model.plan import Plan
+from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
+from domicile.model.site import MoveId
+from domicile.model.workspace import Workspace
+from domicile.move import begin, purge as purging
+from domicile.move.carrier import Carrier
+from domicile.move.durable import carry, launched
+from domicile.move.run import Outcome
+from domicile.planner.freeze import freeze
+from domicile.postgres import waves
+
+Watch = Callable[[MoveStatus], None]
+PROGRESS_SECONDS = 0.25
+ABORT_WAIT_SECONDS = 60.0  # for the process that carries the move to step back
+
+
+def _quiet(_: MoveStatus) -> None:
+    """For callers that do not watch."""
+
+
+async def apply(
+    workspace: Workspace, plan: Plan, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+) -> MoveStatus:
+    """Carry a plan out until every wave lives at the target, or a pause, an abort or a failure ends the attempt.
+
+    Raises plan-refused, plan-stale, plan-applied and whatever keeps the move from beginning; a wave that fails is not raised but
+    stands in the status. Killed at any point, it is continued with ``resume``.
+    """
+    _require_fit(workspace, plan)
+    async with open_desk(workspace) as desk:
+        record = await _create(desk, plan)
+        async with carrier_for(desk, record.move_id) as carrier:
+            await _freeze(desk, carrier, plan)
+            return await _carry(desk, carrier, "move", on_progress, stop)
+
+
+async def resume(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+) -> MoveStatus:
+    """Continue a move after a pause, a failure or a crash. Idempotent on a move whose waves all live at the target."""
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if ended(record.status) or record.status is Status.WAITING:
+            return await desk.status(record.move_id)
+        if not record.frozen:
+            raise _not_begun(record)
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            await desk.moves.request(record.move_id, pause=False)
+            return await _carry(desk, carrier, "move", on_progress, stop)
+
+
+async def pause(workspace: Workspace, move_id: str) -> MoveStatus:
+    """Ask the move to stop after the wave at work: nobody is left between homes. Idempotent."""
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if ended(record.status) or record.status is Status.WAITING:
+            raise _forbidden(record, "pause")
+        await desk.moves.request(record.move_id, pause=True)
+        if record.status is Status.RUNNING and not await living_runner(desk.conn, record.move_id):
+            await desk.moves.set_status(record.move_id, Status.PAUSED)
+        return await desk.status(record.move_id)
+
+
+async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
+    """Give the rest of the move up: the wave at work steps back, waves that live at the target stay there. Idempotent."""
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if record.status is Status.ABORTED:
+            return await desk.status(record.move_id)
+        if record.status in (Status.DONE, Status.WAITING):
+            raise _forbidden(record, "abort")
+        await desk.moves.approve(record.move_id, "abort", getpass.getuser())
+        await desk.moves.request(record.move_id, abort=True)
+        deadline = time.monotonic() + ABORT_WAIT_SECONDS
+        while await living_runner(desk.conn, record.move_id):
+            if time.monotonic() > deadline:
+                return await desk.status(record.move_id)
+            await asyncio.sleep(PROGRESS_SECONDS)
+        if (await desk.moves.get(record.move_id)).status is not Status.ABORTED:
+            async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
+                await begin.enlist(carrier)
+                await begin.end(carrier, Outcome.ABORTED)
+        return await desk.status(record.move_id)
+
+
+async def purge(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+) -> PurgeReport:
+    """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is continued by the same order.
+
+    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since, phase-forbids when nothing is to purge.
+    """
+    begun = time.monotonic()
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        all_waves = await desk.figures.waves(record.move_id)
+        if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
+            raise _forbidden(record, "purge")
+        await desk.moves.approve(record.move_id, "purge", getpass.getuser())
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            await _carry(desk, carrier, "purge", on_progress, stop)
+            failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
+            if failed:
+                raise DomicileError(
+                    ErrorCode(failed[0].error_code),
+                    failed[0].error_message,
+                    facts={"wave": failed[0].no},
+                    safe=f"{record.target} serves the moved subjects; what was not removed is still at {record.source}.",
+                    hint=f"Mend the cause, then run it again: domicile purge {record.move_id}",
+                )
+            return await _purge_report(desk, carrier, time.monotonic() - begun)
+
+
+def _require_fit(workspace: Workspace, plan: Plan) -> None:
+    if plan.refusals:
+        first = plan.refusals[0]
+        raise DomicileError(
+            ErrorCode(first.code),
+            f"the plan has {len(plan.refusals)} failed checks; the first: {first.detail}",
+            facts={"checks": [c.name for c in plan.refusals]},
+            hint=first.hint or "Mend what the checks name, then plan again.",
+        )
+    if plan.config_digest != workspace.config_digest:
+        raise stale("it was made with another configuration", "configuration")
+    require_same_map(plan, load_map(workspace, plan.dataset))
+
+
+async def _create(desk: Desk, plan: Plan) -> MoveRecord:
+    """The move of this plan: new, or one whose beginning was cut before its cohort was frozen."""
+    existing = await desk.moves.of_plan(plan.digest)
+    if existing is not None:
+        if existing.frozen:
+            raise already_applied(existing)
+        return existing
+    return await desk.moves.create(_new_id(plan), plan, to_store(plan), getpass.getuser())
+
+
+def _new_id(plan: Plan) -> MoveId:
+    return MoveId(f"{plan.dataset}-{plan.source}-{plan.target}-{secrets.token_hex(3)}".lower().replace(" ", "-"))
+
+
+async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
+    """Write the cohort down at the source; a cohort that is not the planned one ends the move before it began."""
+    move_id = carrier.move.move_id
+    subjects = read_subjects(plan.cohort.subjects_file) if plan.cohort.subjects_file else None
+    await begin.enlist(carrier)
+    try:
+        async with carrier.source() as source:
+            await freeze(source, plan, carrier.move.data_map, move_id, subjects=subjects)
+            await source.execute("analyze domicile.member")
+    except DomicileError:
+        async with carrier.sites() as (source, target):
+            await waves.forget_move(source, move_id)
+            await waves.forget_move(target, move_id)
+        await desk.moves.set_status(move_id, Status.ABORTED)
+        raise
+    await desk.moves.set_frozen(move_id)
+
+
+async def _carry(
+    desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None
+) -> MoveStatus:
+    """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined, not begun anew."""
+    move_id = carrier.move.move_id
+    async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
+        await desk.moves.set_status(move_id, Status.RUNNING)
+        outcome = await carry(move_id, kind, (await desk.moves.get(move_id)).attempt)
+    await desk.moves.next_attempt(move_id)
+    if kind == "purge" and (await desk.moves.get(move_id)).status is Status.RUNNING:
+        await desk.moves.set_status(move_id, Status.WAITING)
+    if outcome is Outcome.LOST:
+        raise DomicileError(
+            ErrorCode.LEASE_LOST,
+            f"another process carries move {move_id} now",
+            safe="The other process goes on from the last commit.",
+            hint=f"Watch it with: domicile status {move_id} --watch",
+        )
+    status = await desk.status(move_id)
+    on_progress(status)
+    return status
+
+
+@asynccontextmanager
+async def _watched(
+    desk: Desk, move_id: MoveId, on_progress: Watch, stop: asyncio.Event | None
+) -> AsyncIterator[None]:
+    """While the block runs: report progress, and turn ``stop`` into a request to pause."""
+
+    async def watch(eye: Desk) -> None:
+        asked = False
+        while True:
+            on_progress(await eye.status(move_id))
+            if stop is not None and stop.is_set() and not asked:
+                await eye.moves.request(move_id, pause=True)
+                asked = True
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    async with second_desk(desk) as eye:
+        task = asyncio.create_task(watch(eye))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeReport:
+    move_id = carrier.move.move_id
+    left = 0
+    removed: dict[str, int] = {}
+    purged = [w for w in await desk.figures.waves(move_id) if w.phase is Phase.DONE]
+    async with carrier.source() as source:
+        for wave in purged:
+            record = await waves.find_wave(source, move_id, wave.no)
+            assert record is not None
+            left += await purging.rows_left(carrier, source, record.id)
+            for table, rows in await purging.journalled(source, record.id):
+                removed[table] = removed.get(table, 0) + rows
+    return PurgeReport(
+        move_id=move_id,
+        waves=len(purged),
+        rows=sum(removed.values()),
+        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
+        left_at_source=left,
+        seconds=seconds,
+        remains=purging.REMAINS,
+    )
+
+
+def _not_begun(record: MoveRecord) -> DomicileError:
+    return DomicileError(
+        ErrorCode.PHASE_FORBIDS,
+        f"move {record.move_id} has not begun: its cohort is not frozen yet",
+        hint="Run domicile apply with the same plan file again, or domicile abort " + record.move_id,
+    )
+
+
+def _forbidden(record: MoveRecord, order: str) -> DomicileError:
+    why = {
+        "pause": "no wave of it is left to move",
+        "abort": "every wave lives at the target already",
+        "purge": "no wave of it has a source copy that may be removed",
+    }[order]
+    return DomicileError(
+        ErrorCode.PHASE_FORBIDS,
+        f"move {record.move_id} cannot take the order {order}: {why}",
+        facts={"move": record.move_id, "status": str(record.status)},
+        hint=f"See where it stands with: domicile status {record.move_id}",
+    )

@@ -1,0 +1,171 @@
+"""Status, verify, report, where: what is, and what was proven."""
+
+from __future__ import annotations
+
+import asyncio
+from statistics import median
+
+from psycopg import errors, sql
+
+from domicile.commands.desk import carrier_for, load_map, open_desk, stored_plan
+from domicile.model.datamap import DataMap, Role
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.phase import Phase
+from domicile.model.report import (
+    MoveReport,
+    MoveStatus,
+    Presence,
+    VerifyReport,
+    WaveCheck,
+    WaveStatus,
+    Whereabouts,
+)
+from domicile.model.schema import TableName
+from domicile.model.site import DatasetName, MoveId, SiteName
+from domicile.model.verdict import TableDigest
+from domicile.model.workspace import Workspace
+from domicile.move import verify as verifying
+from domicile.move.carrier import Carrier
+from domicile.move.context import WaveAtSites
+from domicile.postgres import waves
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.ownership import ident
+
+MOVED = (Phase.SOAK, Phase.PURGE, Phase.DONE)
+_KEY_TYPE = """
+    select pg_catalog.format_type(a.atttypid, a.atttypmod) from pg_catalog.pg_attribute as a
+    join pg_catalog.pg_class as c on c.oid = a.attrelid join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = %s and c.relname = %s and a.attname = %s"""
+
+
+async def status(workspace: Workspace, move_id: str | None = None) -> tuple[MoveStatus, ...]:
+    """One move, or all of them, oldest first. Raises move-unknown."""
+    async with open_desk(workspace) as desk:
+        if move_id is not None:
+            return (await desk.status(MoveId(move_id)),)
+        return tuple([await desk.status(r.move_id) for r in await desk.moves.all()])
+
+
+async def verify(workspace: Workspace, move_id: str) -> VerifyReport:
+    """Compare both sites again, for every wave that lives at the target and still has its source copy.
+
+    ``source_intact`` must hold always: the source copy is fenced. ``equal`` holds until somebody writes at the target, which is what the target
+    is for; subjects that differ then are counted, and the sealed verdict stays the proof of the handover.
+    """
+    async with open_desk(workspace) as desk, carrier_for(desk, MoveId(move_id)) as carrier:
+        checks = [
+            await _check_wave(carrier, wave)
+            for wave in await desk.figures.waves(MoveId(move_id))
+            if wave.phase in MOVED
+        ]
+    return VerifyReport(MoveId(move_id), all(c.source_intact for c in checks), tuple(checks))
+
+
+async def report(workspace: Workspace, move_id: str) -> MoveReport:
+    """The account of a move so far."""
+    async with open_desk(workspace) as desk:
+        now = await desk.status(MoveId(move_id))
+        tables = await desk.figures.tables(MoveId(move_id))
+        seconds = await desk.figures.seconds(MoveId(move_id))
+        record = await desk.moves.get(MoveId(move_id))
+    moved = [w for w in now.waves if w.phase in MOVED]
+    rows = sum(n for _, n in tables)
+    pauses = [w.fence_seconds for w in moved if w.fence_seconds is not None]
+    copying = sum(w.copy_seconds or 0.0 for w in moved)
+    return MoveReport(
+        status=now,
+        rows=rows,
+        bytes=sum(w.bytes_copied for w in moved),
+        seconds=seconds,
+        rows_per_second=rows / copying if copying else 0.0,
+        verdict=_verdict(now),
+        tables=tuple(TableDigest(TableName.parse(t), n, 0) for t, n in tables),
+        fence_seconds_median=median(pauses) if pauses else None,
+        fence_seconds_max=max(pauses) if pauses else None,
+        stayed=_stayed(load_map(workspace, stored_plan(record).dataset), now),
+        purged=_purged(now),
+    )
+
+
+async def where(workspace: Workspace, dataset: str, subject: str) -> Whereabouts:
+    """Where a subject's data lives: the directory's answer, and what each site says itself. Raises condition-invalid for what is no key."""
+    name = DatasetName(dataset)
+    data_map = load_map(workspace, dataset)
+    at = workspace.dataset(dataset).at
+    answers = await asyncio.gather(*(_presence(data_map, s, conninfo, subject) for s, conninfo in at.items()))
+    sites = tuple(presence for presence, _ in answers)
+    async with open_desk(workspace) as desk:
+        home = await desk.directory.look_up(name, next((key for _, key in answers if key), subject))
+    if home is not None and not any(s.epoch > home.epoch for s in sites):
+        return Whereabouts(name, home.site, home.epoch, "directory", sites)
+    resident = [s for s in sites if s.mark == TargetMark.RESIDENT]
+    if resident:
+        newest = max(resident, key=lambda s: s.epoch)
+        return Whereabouts(name, newest.site, newest.epoch, "site", sites)
+    if any(s.mark in (SourceMark.FENCED, SourceMark.DEPARTED) for s in sites):
+        return Whereabouts(name, None, max(s.epoch for s in sites), "between homes", sites)
+    # A wave that is only prepared is "arriving" at its target; the home is still where the row stands without a mark.
+    present = [s for s in sites if s.row_present and s.mark != TargetMark.ARRIVING]
+    if len(present) == 1:
+        return Whereabouts(name, present[0].site, 0, "row", sites)
+    return Whereabouts(name, None, 0, "several rows" if present else "nowhere", sites)
+
+
+async def _presence(data_map: DataMap, site: SiteName, conninfo: str, subject: str) -> tuple[Presence, str]:
+    """What one site says of the subject, and the subject's key as PostgreSQL writes it (empty when the site has no such table)."""
+    rule = data_map.subject
+    async with await connect(conninfo, settings=SESSION) as conn:
+        found = await (await conn.execute(_KEY_TYPE, (rule.table.schema, rule.table.name, rule.key))).fetchone()
+        if found is None:
+            return Presence(site, False, "", 0), ""
+        # format_type writes a type's name as SQL reads it.
+        key = sql.SQL("%s::") + sql.SQL(found[0])
+        statement = sql.SQL("select exists (select 1 from {} where {} = {key}), ({key})::text").format(
+            ident(rule.table), sql.Identifier(rule.key), key=key
+        )
+        try:
+            row = await (await conn.execute(statement, (subject, subject))).fetchone()
+        except errors.DataError:
+            raise DomicileError(
+                ErrorCode.CONDITION_INVALID,
+                f"that is not a key of {rule.table}: its type is {found[0]}",
+                facts={"table": str(rule.table), "type": found[0]},
+                hint="Give the subject's key as it stands in the subject table.",
+            ) from None
+        assert row is not None
+        mark = await waves.presence(conn, subject, found[0]) if await waves.table_exists(conn) else None
+    return Presence(site, row[0], mark.mark if mark else "", mark.epoch if mark else 0), row[1]
+
+
+def _verdict(now: MoveStatus) -> str:
+    moved = [w for w in now.waves if w.phase in MOVED]
+    if not moved:
+        return "no wave has moved"
+    clean = sum(w.verdict == "clean" for w in moved)
+    return f"clean: {clean} of {len(moved)} moved waves have equal roots at both sites"
+
+
+def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
+    """What stayed at the source, and why, in sentences."""
+    waiting = sum(w.subjects for w in now.waves if w.phase not in MOVED)
+    sentences = [f"Subjects outside the cohort: the plan's condition did not name them; no row of theirs left {now.source}."]
+    if waiting:
+        sentences.append(f"{waiting} subjects of the cohort: their waves have not been handed over.")
+    for role, why in (
+        (Role.LOCAL, "they belong to the site"),
+        (Role.REFERENCE, "they are the same at every site"),
+        (Role.SHARED, "several subjects share their rows"),
+    ):
+        tables = data_map.of_role(role)
+        if tables:
+            sentences.append(f"Tables {', '.join(map(str, tables))}: {why}.")
+    return tuple(sentences)
+
+
+def _purged(now: MoveStatus) -> str:
+    done = [w for w in now.waves if w.phase is Phase.DONE]
+    if not done:
+        return f"Nothing was purged: the source copy is still at {now.source}."
+    rows = sum(w.rows_purged for w in done)
+    return f"{rows} rows of {len(done)} waves were deleted at {now.source}; this is removal, not proof of erasure."

@@ -1,0 +1,222 @@
+"""Phase, status and figures of moves and waves. Only this module changes a phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import json
+from typing import Any
+
+from psycopg import AsyncConnection, errors
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status, may_follow
+from domicile.model.plan import Plan
+from domicile.model.site import DatasetName, MoveId, SiteName
+from domicile.model.verdict import Verdict
+
+ERROR_MESSAGE_MAX = 1_000  # characters kept of an error's message
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """One row of ``domicile_control.move``."""
+
+    move_id: MoveId
+    dataset: DatasetName
+    source: SiteName
+    target: SiteName
+    status: Status
+    plan: dict[str, Any]
+    plan_digest: str
+    pause_requested: bool
+    abort_requested: bool
+    attempt: int
+    generation: int
+    runner: str
+    frozen: bool
+    created_at: str
+
+
+_MOVE_COLUMNS = """move_id, dataset, source, target, status, plan, plan_digest, pause_requested, abort_requested,
+    attempt, generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
+
+
+class Moves:
+    """The store of moves over one control connection (autocommit). Every method is one statement or one transaction."""
+
+    def __init__(self, conn: AsyncConnection) -> None:
+        self._conn = conn
+
+    async def create(self, move_id: MoveId, plan: Plan, plan_json: str, given_by: str) -> MoveRecord:
+        """Write down a new move with its waves; a plan that was applied before is refused (plan-applied)."""
+        values = (move_id, plan.dataset, plan.source, plan.target, plan_json, plan.digest)
+        try:
+            async with self._conn.transaction():
+                await self._conn.execute(
+                    """insert into domicile_control.move (move_id, dataset, source, target, plan, plan_digest)
+                       values (%s, %s, %s, %s, %s, %s)""",
+                    values,
+                )
+                async with self._conn.cursor() as cursor:
+                    await cursor.executemany(
+                        """insert into domicile_control.wave (move_id, no, subjects, rows_planned, bytes_planned)
+                           values (%s, %s, %s, %s, %s)""",
+                        [(move_id, w.no, w.subjects, w.rows, w.bytes) for w in plan.waves],
+                    )
+                await self.approve(move_id, "apply", given_by)
+        except errors.UniqueViolation:
+            before = await self.of_plan(plan.digest)
+            assert before is not None
+            raise already_applied(before) from None
+        return await self.get(move_id)
+
+    async def get(self, move_id: MoveId) -> MoveRecord:
+        """The move, or move-unknown."""
+        found = await self._select("where move_id = %s", move_id)
+        if not found:
+            raise DomicileError(
+                ErrorCode.MOVE_UNKNOWN,
+                f"there is no move {move_id}",
+                hint="List the moves with: domicile status",
+            )
+        return found[0]
+
+    async def of_plan(self, plan_digest: str) -> MoveRecord | None:
+        """The move, not aborted, that carries this plan."""
+        found = await self._select("where plan_digest = %s and status <> 'aborted'", plan_digest)
+        return found[0] if found else None
+
+    async def all(self) -> tuple[MoveRecord, ...]:
+        """Every move, oldest first."""
+        return await self._select("order by created_at, move_id")
+
+    async def set_status(self, move_id: MoveId, status: Status) -> None:
+        """Record how the move goes; an ended move keeps the time it ended."""
+        await self._conn.execute(
+            """update domicile_control.move set status = %(status)s,
+                 ended_at = case when %(ended)s then coalesce(ended_at, now()) end
+               where move_id = %(move_id)s""",
+            {"status": status, "ended": status in (Status.DONE, Status.ABORTED), "move_id": move_id},
+        )
+
+    async def request(self, move_id: MoveId, *, pause: bool | None = None, abort: bool | None = None) -> None:
+        """Ask whoever carries the move to pause or abort at the next safe point; None leaves a request as it is."""
+        await self._conn.execute(
+            """update domicile_control.move set pause_requested = coalesce(%s, pause_requested),
+                 abort_requested = coalesce(%s, abort_requested) where move_id = %s""",
+            (pause, abort, move_id),
+        )
+
+    async def set_frozen(self, move_id: MoveId) -> None:
+        """The cohort is written down at the source: from now on the plan's condition is not needed any more."""
+        await self._conn.execute("update domicile_control.move set frozen = true where move_id = %s", (move_id,))
+
+    async def next_attempt(self, move_id: MoveId) -> int:
+        """Begin another attempt; returns its number, which names the durable workflow."""
+        return int(
+            await self._value(
+                "update domicile_control.move set attempt = attempt + 1 where move_id = %s returning attempt",
+                move_id,
+            )
+        )
+
+    async def enter(self, move_id: MoveId, no: int, phase: Phase) -> None:
+        """The wave enters ``phase`` (or is in it already, after a crash). Clears the error of a failed attempt."""
+        before = Phase(
+            await self._value("select phase from domicile_control.wave where move_id = %s and no = %s", move_id, no)
+        )
+        assert may_follow(before, phase), (before, phase)
+        status = {Phase.SOAK: Status.WAITING, Phase.DONE: Status.DONE}.get(phase, Status.RUNNING)
+        await self._conn.execute(
+            """update domicile_control.wave set phase = %s, status = %s, error_code = '', error_message = ''
+               where move_id = %s and no = %s""",
+            (phase, status, move_id, no),
+        )
+        await self.event(move_id, no, f"phase {phase}")
+
+    async def fail(self, move_id: MoveId, no: int, error: DomicileError) -> None:
+        """The wave failed where it stands; it is stepped back next."""
+        await self._conn.execute(
+            """update domicile_control.wave set status = 'failed', error_code = %s, error_message = %s
+               where move_id = %s and no = %s""",
+            (error.code, error.message[:ERROR_MESSAGE_MAX], move_id, no),
+        )
+        await self.event(move_id, no, "failed", {"code": str(error.code)})
+
+    async def back_to_planned(self, move_id: MoveId, no: int, status: Status) -> None:
+        """The wave has stepped back: nothing of it is left at either site but its place in the frozen cohort.
+
+        ``status`` FAILED keeps the error that caused it; ABORTED and PENDING clear it.
+        """
+        await self._conn.execute(
+            """update domicile_control.wave set phase = 'planned', status = %(status)s, rows_copied = 0, bytes_copied = 0,
+                 fenced_at = null, fence_seconds = null, copy_seconds = null, verdict = '', source_root = '', target_root = '',
+                 tables = '[]', discrepancies = case when %(keep)s then discrepancies else '[]' end,
+                 error_code = case when %(keep)s then error_code else '' end,
+                 error_message = case when %(keep)s then error_message else '' end
+               where move_id = %(move_id)s and no = %(no)s""",
+            {"status": status, "keep": status is Status.FAILED, "move_id": move_id, "no": no},
+        )
+        await self.event(move_id, no, "stepped back")
+
+    async def verdict(self, move_id: MoveId, no: int, verdict: Verdict) -> None:
+        """Seal what verify found."""
+        tables = [{"table": str(t.table), "rows": t.rows, "digest": str(t.digest)} for t in verdict.tables]
+        named = [
+            {"table": str(d.table), "key": list(d.key), "difference": str(d.difference), "columns": list(d.columns)}
+            for d in verdict.discrepancies
+        ]
+        await self._conn.execute(
+            """update domicile_control.wave set verdict = %s, source_root = %s, target_root = %s, tables = %s,
+                 discrepancies = %s where move_id = %s and no = %s""",
+            (
+                "clean" if verdict.clean else "discrepancies",
+                verdict.source_root,
+                verdict.target_root,
+                json.dumps(tables),
+                json.dumps(named),
+                move_id,
+                no,
+            ),
+        )
+
+    async def event(self, move_id: MoveId, no: int | None, what: str, detail: dict[str, object] | None = None) -> None:
+        """Write down what happened: counts, codes and names only."""
+        await self._conn.execute(
+            "insert into domicile_control.event (move_id, wave_no, what, detail) values (%s, %s, %s, %s)",
+            (move_id, no, what, json.dumps(detail or {})),
+        )
+
+    async def approve(self, move_id: MoveId, what: str, given_by: str) -> None:
+        """Write down an order and who gave it (an operating-system account, not a subject)."""
+        await self._conn.execute(
+            "insert into domicile_control.approval (move_id, what, given_by) values (%s, %s, %s)",
+            (move_id, what, given_by),
+        )
+
+    async def _select(self, tail: str, *values: object) -> tuple[MoveRecord, ...]:
+        cursor = await self._conn.execute(
+            b"select " + _MOVE_COLUMNS.encode() + b" from domicile_control.move " + tail.encode(), values
+        )
+        return tuple(
+            MoveRecord(
+                MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Status(r[4]), r[5], *r[6:]
+            )
+            for r in await cursor.fetchall()
+        )
+
+    async def _value(self, statement: str, *values: object) -> Any:
+        row = await (await self._conn.execute(statement.encode(), values)).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def already_applied(record: MoveRecord) -> DomicileError:
+    """The error for a plan that a move carries already."""
+    return DomicileError(
+        ErrorCode.PLAN_APPLIED,
+        f"this plan was applied already, as move {record.move_id} (status {record.status})",
+        facts={"move": record.move_id, "status": str(record.status)},
+        safe="The earlier move is untouched.",
+        hint=f"See it with: domicile status {record.move_id}; continue it with: domicile resume {record.move_id}",
+    )

@@ -1,0 +1,93 @@
+"""What carries a move: the move's facts, the control database and the directory. One per process and move."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import AsyncConnection
+
+from domicile.control.figures import Figures
+from domicile.control.moves import Moves
+from domicile.directory.directory import Directory
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import Facts, SourceMark, TargetMark
+from domicile.move.context import Move, WaveAtSites
+from domicile.postgres import waves
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.failures import explain, refusal_of, told
+
+APPLICATION_NAME = "domicile mover"
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Given to every phase."""
+
+    move: Move
+    moves: Moves
+    figures: Figures
+    directory: Directory
+
+    @asynccontextmanager
+    async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:
+        """A connection to the source and one to the target (autocommit), closed at the end of the block."""
+        async with self.source() as source, self.target() as target:
+            try:
+                yield source, target
+            except psycopg.Error as error:
+                side = "source" if source.broken else "target" if target.broken else "source or target"
+                raise explain(refusal_of(error), side, "carrying the wave") from None
+
+    @asynccontextmanager
+    async def source(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to the source."""
+        async with await connect(
+            self.move.source, application_name=APPLICATION_NAME, settings=SESSION
+        ) as connection:
+            with told("source", "carrying the wave"):
+                yield connection
+
+    @asynccontextmanager
+    async def target(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to the target."""
+        async with await connect(
+            self.move.target, application_name=APPLICATION_NAME, settings=SESSION
+        ) as connection:
+            with told("target", "carrying the wave"):
+                yield connection
+
+    async def facts(self, source: AsyncConnection, target: AsyncConnection, no: int) -> Facts:
+        """Both sites' marks of a wave, and whether it is published and fit."""
+        move_id = self.move.move_id
+        at_source = await waves.find_wave(source, move_id, no)
+        at_target = await waves.find_wave(target, move_id, no)
+        wave = await self.figures.wave(move_id, no)
+        return Facts(
+            source=waves.source_mark(at_source),
+            target=waves.target_mark(at_target),
+            published=await self.directory.reserved(move_id, no) == 0,
+            fit=wave.verdict == "clean",
+        )
+
+    async def wave_at_sites(self, source: AsyncConnection, target: AsyncConnection, no: int) -> WaveAtSites:
+        """The wave as both sites have it; it must be registered at both and stand under the fence."""
+        move_id = self.move.move_id
+        at_source = await waves.find_wave(source, move_id, no)
+        at_target = await waves.find_wave(target, move_id, no)
+        if at_source is None or at_target is None or at_source.mark != SourceMark.FENCED or at_target.mark != TargetMark.ARRIVING:
+            raise DomicileError(
+                ErrorCode.PHASE_FORBIDS,
+                f"wave {no} is not under its fence at both sites",
+                facts={
+                    "source": waves.source_mark(at_source),
+                    "target": waves.target_mark(at_target),
+                },
+                safe="The wave steps back; the source serves and nothing has changed.",
+                hint=f"Begin the wave again with: domicile resume {move_id}",
+            )
+        return WaveAtSites(
+            no, at_source.id, at_target.id, await waves.count_members(source, at_source.id), at_target.epoch
+        )

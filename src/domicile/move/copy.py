@@ -1,0 +1,241 @@
+"""Copy: the wave's rows travel from one snapshot of the source into the target, beside the users who live
+there already.
+
+Precondition: the wave is fenced at the source and arriving at the target; keys were checked for
+collisions; sequences are beyond the wave's. Postcondition: every row of the wave's members is committed at
+the target, each once, with one row of ``domicile.progress`` per cell. Reversible: fully; step back deletes
+the rows by the owner predicate. Idempotent: cells already in progress are skipped.
+
+A table's members are cut into *cells*, ranges of ordinals of about ``limits.chunk_rows`` rows; their
+bounds follow from the plan alone, so a later process finds the same. A *chunk* is a run of neighbouring
+cells carried by one COPY and committed at once: one cell where the owner path has indexes, a whole share
+of the table where it has none, because there each chunk costs a scan of the table.
+
+Method: exported snapshot and parallel COPY as in pg_dump -j; progress committed with the rows as in Vitess'
+copy_state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+import threading
+from typing import TypeVar
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.plan import Plan, TablePlan
+from domicile.model.schema import Schema, TableName
+from domicile.move.context import Move, ReportRows, WaveAtSites
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.failures import told
+from domicile.postgres.lease import assert_lease
+from domicile.postgres.rows import copy_in, copy_out
+from domicile.postgres.transfer import Transferred, pump
+
+_T = TypeVar("_T")
+
+_BEGIN = "begin transaction isolation level repeatable read, read only"
+_EXPORT = "select pg_catalog.pg_export_snapshot()"
+_DONE = "select table_name, chunk from domicile.progress where wave = %s"
+_PROGRESS = """
+    insert into domicile.progress (wave, table_name, chunk, rows, bytes)
+    select %(wave)s, %(table)s, cell,
+           case when cell = %(first)s then %(rows)s else 0 end,
+           case when cell = %(first)s then %(bytes)s else 0 end
+    from pg_catalog.generate_series(%(first)s::integer, %(last)s::integer) as cell"""
+
+# Triggers, foreign keys and the guard are switched off for this session alone; unique keys, checks and
+# not-null still hold.
+_REPLICA = {**SESSION, "session_replication_role": "replica"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Cells ``first_cell..last_cell`` of a table: members with an ordinal in (first_ordinal,
+    last_ordinal].
+    """
+
+    table: TablePlan
+    first_cell: int
+    last_cell: int
+    first_ordinal: int
+    last_ordinal: int
+
+
+async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
+    """Copy what is not yet there; ``report(rows, bytes)`` after each commit.
+
+    Raises DomicileError, see postgres/failures.py. Cancelled or failed, every stream has stopped and every
+    connection is closed when it returns.
+    """
+    await move.failpoints.reach("copy.before")
+    done = await _done(move, wave)
+    todo = deque(chunks(move.plan, wave.subjects, done, _indexed_tables(move)))
+    if todo:
+        async with _exported_snapshot(move.source) as snapshot:
+            job = _Job(move, wave, report, snapshot, todo, threading.Event())
+            await _all(_stream(job) for _ in range(min(move.plan.limits.streams, len(todo))))
+    await move.failpoints.reach("copy.done")
+
+
+def chunks(plan: Plan, subjects: int, done: set[tuple[str, int]], indexed: set[TableName]) -> Iterable[Chunk]:
+    """What is left to copy of a wave with ``subjects`` members, in table order. Pure."""
+    for table in plan.tables:
+        size = cell_subjects(plan, table)
+        cells = -(-subjects // size)
+        left = [cell for cell in range(1, cells + 1) if (str(table.table), cell) not in done]
+        longest = 1 if table.table in indexed else -(-cells // plan.limits.streams)
+        for first, last in _runs(left, longest):
+            yield Chunk(table, first, last, (first - 1) * size, min(last * size, subjects))
+
+
+def cell_subjects(plan: Plan, table: TablePlan) -> int:
+    """Subjects in one cell, so that it holds about ``limits.chunk_rows`` rows.
+
+    From the plan alone: progress is counted in cells, by whichever process.
+    """
+    if table.rows <= 0:
+        return max(1, plan.limits.wave_subjects_max)
+    return max(1, plan.limits.chunk_rows * plan.cohort.size // table.rows)
+
+
+def path_is_indexed(data_map: DataMap, schema: Schema, table: TableName) -> bool:
+    """True when the rows of few subjects are found without a scan: every step of the owner path has an
+    index.
+    """
+    at = table
+    for step in data_map.path(table):
+        prefixes = schema.tables[at].index_prefixes if at in schema.tables else ()
+        if not any(set(prefix[: len(step.columns)]) == set(step.columns) for prefix in prefixes):
+            return False
+        at = step.to_table
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the streams of one run share. Whoever is free takes from ``todo``; all live on one event loop."""
+
+    move: Move
+    wave: WaveAtSites
+    report: ReportRows
+    snapshot: str
+    todo: deque[Chunk]
+    stop: threading.Event
+
+
+async def _stream(job: _Job) -> None:
+    async with _session(job.move.source, SESSION) as source, _session(job.move.target, _REPLICA) as target:
+        with told("source", "join the snapshot"):
+            await source.execute(_BEGIN)
+            await source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(job.snapshot)))
+        while job.todo:
+            chunk = job.todo.popleft()
+            moved = await _copy(job, chunk, source, target)
+            await job.report(moved.rows, moved.bytes)
+            await job.move.failpoints.reach("copy.chunk_committed")
+
+
+async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncConnection) -> Transferred:
+    name = str(chunk.table.table)
+    what = f"copy of {name}"
+    out = copy_out(
+        job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal
+    ).as_bytes(source)
+    take = copy_in(chunk.table).as_bytes(target)
+    with told("target", what):
+        async with target.transaction():
+            await assert_lease(target, job.move.move_id, job.move.generation)
+            moved = await _in_thread(
+                job.stop, lambda: pump(source.pgconn, target.pgconn, out, take, job.stop, what)
+            )
+            await target.execute(
+                _PROGRESS,
+                {
+                    "wave": job.wave.target_id,
+                    "table": name,
+                    "first": chunk.first_cell,
+                    "last": chunk.last_cell,
+                    "rows": moved.rows,
+                    "bytes": moved.bytes,
+                },
+            )
+    return moved
+
+
+async def _done(move: Move, wave: WaveAtSites) -> set[tuple[str, int]]:
+    async with _session(move.target, SESSION) as target:
+        with told("target", "read the progress"):
+            cursor = await target.execute(_DONE, (wave.target_id,))
+            return {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
+
+
+def _indexed_tables(move: Move) -> set[TableName]:
+    return {t.table for t in move.plan.tables if path_is_indexed(move.data_map, move.source_schema, t.table)}
+
+
+def _runs(cells: Sequence[int], longest: int) -> Iterable[tuple[int, int]]:
+    """Neighbouring cells joined into runs of at most ``longest``."""
+    start = 0
+    for position in range(1, len(cells) + 1):
+        ended = position == len(cells) or cells[position] != cells[position - 1] + 1
+        if ended or position - start >= longest:
+            yield cells[start], cells[position - 1]
+            start = position
+
+
+@asynccontextmanager
+async def _exported_snapshot(conninfo: str) -> AsyncIterator[str]:
+    """One snapshot of the source that others may join while the context lasts."""
+    async with _session(conninfo, SESSION) as conn:
+        with told("source", "export a snapshot"):
+            await conn.execute(_BEGIN)
+            row = await (await conn.execute(_EXPORT)).fetchone()
+        assert row is not None
+        yield str(row[0])
+
+
+@asynccontextmanager
+async def _session(conninfo: str, settings: Mapping[str, str]) -> AsyncIterator[AsyncConnection]:
+    conn = await connect(conninfo, settings=settings)
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+async def _in_thread(stop: threading.Event, work: Callable[[], _T]) -> _T:
+    """Run blocking ``work`` in a thread. When cancelled, stops it and waits until its connections are
+    closed.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        raise
+
+
+async def _all(streams: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run the streams together; the first failure stops the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for stream in streams:
+                group.create_task(stream)
+    except BaseExceptionGroup as failures:
+        raise _first_cause(failures) from None
+
+
+def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that made the others stop: they only say that they were interrupted."""
+    for failure in failures.exceptions:
+        if not (isinstance(failure, DomicileError) and failure.code is ErrorCode.INTERRUPTED):
+            return failure
+    return failures.exceptions[0]

@@ -1,0 +1,140 @@
+"""Purge: remove the source copy of a wave that lives at its target.
+
+Precondition: departed at the source, resident at the target, verdict clean, and the source copy still has the root that the verdict
+sealed (a copy that changed since then holds a write nobody moved: refused). Postcondition: no row of the wave's subjects is left in the
+in-scope tables of the source; the marks stay, so that a stale writer is still told where the home is. Irreversible from the first chunk on.
+
+Chunks are ranges of subjects: all rows of a range go in one transaction with their journal, children before parents, so that no reader
+ever sees half a subject and a crash loses nothing but the current chunk. Idempotent. This is removal, not erasure: see ``REMAINS``.
+"""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.report import WaveStatus
+from domicile.move import verify
+from domicile.move.carrier import Carrier
+from domicile.postgres import waves
+from domicile.postgres.lease import assert_lease
+from domicile.postgres.ownership import delete_rows_of_wave, ident, rows_of_wave
+
+REMAINS: tuple[str, ...] = (
+    "Deleted rows are overwritten in their files only when the space is used again; VACUUM made it reusable.",
+    "The write-ahead log, archives, backups and standbys of the source may hold the rows until they expire.",
+    "The keys of the moved subjects stay in domicile.member at the source, so that stale writers are refused.",
+    "Proof of erasure (canary rows, rewriting, scanning) is not part of this purge.",
+)
+
+_JOURNAL = """
+    insert into domicile.purge_journal (wave, table_name, chunk, rows) values (%s, %s, %s, %s)
+    on conflict (wave, table_name, chunk) do nothing"""
+_CHUNKS_DONE = "select distinct chunk from domicile.purge_journal where wave = %s"
+_JOURNALLED = "select table_name, sum(rows) from domicile.purge_journal where wave = %s group by 1 order by 1"
+
+
+async def run(carrier: Carrier, no: int) -> None:
+    """Carry out the purge of wave ``no``."""
+    move = carrier.move
+    wave = await carrier.figures.wave(move.move_id, no)
+    await move.failpoints.reach("purge.before")
+    async with carrier.source() as source:
+        record = await waves.find_wave(source, move.move_id, no)
+        assert record is not None
+        done = {r[0] for r in await (await source.execute(_CHUNKS_DONE, (record.id,))).fetchall()}
+        if not done:
+            await require_sealed(carrier, source, record, wave)
+        await source.execute("set session_replication_role = replica")
+        subjects = await waves.count_members(source, record.id)
+        size = chunk_subjects(move.plan.limits.purge_chunk_rows, wave.rows_planned, subjects)
+        for chunk, first in enumerate(range(0, subjects, size)):
+            if chunk not in done:
+                await _purge_chunk(carrier, source, record.id, chunk, (first, first + size))
+                await move.failpoints.reach("purge.chunk_committed")
+        await _require_empty(carrier, source, record.id)
+        removed = sum(rows for _, rows in await journalled(source, record.id))
+        await carrier.figures.purged(move.move_id, no, removed)
+    await move.failpoints.reach("purge.deleted")
+
+
+async def require_sealed(
+    carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord, wave: WaveStatus
+) -> None:
+    """Refuse unless the wave lives at the target and the source copy is exactly what the verdict sealed."""
+    move = carrier.move
+    async with carrier.target() as target:
+        at_target = await waves.find_wave(target, move.move_id, wave.no)
+    if record.mark != SourceMark.DEPARTED or waves.target_mark(at_target) is not TargetMark.RESIDENT:
+        raise _refuse(carrier, wave.no, "it is not home at the target")
+    if wave.verdict != "clean":
+        raise _refuse(carrier, wave.no, "it has no clean verdict")
+    root = await verify.root_of(source, move.data_map, move.source_schema, move.data_map.in_scope(), record.id)
+    if root != wave.source_root:
+        raise _refuse(carrier, wave.no, "the source copy has changed since its verdict")
+
+
+async def vacuum(carrier: Carrier) -> None:
+    """VACUUM ANALYZE the purged tables: their space is reusable and their statistics name nobody who left."""
+    async with carrier.source() as source:
+        for table in carrier.move.data_map.in_scope():
+            await source.execute(sql.SQL("vacuum (analyze) {}").format(ident(table)))
+
+
+async def rows_left(carrier: Carrier, source: AsyncConnection, wave_id: int) -> int:
+    """Rows of the wave's subjects in the in-scope tables of the source."""
+    left = 0
+    for table in carrier.move.data_map.in_scope():
+        statement = sql.SQL("select count(*) {} where m.wave = %s").format(
+            rows_of_wave(carrier.move.data_map, table)
+        )
+        row = await (await source.execute(statement, (wave_id,))).fetchone()
+        assert row is not None
+        left += row[0]
+    return left
+
+
+async def journalled(source: AsyncConnection, wave_id: int) -> list[tuple[str, int]]:
+    """Rows removed per table, as the source's own journal has it."""
+    return [(t, int(n)) for t, n in await (await source.execute(_JOURNALLED, (wave_id,))).fetchall()]
+
+
+def chunk_subjects(chunk_rows: int, rows: int, subjects: int) -> int:
+    """How many subjects make a chunk of about ``chunk_rows`` rows; at least one: a subject is never split."""
+    return max(1, chunk_rows * max(subjects, 1) // max(rows, 1))
+
+
+async def _purge_chunk(
+    carrier: Carrier, source: AsyncConnection, wave_id: int, chunk: int, subjects: tuple[int, int]
+) -> None:
+    move = carrier.move
+    async with source.transaction():
+        await assert_lease(source, move.move_id, move.generation)
+        for table in reversed(move.data_map.in_scope()):
+            cursor = await source.execute(
+                delete_rows_of_wave(move.data_map, table), (wave_id, *subjects)
+            )
+            await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))
+
+
+async def _require_empty(carrier: Carrier, source: AsyncConnection, wave_id: int) -> None:
+    left = await rows_left(carrier, source, wave_id)
+    if left:
+        raise DomicileError(
+            ErrorCode.DISCREPANCY,
+            f"{left} rows of the wave are still at {carrier.move.source_site} after its purge",
+            facts={"rows": left},
+            safe=f"{carrier.move.target_site} serves the wave.",
+            hint="Something writes there without the guard; find it, then run domicile purge again.",
+        )
+
+
+def _refuse(carrier: Carrier, no: int, why: str) -> DomicileError:
+    return DomicileError(
+        ErrorCode.VERDICT_MISSING,
+        f"wave {no} is not purged: {why}",
+        facts={"wave": no},
+        safe="The source copy is kept, fenced.",
+        hint=f"Compare the sites with: domicile verify {carrier.move.move_id}",
+    )

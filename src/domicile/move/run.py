@@ -1,0 +1,125 @@
+"""How a wave is carried: this file is the table of contents of the product.
+
+    prepare   the target knows who comes, nothing is in the way          reversible without a trace
+    fence     no write for the wave can commit at the source             reversible without a trace
+    copy      its rows travel                                            reversible without a trace
+    verify    both sites hold the same rows, proven a second way         reversible without a trace
+    handover  the target becomes the one home                            point of no return: the target's commit
+    (soak)    the source copy is kept, fenced                            until an operator orders the purge
+    purge     the source copy is removed                                 irreversible
+
+``durable.py`` runs these as durable workflows. Pause, abort and failure are handled here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+import logging
+from types import MappingProxyType
+
+import psycopg
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import ORDER, Phase, Status
+from domicile.move import fence, handover, prepare, purge, slices, stepback
+from domicile.move.carrier import Carrier
+from domicile.postgres.failures import explain, refusal_of
+
+PHASES: Mapping[Phase, Callable[[Carrier, int], Awaitable[None]]] = MappingProxyType(
+    {
+        Phase.PREPARE: prepare.run,
+        Phase.FENCE: fence.run,
+        Phase.COPY: slices.copy_rows,
+        Phase.VERIFY: slices.verify_rows,
+        Phase.HANDOVER: handover.run,
+    }
+)
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    """How a slice of work ended; also what durable workflows return."""
+
+    DONE = "done"
+    PAUSED = "paused"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    LOST = "lost"  # another process carries the move
+
+
+async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
+    """Carry one phase of one wave out. Safe to repeat after a crash: what is done is seen and skipped."""
+    move_id = carrier.move.move_id
+    await settle(carrier, no)
+    wave = await carrier.figures.wave(move_id, no)
+    if ORDER.index(wave.phase) > ORDER.index(phase):
+        return Outcome.DONE
+    if wave.phase is Phase.PLANNED and phase is not Phase.PREPARE:
+        return Outcome.FAILED  # stepped back by settle: a crash had cut the step back itself
+    try:
+        await slices.refuse_abort(carrier)
+        await carrier.moves.enter(move_id, no, phase)
+        await PHASES[phase](carrier, no)
+        if phase is Phase.HANDOVER:
+            await carrier.moves.enter(move_id, no, Phase.SOAK)
+    except Exception as trouble:
+        return await _failed(carrier, no, _as_error(trouble))
+    return Outcome.DONE
+
+
+async def run_purge(carrier: Carrier, no: int) -> Outcome:
+    """Purge one wave. A failure leaves it in its phase, to be continued: what is removed is removed."""
+    move_id = carrier.move.move_id
+    try:
+        await carrier.moves.enter(move_id, no, Phase.PURGE)
+        await purge.run(carrier, no)
+    except Exception as trouble:
+        await carrier.moves.fail(move_id, no, _as_error(trouble))
+        return Outcome.FAILED
+    await carrier.moves.enter(move_id, no, Phase.DONE)
+    return Outcome.DONE
+
+
+async def settle(carrier: Carrier, no: int) -> None:
+    """A wave that failed half-way is stepped back first, unless it has departed: then only forward is right."""
+    wave = await carrier.figures.wave(carrier.move.move_id, no)
+    if wave.status is not Status.FAILED or wave.phase in (Phase.PLANNED, Phase.PURGE):
+        return
+    if wave.phase is Phase.HANDOVER and await slices.has_departed(carrier, no):
+        await carrier.moves.enter(carrier.move.move_id, no, Phase.HANDOVER)
+        return
+    await stepback.run(carrier, no)
+    await carrier.moves.back_to_planned(carrier.move.move_id, no, Status.PENDING)
+
+
+async def _failed(carrier: Carrier, no: int, error: DomicileError) -> Outcome:
+    """The one place where failure is handled: record it, step back, say how it ended."""
+    if error.code is ErrorCode.LEASE_LOST:
+        return Outcome.LOST
+    move_id = carrier.move.move_id
+    aborting = error.code is ErrorCode.INTERRUPTED
+    await carrier.moves.fail(move_id, no, error)
+    try:
+        await stepback.run(carrier, no)
+    except (DomicileError, psycopg.Error) as second:
+        log.warning("wave %s could not step back yet: %s", no, _as_error(second).message)
+        await slices.open_source_if_safe(carrier, no)
+        return Outcome.FAILED
+    await carrier.moves.back_to_planned(move_id, no, Status.ABORTED if aborting else Status.FAILED)
+    return Outcome.ABORTED if aborting else Outcome.FAILED
+
+
+def _as_error(trouble: Exception) -> DomicileError:
+    match trouble:
+        case DomicileError():
+            return trouble
+        case psycopg.Error():
+            return explain(refusal_of(trouble), "site", "carrying the wave")
+        case ExceptionGroup():
+            return _as_error(trouble.exceptions[0])
+        case _:
+            # Not its message: it may hold a value. The traceback goes to the debug log of this machine only.
+            log.debug("unexpected error", exc_info=trouble)
+            return DomicileError(ErrorCode.INTERNAL, f"unexpected {type(trouble).__name__} in the mover")

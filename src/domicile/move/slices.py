@@ -1,0 +1,80 @@
+"""Between the conductor and the phases: what the copy and the verifier need from the control database, and small questions to the sites."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import psycopg
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.move import copy, stepback, verify
+from domicile.move.carrier import Carrier
+
+DISCREPANCIES_NAMED_MAX = 5
+
+log = logging.getLogger(__name__)
+
+_PROGRESS = "select coalesce(sum(rows), 0), coalesce(sum(bytes), 0) from domicile.progress where wave = %s"
+
+
+async def copy_rows(carrier: Carrier, no: int) -> None:
+    """The copy phase, with its figures kept in the control database and an abort heeded between chunks."""
+    move_id = carrier.move.move_id
+    async with carrier.sites() as (source, target):
+        wave = await carrier.wave_at_sites(source, target, no)
+        row = await (await target.execute(_PROGRESS, (wave.target_id,))).fetchone()
+    assert row is not None
+    await carrier.figures.set_copied(move_id, no, int(row[0]), int(row[1]))
+
+    async def report(rows: int, size: int) -> None:
+        await carrier.figures.copied(move_id, no, rows, size)
+        await refuse_abort(carrier)
+
+    begun = time.monotonic()
+    await copy.run(carrier.move, wave, report)
+    await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)
+
+
+async def verify_rows(carrier: Carrier, no: int) -> None:
+    """The verify phase: the verdict is sealed in the control database; one that is not clean fails the wave."""
+    async with carrier.sites() as (source, target):
+        wave = await carrier.wave_at_sites(source, target, no)
+    verdict = await verify.run(carrier.move, wave)
+    await carrier.moves.verdict(carrier.move.move_id, no, verdict)
+    if verdict.clean:
+        return
+    named = verdict.discrepancies[:DISCREPANCIES_NAMED_MAX]
+    raise DomicileError(
+        ErrorCode.DISCREPANCY,
+        f"{verdict.discrepancies_total} discrepancies and {len(verdict.broken_references)} broken references in wave {no}",
+        facts={
+            "discrepancies": [f"{d.table} {d.key} {d.difference} {', '.join(d.columns)}".rstrip() for d in named],
+            "broken_references": [f"{name}: {count} rows" for name, count in verdict.broken_references],
+        },
+        safe="The wave steps back; the source serves and nothing has changed.",
+        hint=f"See them with: domicile report {carrier.move.move_id}; try again with: domicile resume {carrier.move.move_id}",
+    )
+
+
+async def refuse_abort(carrier: Carrier) -> None:
+    """Raise interrupted when an operator has asked for the abort of the move."""
+    record = await carrier.moves.get(carrier.move.move_id)
+    if record.abort_requested:
+        raise DomicileError(ErrorCode.INTERRUPTED, "the move is aborted by order")
+
+
+async def has_departed(carrier: Carrier, no: int) -> bool:
+    """True when the wave is past the source's own mark: only forward, or asking the target, is right."""
+    async with carrier.sites() as (source, target):
+        facts = await carrier.facts(source, target, no)
+    return facts.source is SourceMark.DEPARTED or facts.target is TargetMark.RESIDENT
+
+
+async def open_source_if_safe(carrier: Carrier, no: int) -> None:
+    """When the target cannot be cleaned now: let the source serve at least, unless the wave has departed."""
+    try:
+        await stepback.open_source(carrier, no)
+    except (DomicileError, psycopg.Error):
+        log.warning("the source of wave %s cannot be reached either; its fence stands", no)

@@ -1,0 +1,78 @@
+"""Step a wave back to "the source serves, nothing has changed". Used by failure and by abort, from any phase before the arrival.
+
+Order: the source opens first, because its writers wait; the target is cleaned after, where the wave's subjects are still refused. Every DELETE
+carries the owner predicate, children before parents, so that nobody else's row can go. Idempotent; raises phase-forbids when the
+target is resident already (then only forward is right) and site-unreachable when a site cannot be asked.
+"""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.move.carrier import Carrier
+from domicile.postgres import guard, waves
+from domicile.postgres.lease import assert_lease
+from domicile.postgres.ownership import delete_rows_of_wave
+
+CLEAN_SUBJECTS = 1_000  # subjects per clean-up transaction at the target
+
+
+async def run(carrier: Carrier, no: int) -> None:
+    """Carry out the step back of wave ``no``."""
+    move = carrier.move
+    async with carrier.target() as target:
+        at_target = await waves.find_wave(target, move.move_id, no)
+        if waves.target_mark(at_target) is TargetMark.RESIDENT:
+            raise DomicileError(
+                ErrorCode.PHASE_FORBIDS,
+                f"wave {no} is home at {move.target_site} already and cannot step back",
+                facts={"wave": no},
+                safe=f"{move.target_site} serves the wave; nothing is lost.",
+                hint=f"Let the handover finish with: domicile resume {move.move_id}",
+            )
+        await _open_source(carrier, no)
+        await move.failpoints.reach("stepback.source_open")
+        if at_target is not None:
+            await _clean_target(carrier, target, at_target.id)
+        await move.failpoints.reach("stepback.target_cleaned")
+    await carrier.directory.release(move.move_id, no)
+
+
+async def open_source(carrier: Carrier, no: int) -> None:
+    """Only the first half, for a target that cannot be reached: safe as long as the wave has not departed."""
+    async with carrier.source() as source:
+        record = await waves.find_wave(source, carrier.move.move_id, no)
+        if waves.source_mark(record) is SourceMark.FENCED:
+            await _open(carrier, source, record)
+
+
+async def _open_source(carrier: Carrier, no: int) -> None:
+    async with carrier.source() as source:
+        await _open(carrier, source, await waves.find_wave(source, carrier.move.move_id, no))
+
+
+async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord | None) -> None:
+    if record is None or record.mark == SourceMark.OPEN:
+        return
+    async with source.transaction():
+        await assert_lease(source, carrier.move.move_id, carrier.move.generation)
+        await guard.set_fence(source, record.id, SourceMark.OPEN, carrier.move.source_site, 0)
+
+
+async def _clean_target(carrier: Carrier, target: AsyncConnection, wave_id: int) -> None:
+    move = carrier.move
+    subjects = await waves.count_members(target, wave_id)
+    await target.execute("set session_replication_role = replica")
+    for first in range(0, subjects, CLEAN_SUBJECTS):
+        async with target.transaction():
+            await assert_lease(target, move.move_id, move.generation)
+            for table in reversed(move.data_map.in_scope()):
+                if table in move.target_schema.tables:  # one that was dropped half-way took its rows along
+                    await target.execute(
+                        delete_rows_of_wave(move.data_map, table), (wave_id, first, first + CLEAN_SUBJECTS)
+                    )
+    async with target.transaction():
+        await assert_lease(target, move.move_id, move.generation)
+        await waves.forget_wave(target, wave_id)

@@ -1,0 +1,35 @@
+"""The fencing token of a mover, checked by both sites at every write.
+
+A move is carried by one process at a time. Whoever takes it over raises the generation in the control database and then here; a mover
+that was only believed dead finds its generation gone at its next write and stops. Source of the idea: fencing tokens (Kleppmann, 2016).
+"""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.site import MoveId
+
+ASSERT_SQL = "select true from domicile.move where move_id = %s and generation = %s for share"
+_RAISE_SQL = """
+    update domicile.move set generation = %(generation)s
+    where move_id = %(move_id)s and generation < %(generation)s"""
+
+
+async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
+    """Hold the lease until the current transaction ends, or raise lease-lost. First statement of every write transaction."""
+    row = await (await conn.execute(ASSERT_SQL, (move_id, generation))).fetchone()
+    if row is None:
+        raise DomicileError(
+            ErrorCode.LEASE_LOST,
+            f"another process carries move {move_id} now",
+            facts={"move": move_id, "generation": generation},
+            safe="This process stopped before writing anything more; the other one goes on from the last commit.",
+            hint=f"Watch it with: domicile status {move_id} --watch",
+        )
+
+
+async def take_over(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
+    """Raise the site's generation; waits for a former holder's open transaction to end. Idempotent."""
+    await conn.execute(_RAISE_SQL, {"move_id": move_id, "generation": generation})

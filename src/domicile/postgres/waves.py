@@ -1,0 +1,170 @@
+"""The site's own record of moves, waves and members (schema ``domicile`` of the dataset's database)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.site import DatasetName, MoveId, SiteName
+
+MEMBERS_PER_FETCH = 10_000
+
+_REGISTER_MOVE = """
+    insert into domicile.move (move_id, dataset, here, role, peer, generation)
+    values (%(move_id)s, %(dataset)s, %(here)s, %(role)s, %(peer)s, %(generation)s)
+    on conflict (move_id) do update set generation = greatest(domicile.move.generation, excluded.generation)"""
+_WAVE = "select id, mark, home, epoch from domicile.wave where move_id = %s and no = %s"
+_COUNT = "select count(*) from domicile.member where wave = %s"
+# The home of a subject always has its highest epoch, so the source alone can name the next one.
+_NEXT_EPOCH = """
+    select coalesce(max(w.epoch), 0) + 1
+    from domicile.member as mine
+    join domicile.member as other on other.subject = mine.subject and other.wave <> mine.wave
+    join domicile.wave as w on w.id = other.wave and w.mark <> 'open'
+    where mine.wave = %s"""
+_INSERT_WAVE = """
+    insert into domicile.wave (move_id, no, mark, home, epoch)
+    values (%(move_id)s, %(no)s, %(mark)s, %(home)s, %(epoch)s) returning id"""
+_FORGET_WAVE = (
+    "delete from domicile.member where wave = %s",
+    "delete from domicile.progress where wave = %s",
+    "delete from domicile.purge_journal where wave = %s",
+    "delete from domicile.wave where id = %s",
+)
+_PRESENCE = """
+    select w.mark, w.home, w.epoch
+    from domicile.member as m join domicile.wave as w on w.id = m.wave
+    where m.subject = {subject} and w.mark <> 'open'
+    order by w.epoch desc limit 1"""
+_UNFINISHED = "select count(*) from domicile.wave where mark in ('fenced', 'departed', 'arriving')"
+
+
+@dataclass(frozen=True, slots=True)
+class WaveRecord:
+    """One row of ``domicile.wave`` at one site."""
+
+    id: int
+    mark: str
+    home: SiteName
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAtSite:
+    """What a site is told when a move begins there. ``role`` is ``source`` or ``target``."""
+
+    move_id: MoveId
+    dataset: DatasetName
+    here: SiteName
+    role: str
+    peer: SiteName
+    generation: int
+
+
+async def register_move(conn: AsyncConnection, move: MoveAtSite) -> None:
+    """Make the move known at the site, or raise its generation. Idempotent."""
+    await conn.execute(
+        _REGISTER_MOVE,
+        {
+            "move_id": move.move_id,
+            "dataset": move.dataset,
+            "here": move.here,
+            "role": move.role,
+            "peer": move.peer,
+            "generation": move.generation,
+        },
+    )
+
+
+async def find_wave(conn: AsyncConnection, move_id: MoveId, no: int) -> WaveRecord | None:
+    """The site's record of the wave, or None."""
+    row = await (await conn.execute(_WAVE, (move_id, no))).fetchone()
+    return None if row is None else WaveRecord(row[0], row[1], SiteName(row[2]), row[3])
+
+
+async def count_members(conn: AsyncConnection, wave_id: int) -> int:
+    """How many subjects the wave has here."""
+    return await _number(conn, _COUNT, wave_id)
+
+
+async def next_epoch(conn: AsyncConnection, wave_id: int) -> int:
+    """The epoch the wave's members get when they arrive: one more than the highest any of them has had."""
+    return await _number(conn, _NEXT_EPOCH, wave_id)
+
+
+async def insert_wave(conn: AsyncConnection, move_id: MoveId, no: int, record: WaveRecord) -> int:
+    """Register a wave under ``record``'s mark, home and epoch; returns its id at this site."""
+    values = {"move_id": move_id, "no": no, "mark": record.mark, "home": record.home, "epoch": record.epoch}
+    row = await (await conn.execute(_INSERT_WAVE, values)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def forget_wave(conn: AsyncConnection, wave_id: int) -> None:
+    """Remove every trace of the wave from the site's own record (not its rows). Idempotent."""
+    for statement in _FORGET_WAVE:
+        await conn.execute(statement, (wave_id,))
+
+
+async def forget_move(conn: AsyncConnection, move_id: MoveId) -> None:
+    """Remove the move's row; its waves must be gone or go with it. Idempotent."""
+    await conn.execute("delete from domicile.move where move_id = %s", (move_id,))
+
+
+async def members(conn: AsyncConnection, wave_id: int) -> AsyncIterator[tuple[int, str]]:
+    """Stream (ordinal, subject key as text) in order; memory stays flat. Needs a transaction."""
+    async with conn.cursor(name="domicile_members") as cursor:
+        cursor.itersize = MEMBERS_PER_FETCH
+        await cursor.execute(
+            "select ordinal, subject::text from domicile.member where wave = %s order by ordinal", (wave_id,)
+        )
+        async for ordinal, subject in cursor:
+            yield ordinal, subject
+
+
+async def write_members(conn: AsyncConnection, wave_id: int, rows: AsyncIterator[tuple[int, str]]) -> int:
+    """Store a wave's members at this site in one COPY; returns how many."""
+    count = 0
+    async with conn.cursor() as cursor:
+        async with cursor.copy("copy domicile.member (wave, ordinal, subject) from stdin") as copy:
+            async for ordinal, subject in rows:
+                await copy.write_row((wave_id, ordinal, subject))
+                count += 1
+    return count
+
+
+async def presence(conn: AsyncConnection, subject: str, key_type: str) -> WaveRecord | None:
+    """The latest mark this site has for a subject, or None when it never took part in a wave here."""
+    statement = sql.SQL(_PRESENCE).format(subject=sql.SQL("%s::") + sql.SQL(key_type))
+    row = await (await conn.execute(statement, (subject,))).fetchone()
+    return None if row is None else WaveRecord(0, row[0], SiteName(row[1]), row[2])
+
+
+async def waves_that_need_the_guard(conn: AsyncConnection) -> int:
+    """Waves here for which the guard must stay armed: between homes, or departed and not yet purged."""
+    return await _number(conn, _UNFINISHED)
+
+
+async def table_exists(conn: AsyncConnection) -> bool:
+    """True when domicile's own tables are installed in this database."""
+    row = await (await conn.execute("select to_regclass('domicile.member') is not null")).fetchone()
+    return bool(row and row[0])
+
+
+def source_mark(record: WaveRecord | None) -> SourceMark:
+    """A site's record read as the source's mark; a wave it does not know is open."""
+    return SourceMark.OPEN if record is None else SourceMark(record.mark)
+
+
+def target_mark(record: WaveRecord | None) -> TargetMark:
+    """A site's record read as the target's mark."""
+    return TargetMark.ABSENT if record is None else TargetMark(record.mark)
+
+
+async def _number(conn: AsyncConnection, statement: str, *values: object) -> int:
+    row = await (await conn.execute(statement, values)).fetchone()
+    assert row is not None
+    return int(row[0])
