@@ -247,7 +247,7 @@ async def test_server_does_not_run_as_root(pg18: EmbeddedCluster) -> None:
 
 @as_root
 async def test_closed_directories_stay_closed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scratch: Path
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scratch: Path
 ) -> None:
     """Programs and data below a directory like /root: both go elsewhere, and no right of that directory
     changes."""
@@ -261,6 +261,8 @@ async def test_closed_directories_stay_closed(
         )
     bundled = binaries.at(closed / spec.name / "pginstall18" / "bin", bundled=True)
     monkeypatch.setattr(binaries, "bundled", lambda: bundled)
+    mask = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(mask))
     async with await EmbeddedCluster.create(closed, "inside") as cluster:
         assert await one(cluster, "select 1") == 1
         assert cluster.data.is_relative_to(scratch / "place")

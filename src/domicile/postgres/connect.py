@@ -29,7 +29,7 @@ SESSION: Mapping[str, str] = MappingProxyType(
     {
         "client_encoding": "UTF8",
         "client_min_messages": "error",
-        "datestyle": "ISO",
+        "datestyle": "ISO, MDY",
         "intervalstyle": "postgres",
         "timezone": "UTC",
         "extra_float_digits": "3",

@@ -129,7 +129,7 @@ def own_place() -> Path:
     """
     for place in (ROOT_PLACE, Path(tempfile.gettempdir()) / f"domicile-{os.geteuid()}"):
         try:
-            place.mkdir(mode=0o755, exist_ok=True)
+            enterable(place)
             found = place.lstat()
         except OSError:
             continue
@@ -143,10 +143,21 @@ def own_place() -> Path:
     )
 
 
+def enterable(directory: Path) -> Path:
+    """Make ``directory`` such that every account may enter it, whatever our umask says. One that exists stays
+    as it is."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return directory
+    directory.chmod(0o755)
+    return directory
+
+
 def _copy_wheel(install: Path, place: Path) -> None:
     """Copy the install tree and the libraries beside it, keeping their relative places, and rename into view
     when complete."""
-    place.parent.mkdir(mode=0o755, exist_ok=True)
+    enterable(place.parent)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
         ignore = shutil.ignore_patterns("*.a", "include", "pkgconfig")

@@ -112,9 +112,8 @@ class EmbeddedCluster:
         identity = server_identity(user)
         found = programs.bundled() if bindir is None else programs.at(bindir)
         base = Path(directory).resolve() / name
-        if not base.exists():
-            base.mkdir(parents=True)
-            base.chmod(0o711)  # the server's account passes through it, whatever our umask says
+        base.parent.mkdir(parents=True, exist_ok=True)
+        programs.enterable(base)
         cluster = cls(base, programs.reachable(found, identity), identity, settings)
         cluster._password = await asyncio.to_thread(
             ensure_initialised, base, cluster.data, cluster.binaries, identity

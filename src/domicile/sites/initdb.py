@@ -48,8 +48,7 @@ def data_directory(base: Path, identity: Identity) -> Path:
         return data.readlink()
     if data.exists() or not identity.drops or identity.may_traverse(base):
         return data
-    clusters = programs.own_place() / "clusters"
-    clusters.mkdir(mode=0o711, exist_ok=True)
+    clusters = programs.enterable(programs.own_place() / "clusters")
     elsewhere = clusters / f"{base.name}-{hashlib.sha256(os.fsencode(base)).hexdigest()[:16]}"
     log.warning("uid %d cannot enter %s: the data of %s go to %s", identity.uid, base, base.name, elsewhere)
     data.symlink_to(elsewhere)
