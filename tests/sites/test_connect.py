@@ -39,7 +39,8 @@ async def test_session_settings_override_all_defaults(pg18: EmbeddedCluster, pg1
             cluster.conninfo(),
             options="-c datestyle=German -c timezone=Asia/Shanghai -c statement_timeout=5000"
             " -c lock_timeout=5000 -c default_transaction_isolation=serializable"
-            " -c default_transaction_read_only=on -c extra_float_digits=-3 -c client_encoding=latin1 -c bytea_output=escape",
+            " -c default_transaction_read_only=on"
+            " -c extra_float_digits=-3 -c client_encoding=latin1 -c bytea_output=escape",
         )
         connection = await connect(hostile, autocommit=False, settings=SESSION)
         async with connection:
