@@ -1,0 +1,100 @@
+"""The handover machine, interrupted after every action: never two homes, always a way on, always an end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
+
+BEGUN = Facts(SourceMark.FENCED, TargetMark.ARRIVING, published=False, fit=True)
+STEPS_MAX = 10
+
+
+def carry_out(facts: Facts, action: Action) -> list[Facts]:
+    """Every state a crash can leave while ``action`` runs: before it, and after each of its commits."""
+    match action:
+        case Action.DEPART:
+            return [facts, replace(facts, source=SourceMark.DEPARTED)]
+        case Action.ARRIVE:
+            return [facts, replace(facts, target=TargetMark.RESIDENT)]
+        case Action.PUBLISH:
+            return [facts, replace(facts, published=True)]
+        case Action.RETURN:
+            return [facts, replace(facts, source=SourceMark.FENCED)]
+        case Action.STEP_BACK:  # the source opens first, the target forgets after
+            opened = replace(facts, source=SourceMark.OPEN)
+            return [facts, opened, replace(opened, target=TargetMark.ABSENT)]
+        case Action.FINISHED:
+            return [facts]
+
+
+def reachable(start: Facts) -> set[Facts]:
+    """All states that crashes, recoveries and a verdict that turns out unfit can lead to."""
+    seen: set[Facts] = set()
+    waiting = [start]
+    while waiting:
+        facts = waiting.pop()
+        if facts in seen:
+            continue
+        seen.add(facts)
+        waiting += carry_out(facts, next_action(facts))
+        # The target says no, or an operator aborts, at any moment before the arrival.
+        waiting.append(replace(facts, fit=False))
+    return seen
+
+
+def test_no_reachable_state_has_two_homes() -> None:
+    states = reachable(BEGUN)
+    assert len(states) >= 8
+    assert not [s for s in states if s.two_homes()]
+
+
+def test_the_check_for_two_homes_can_fail() -> None:
+    assert Facts(SourceMark.OPEN, TargetMark.RESIDENT, published=True, fit=True).two_homes()
+
+
+def test_an_uninterrupted_handover_departs_arrives_publishes() -> None:
+    facts, actions = BEGUN, []
+    while (action := next_action(facts)) is not Action.FINISHED:
+        actions.append(action)
+        facts = carry_out(facts, action)[-1]
+    assert actions == [Action.DEPART, Action.ARRIVE, Action.PUBLISH]
+
+
+@given(st.data())
+def test_every_crash_is_recovered_to_one_home(data: st.DataObject) -> None:
+    """Interrupted anywhere, any number of times, the wave ends at exactly one home."""
+    facts = replace(BEGUN, fit=data.draw(st.booleans()))
+    for _ in range(STEPS_MAX):
+        facts = data.draw(st.sampled_from(carry_out(facts, next_action(facts))))
+        assert not facts.two_homes()
+    for _ in range(STEPS_MAX):
+        action = next_action(facts)
+        if action is Action.FINISHED or facts.target is TargetMark.ABSENT:
+            break
+        facts = carry_out(facts, action)[-1]
+    at_target = facts.target is TargetMark.RESIDENT and facts.source is SourceMark.DEPARTED and facts.published
+    at_source = facts.target is TargetMark.ABSENT and facts.source is SourceMark.OPEN
+    assert at_target != at_source, facts
+
+
+def test_after_the_arrival_only_forward() -> None:
+    for facts in reachable(BEGUN):
+        if facts.target is TargetMark.RESIDENT:
+            assert next_action(facts) in (Action.PUBLISH, Action.FINISHED)
+
+
+@pytest.mark.parametrize(("source", "target"), list(product(SourceMark, TargetMark)))
+def test_every_pair_of_marks_has_an_answer(source: SourceMark, target: TargetMark) -> None:
+    for published, fit in product((False, True), repeat=2):
+        assert next_action(Facts(source, target, published, fit)) in Action
+
+
+def test_an_unfit_wave_never_departs_nor_arrives() -> None:
+    for source, target in product(SourceMark, TargetMark):
+        assert next_action(Facts(source, target, published=False, fit=False)) not in (Action.DEPART, Action.ARRIVE)
