@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 
 from domicile.control.database import open_control
 from domicile.control.figures import Figures
+from domicile.control.journal import Journal
 from domicile.control.lease import hold_lease, living_runner
 from domicile.control.moves import MoveRecord, Moves
 from domicile.directory.directory import Directory, SubjectHash
@@ -46,6 +47,7 @@ class Desk:
     moves: Moves
     figures: Figures
     directory: Directory
+    journal: Journal
 
     async def status(self, move_id: MoveId) -> MoveStatus:
         """The move as an operator sees it now."""
@@ -76,7 +78,7 @@ async def second_desk(desk: Desk) -> AsyncIterator[Desk]:
 async def _desk(workspace: Workspace, conninfo: str) -> AsyncIterator[Desk]:
     async with await open_control(conninfo) as conn:
         directory = Directory(conn, SubjectHash.of_state(workspace.state_dir))
-        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory)
+        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory, Journal(conn))
 
 
 @asynccontextmanager

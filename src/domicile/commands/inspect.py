@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from domicile.commands.desk import load_map, read_subjects
-from domicile.model.plan import Limits, Plan
+from domicile.model.plan import Limits, Plan, Question
 from domicile.model.site import DatasetName, SiteName
 from domicile.model.workspace import Workspace
 from domicile.planner.build import build
@@ -41,29 +41,21 @@ async def map_check(workspace: Workspace, dataset: str, site: str) -> tuple[Find
         return await check_map(conn, data_map, await read_schema(conn))
 
 
-async def plan(
-    workspace: Workspace,
-    dataset: str,
-    source: str,
-    target: str,
-    *,
-    where: str = "",
-    subjects_file: str = "",
-    limits: Limits | None = None,
-) -> Plan:
-    """Plan the move of the subjects that ``where`` or ``subjects_file`` names; failed checks stand in the plan, they are not raised."""
+async def plan(workspace: Workspace, question: Question, *, limits: Limits | None = None) -> Plan:
+    """Plan what the question asks; failed checks stand in the plan, they are not raised. Changes nothing at either site."""
+    subjects = read_subjects(question.subjects_file) if question.subjects_file else None
     request = PlanRequest(
-        dataset=DatasetName(dataset),
-        source=SiteName(source),
-        target=SiteName(target),
-        source_conninfo=workspace.conninfo(dataset, source),
-        target_conninfo=workspace.conninfo(dataset, target),
-        data_map=load_map(workspace, dataset),
+        dataset=DatasetName(question.dataset),
+        source=SiteName(question.source),
+        target=SiteName(question.target),
+        source_conninfo=workspace.conninfo(question.dataset, question.source),
+        target_conninfo=workspace.conninfo(question.dataset, question.target),
+        data_map=load_map(workspace, question.dataset),
         config_digest=workspace.config_digest,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        where=where,
-        subjects=read_subjects(subjects_file) if subjects_file else None,
-        subjects_file=subjects_file,
+        where=question.where,
+        subjects=subjects,
+        subjects_file=question.subjects_file,
         limits=limits or workspace.limits,
     )
     return await build(request)

@@ -96,7 +96,7 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
             return await desk.status(record.move_id)
         if record.status in (Status.DONE, Status.WAITING):
             raise _forbidden(record, "abort")
-        await desk.moves.approve(record.move_id, "abort", getpass.getuser())
+        await desk.journal.approve(record.move_id, "abort", getpass.getuser())
         await desk.moves.request(record.move_id, abort=True)
         deadline = time.monotonic() + ABORT_WAIT_SECONDS
         while await living_runner(desk.conn, record.move_id):
@@ -123,7 +123,7 @@ async def purge(
         all_waves = await desk.figures.waves(record.move_id)
         if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
             raise _forbidden(record, "purge")
-        await desk.moves.approve(record.move_id, "purge", getpass.getuser())
+        await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
             await _carry(desk, carrier, "purge", on_progress, stop)

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
+from domicile.control.journal import Journal
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, may_follow
 from domicile.model.plan import Plan
@@ -37,8 +38,13 @@ class MoveRecord:
     created_at: str
 
 
-_MOVE_COLUMNS = """move_id, dataset, source, target, status, plan, plan_digest, pause_requested, abort_requested,
-    attempt, generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
+_MOVES = """
+    select move_id, dataset, source, target, status, plan, plan_digest, pause_requested, abort_requested, attempt,
+        generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+    from domicile_control.move
+    where (%(move_id)s::text is null or move_id = %(move_id)s)
+        and (%(plan_digest)s::text is null or plan_digest = %(plan_digest)s and status <> 'aborted')
+    order by created_at, move_id"""
 
 
 class Moves:
@@ -46,6 +52,7 @@ class Moves:
 
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
+        self._journal = Journal(conn)
 
     async def create(self, move_id: MoveId, plan: Plan, plan_json: str, given_by: str) -> MoveRecord:
         """Write down a new move with its waves; a plan that was applied before is refused (plan-applied)."""
@@ -63,7 +70,7 @@ class Moves:
                            values (%s, %s, %s, %s, %s)""",
                         [(move_id, w.no, w.subjects, w.rows, w.bytes) for w in plan.waves],
                     )
-                await self.approve(move_id, "apply", given_by)
+                await self._journal.approve(move_id, "apply", given_by)
         except errors.UniqueViolation:
             before = await self.of_plan(plan.digest)
             assert before is not None
@@ -72,7 +79,7 @@ class Moves:
 
     async def get(self, move_id: MoveId) -> MoveRecord:
         """The move, or move-unknown."""
-        found = await self._select("where move_id = %s", move_id)
+        found = await self._select(move_id=move_id)
         if not found:
             raise DomicileError(
                 ErrorCode.MOVE_UNKNOWN,
@@ -83,12 +90,12 @@ class Moves:
 
     async def of_plan(self, plan_digest: str) -> MoveRecord | None:
         """The move, not aborted, that carries this plan."""
-        found = await self._select("where plan_digest = %s and status <> 'aborted'", plan_digest)
+        found = await self._select(plan_digest=plan_digest)
         return found[0] if found else None
 
     async def all(self) -> tuple[MoveRecord, ...]:
         """Every move, oldest first."""
-        return await self._select("order by created_at, move_id")
+        return await self._select()
 
     async def set_status(self, move_id: MoveId, status: Status) -> None:
         """Record how the move goes; an ended move keeps the time it ended."""
@@ -132,7 +139,7 @@ class Moves:
                where move_id = %s and no = %s""",
             (phase, status, move_id, no),
         )
-        await self.event(move_id, no, f"phase {phase}")
+        await self._journal.event(move_id, no, f"phase {phase}")
 
     async def fail(self, move_id: MoveId, no: int, error: DomicileError) -> None:
         """The wave failed where it stands; it is stepped back next."""
@@ -141,7 +148,7 @@ class Moves:
                where move_id = %s and no = %s""",
             (error.code, error.message[:ERROR_MESSAGE_MAX], move_id, no),
         )
-        await self.event(move_id, no, "failed", {"code": str(error.code)})
+        await self._journal.event(move_id, no, "failed", {"code": str(error.code)})
 
     async def back_to_planned(self, move_id: MoveId, no: int, status: Status) -> None:
         """The wave has stepped back: nothing of it is left at either site but its place in the frozen cohort.
@@ -157,7 +164,7 @@ class Moves:
                where move_id = %(move_id)s and no = %(no)s""",
             {"status": status, "keep": status is Status.FAILED, "move_id": move_id, "no": no},
         )
-        await self.event(move_id, no, "stepped back")
+        await self._journal.event(move_id, no, "stepped back")
 
     async def verdict(self, move_id: MoveId, no: int, verdict: Verdict) -> None:
         """Seal what verify found."""
@@ -180,24 +187,10 @@ class Moves:
             ),
         )
 
-    async def event(self, move_id: MoveId, no: int | None, what: str, detail: dict[str, object] | None = None) -> None:
-        """Write down what happened: counts, codes and names only."""
-        await self._conn.execute(
-            "insert into domicile_control.event (move_id, wave_no, what, detail) values (%s, %s, %s, %s)",
-            (move_id, no, what, json.dumps(detail or {})),
-        )
-
-    async def approve(self, move_id: MoveId, what: str, given_by: str) -> None:
-        """Write down an order and who gave it (an operating-system account, not a subject)."""
-        await self._conn.execute(
-            "insert into domicile_control.approval (move_id, what, given_by) values (%s, %s, %s)",
-            (move_id, what, given_by),
-        )
-
-    async def _select(self, tail: str, *values: object) -> tuple[MoveRecord, ...]:
-        cursor = await self._conn.execute(
-            b"select " + _MOVE_COLUMNS.encode() + b" from domicile_control.move " + tail.encode(), values
-        )
+    async def _select(
+        self, *, move_id: str | None = None, plan_digest: str | None = None
+    ) -> tuple[MoveRecord, ...]:
+        cursor = await self._conn.execute(_MOVES, {"move_id": move_id, "plan_digest": plan_digest})
         return tuple(
             MoveRecord(
                 MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Status(r[4]), r[5], *r[6:]

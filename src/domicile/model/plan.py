@@ -19,6 +19,17 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What an operator asks to be planned: who (a condition, or a file of subject keys), from where to where."""
+
+    dataset: str
+    source: str
+    target: str
+    where: str = ""
+    subjects_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One preflight check. ``detail`` says what was found; ``hint`` what to do when ``passed`` is False."""
 
