@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import threading
-from typing import TypeVar
 
 from psycopg import AsyncConnection, sql
 
@@ -36,9 +35,7 @@ from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.rows import copy_in, copy_out
-from domicile.postgres.transfer import Transferred, pump
-
-_T = TypeVar("_T")
+from domicile.postgres.transfer import Transferred, transfer
 
 _BEGIN = "begin transaction isolation level repeatable read, read only"
 _EXPORT = "select pg_catalog.pg_export_snapshot()"
@@ -147,14 +144,11 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     what = f"copy of {name}"
     out = copy_out(
         job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal
-    ).as_bytes(source)
-    take = copy_in(chunk.table).as_bytes(target)
+    )
     with told("target", what):
         async with target.transaction():
             await assert_lease(target, job.move.move_id, job.move.generation)
-            moved = await _in_thread(
-                job.stop, lambda: pump(source.pgconn, target.pgconn, out, take, job.stop, what)
-            )
+            moved = await transfer(source, target, (out, copy_in(chunk.table)), job.stop, what)
             await target.execute(
                 _PROGRESS,
                 {
@@ -208,19 +202,6 @@ async def _session(conninfo: str, settings: Mapping[str, str]) -> AsyncIterator[
         yield conn
     finally:
         await conn.close()
-
-
-async def _in_thread(stop: threading.Event, work: Callable[[], _T]) -> _T:
-    """Run blocking ``work`` in a thread. When cancelled, stops it and waits until its connections are
-    closed.
-    """
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([task])
-        raise
 
 
 async def _all(streams: Iterable[Coroutine[None, None, None]]) -> None:

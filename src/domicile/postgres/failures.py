@@ -2,7 +2,7 @@
 
 MESSAGE, DETAIL and CONTEXT of the server may quote values (``Key (email)=(...)``, ``COPY orders, line 3:
 "..."``): none of them is passed on. SQLSTATE and the names of table, column and constraint remain, and are
-enough to act on. """
+enough to act on."""
 
 from __future__ import annotations
 
