@@ -104,9 +104,7 @@ def dump(data_map: DataMap, comments: Comments | None = None, header: Sequence[s
     lines += ["subject:", f"  table: {_scalar(str(data_map.subject.table))}"]
     lines += [f"  key: {_scalar(data_map.subject.key)}"]
     if market := data_map.subject.market:
-        lines += [
-            "  # The subject's market: an SQL expression over alias subject, for the conditions of plans."
-        ]
+        lines += ["  # The subject's market: an SQL expression over alias subject, for the conditions of plans."]
         lines += ["  market: |-", *(f"    {line}".rstrip() for line in market.splitlines())]
     lines += ["", "tables:"]
     for role in Role:
@@ -140,9 +138,7 @@ def _rule(table: TableName, node: Node) -> TableRule:
     role = _one_of(given["role"], "role", Role)
     owner = given["owner"].parsed("owner", OwnerStep.parse) if "owner" in given else None
     if owner is None and role is Role.OWNED:
-        raise node.refuse(
-            f"{table} is owned, but lacks 'owner'", 'Write: owner: "column -> schema.table(column)"'
-        )
+        raise node.refuse(f"{table} is owned, but lacks 'owner'", 'Write: owner: "column -> schema.table(column)"')
     if owner is not None and role is not Role.OWNED:
         raise given["owner"].refuse(
             f"{table} has an owner, but its role is {role}", "Set role: owned, or remove owner."
@@ -151,9 +147,7 @@ def _rule(table: TableName, node: Node) -> TableRule:
     if policy is None and role is Role.SHARED:
         raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: copy, or policy: refuse")
     if policy is not None and role is not Role.SHARED:
-        raise given["policy"].refuse(
-            f"{table} has a policy, but its role is {role}", "Policies are for shared tables."
-        )
+        raise given["policy"].refuse(f"{table} has a policy, but its role is {role}", "Policies are for shared tables.")
     return TableRule(
         table,
         role,

@@ -1,0 +1,229 @@
+"""Measurements on live data, each bounded in rows and seconds; what cannot be measured in time counts as not
+measured.
+
+Only counts leave the server: no value of a row is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import Direction, OwnerStep
+from domicile.model.schema import Table, TableName
+from domicile.postgres.ownership import column, ident
+
+SECONDS_MAX = 10  # of one measurement
+SAMPLE_VALUES_MAX = 10_000
+SAMPLE_ROWS_MAX = 50_000
+LOOKED_AT_MAX = 500  # values whose form is looked at
+WHOLE_TABLE_ROWS_MAX = 100_000  # above it, rows are taken from blocks spread over the table
+
+Path = tuple[OwnerStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """Of ``distinct`` values sampled, ``found`` are keys of the other table."""
+
+    found: int
+    distinct: int
+
+    @property
+    def share(self) -> float:
+        return self.found / self.distinct if self.distinct else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """How many rows of a table have no owner, one, or several; and the most that one row has."""
+
+    none: int
+    one: int
+    several: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of ``rows`` with an owner by both paths, ``differing`` have two different ones."""
+
+    rows: int
+    differing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Measures on one connection. Every method answers None when it took too long or a right is missing."""
+
+    conn: AsyncConnection[Any]
+
+    async def forms(self, table: Table, columns: Sequence[str], patterns: Sequence[str]) -> list[list[int]] | None:
+        """For each column: how many of the values looked at are not empty, then how many match each
+        pattern."""
+        counts: list[sql.Composable] = []
+        params: list[str] = []
+        for name in columns:
+            value = sql.SQL("left({}::text, 200)").format(column("t", name))
+            counts.append(sql.SQL("count(*) filter (where {} <> '')").format(value))
+            for pattern in patterns:
+                counts.append(sql.SQL("count(*) filter (where {} ~ %s)").format(value))
+                params.append(pattern)
+        names = [sql.Identifier(c) for c in columns]
+        row = await self._row(
+            sql.SQL("select {} from {} as t").format(sql.SQL(", ").join(counts), _sample(table, names, LOOKED_AT_MAX)),
+            params,
+        )
+        width = 1 + len(patterns)
+        return None if row is None else [list(row[i : i + width]) for i in range(0, len(row), width)]
+
+    async def contained(self, table: Table, name: str, to_table: TableName, to_column: str) -> Contained | None:
+        """Containment of the distinct values of a column, by a sample, in a key of another table."""
+        row = await self._row(
+            sql.SQL(
+                "select count(*) filter (where exists (select from {to} as k where k.{key} = v.{name})), count(*)"
+                " from (select distinct s.{name} from {sample} as s where s.{name} is not null) as v"
+            ).format(
+                to=ident(to_table),
+                key=sql.Identifier(to_column),
+                name=sql.Identifier(name),
+                sample=_sample(table, [sql.Identifier(name)], SAMPLE_VALUES_MAX),
+            )
+        )
+        return None if row is None else Contained(row[0], row[1])
+
+    async def nulls(self, table: Table, columns: Sequence[str]) -> tuple[int, int] | None:
+        """Rows with a null among the columns, and rows looked at."""
+        is_null = sql.SQL(" or ").join(sql.SQL("{} is null").format(column("t", c)) for c in columns)
+        row = await self._row(
+            sql.SQL("select count(*) filter (where {}), count(*) from {} as t").format(
+                is_null, _sample(table, [sql.Identifier(c) for c in columns], SAMPLE_ROWS_MAX)
+            )
+        )
+        return None if row is None else (row[0], row[1])
+
+    async def agreement(self, table: Table, one: Path, other: Path, key: str) -> Agreement | None:
+        """Whether two owner paths of a table lead to the same subject, row by row, on a sample."""
+        row = await self._row(
+            sql.SQL(
+                "select count(*), count(*) filter (where o.one <> o.other) from"
+                " (select {one} as one, {other} as other from {sample} as t) as o"
+                " where o.one is not null and o.other is not null"
+            ).format(
+                one=_owner("t", one, key, "a"),
+                other=_owner("t", other, key, "b"),
+                sample=_sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX),
+            )
+        )
+        return None if row is None else Agreement(row[0], row[1])
+
+    async def owned(self, table: Table, path: Path, key: str) -> tuple[int, int] | None:
+        """Rows of a sample that have an owner by the path, and rows looked at."""
+        row = await self._row(
+            sql.SQL("select count(*) filter (where {owner} is not null), count(*) from {sample} as t").format(
+                owner=_owner("t", path, key, "a"), sample=_sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX)
+            )
+        )
+        return None if row is None else (row[0], row[1])
+
+    async def owners(self, table: Table, steps: Sequence[tuple[OwnerStep, Path]], key: str) -> Owners | None:
+        """Owners of each row of ``table`` by all of the ``<-`` steps together.
+
+        Each step comes with the owner path of the table it leads to. Reads those tables whole: bounded by
+        time.
+        """
+        columns = steps[0][0].columns
+        sides = [
+            sql.SQL("select {} , {} as owner from {} as f").format(
+                sql.SQL(", ").join(
+                    sql.SQL("{} as {}").format(column("f", theirs), sql.Identifier(ours))
+                    for ours, theirs in zip(step.columns, step.to_columns, strict=True)
+                ),
+                _owner("f", path, key, "a"),
+                ident(step.to_table),
+            )
+            for step, path in steps
+        ]
+        on = sql.SQL(" and ").join(sql.SQL("{} = {}").format(column("o", c), column("p", c)) for c in columns)
+        row = await self._row(
+            sql.SQL(
+                "select count(*) filter (where n.owners = 0), count(*) filter (where n.owners = 1),"
+                " count(*) filter (where n.owners > 1), coalesce(max(n.owners), 0) from"
+                " (select count(distinct o.owner) as owners from {table} as p left join ({sides}) as o on {on}"
+                " group by {columns}) as n"
+            ).format(
+                table=ident(table.name),
+                sides=sql.SQL(" union all ").join(sides),
+                on=on,
+                columns=sql.SQL(", ").join(column("p", c) for c in columns),
+            )
+        )
+        return None if row is None else Owners(*row)
+
+    async def distinct(self, table: Table, expression: sql.Composable) -> tuple[int, int, int] | None:
+        """Rows of a sample (alias ``subject``), distinct values of the expression over them, and nulls."""
+        row = await self._row(
+            sql.SQL(
+                "select count(*), count(distinct e.value), count(*) filter (where e.value is null)"
+                " from (select {} as value from {} as subject) as e"
+            ).format(expression, _sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX))
+        )
+        return None if row is None else (row[0], row[1], row[2])
+
+    async def _row(self, statement: sql.Composed, params: Sequence[object] = ()) -> tuple[Any, ...] | None:
+        try:
+            async with self.conn.transaction():
+                await self.conn.execute(
+                    "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{SECONDS_MAX}s",)
+                )
+                row = await (await self.conn.execute(statement, params or None)).fetchone()
+        except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
+            return None
+        assert row is not None
+        return tuple(row)
+
+
+def _sample(table: Table, columns: Sequence[sql.Composable], rows: int) -> sql.Composed:
+    """A bounded part of a table, as a derived table: its first rows, or rows of blocks spread over a large
+    one."""
+    spread: sql.Composable = sql.SQL("")
+    if table.rows_estimate > max(rows, WHOLE_TABLE_ROWS_MAX):
+        share = min(100.0, 200.0 * rows / table.rows_estimate)
+        spread = sql.SQL("tablesample system ({})").format(sql.Literal(share))
+    return sql.SQL("(select {} from {} {} limit {})").format(
+        sql.SQL(", ").join(columns), ident(table.name), spread, sql.Literal(rows)
+    )
+
+
+def _owner(alias: str, path: Path, key: str, prefix: str) -> sql.Composable:
+    """The owner of row ``alias`` by ``path`` as a scalar expression; aliases ``prefix1``, ``prefix2``, ...
+    are taken."""
+    if not path:
+        return column(alias, key)
+    last = path[-1]
+    by_key = last.direction is Direction.TO and last.to_columns == (key,)
+    if by_key and len(path) == 1:
+        return column(alias, last.columns[0])
+    steps = path[:-1] if by_key else path
+    tables: list[sql.Composable] = []
+    at = alias
+    where: sql.Composable = sql.SQL("")
+    for position, step in enumerate(steps, start=1):
+        following = f"{prefix}{position}"
+        on = sql.SQL(" and ").join(
+            sql.SQL("{} = {}").format(column(following, theirs), column(at, ours))
+            for ours, theirs in zip(step.columns, step.to_columns, strict=True)
+        )
+        source = sql.SQL("{} as {}").format(ident(step.to_table), sql.Identifier(following))
+        if position == 1:
+            where = on
+            tables.append(source)
+        else:
+            tables.append(sql.SQL("join {} on {}").format(source, on))
+        at = following
+    found = column(at, last.columns[0]) if by_key else column(at, key)
+    return sql.SQL("(select {} from {} where {} limit 1)").format(found, sql.SQL(" ").join(tables), where)
