@@ -3,6 +3,6 @@ plain data.
 """
 
 from domicile.settings.load import CONFIG_NAME, load, secrets_of
-from domicile.settings.schema import json_schema_text
+from domicile.settings.schema import SCHEMA_NAME, json_schema_text
 
-__all__ = ["CONFIG_NAME", "json_schema_text", "load", "secrets_of"]
+__all__ = ["CONFIG_NAME", "SCHEMA_NAME", "json_schema_text", "load", "secrets_of"]

@@ -80,9 +80,7 @@ def _checked(text: str, stand_ins: Mapping[str, str] | None = None) -> Parameter
     uri = _URI.match(text)
     if uri and (uri["rest"].count("@") > 1 or "@" in uri["rest"].partition("/")[2]):
         # libpq would take a part of the password for the host and print it.
-        raise ConninfoProblem(
-            "in a URL, write @ in a password as %40 and / as %2F, or take it from ${A_VARIABLE}"
-        )
+        raise ConninfoProblem("in a URL, write @ in a password as %40 and / as %2F, or take it from ${A_VARIABLE}")
     try:
         parsed = conninfo_to_dict(text)
     except psycopg.ProgrammingError as error:

@@ -82,9 +82,7 @@ def parse(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
-        raise ProblemsFound(
-            Problem(place, f"not YAML: {_unquoted(error.problem or 'cannot be read')}")
-        ) from None
+        raise ProblemsFound(Problem(place, f"not YAML: {_unquoted(error.problem or 'cannot be read')}")) from None
     except yaml.YAMLError:  # a reader error: characters that YAML forbids
         raise ProblemsFound(Problem(Mark(1, 1), "not YAML: it holds characters that YAML forbids")) from None
     except RecursionError:
@@ -104,9 +102,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+\.[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+\.[0-9]+$"), list("-+0123456789"))
 
 
 class _Builder:
@@ -127,9 +123,7 @@ class _Builder:
         if len(path) > DEPTH_MAX:
             raise ProblemsFound(Problem(_mark(node), f"nested deeper than {DEPTH_MAX} levels"))
         if self._nodes > NODES_MAX:
-            raise ProblemsFound(
-                Problem(_mark(node), f"more than {NODES_MAX} values: aliases that repeat themselves?")
-            )
+            raise ProblemsFound(Problem(_mark(node), f"more than {NODES_MAX} values: aliases that repeat themselves?"))
         self._document.values[path] = _mark(node)
         match node:
             case yaml.MappingNode():

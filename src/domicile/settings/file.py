@@ -26,7 +26,7 @@ class SiteEntry(Entry):
     """One PostgreSQL cluster under one jurisdiction."""
 
     jurisdiction: Text
-    """Whose law applies: a country code (CN, IN, SG) or a region with a law of its own (US-CA, EU)."""
+    """Whose law applies: a country code (CN, IN, SG), or a state or union with a law of its own (US-CA, EU)."""
     provider: str = ""
     """Who runs the machines."""
     description: str = ""

@@ -71,8 +71,7 @@ class _Reader:
         """Raises ProblemsFound."""
         base = self._path.resolve().parent
         at_site = {
-            name: self._parameters(("sites", name, "conninfo"), s.conninfo)
-            for name, s in self._entry.sites.items()
+            name: self._parameters(("sites", name, "conninfo"), s.conninfo) for name, s in self._entry.sites.items()
         }
         datasets = {name: self._dataset(name, entry, at_site) for name, entry in self._entry.datasets.items()}
         control = self._control()
@@ -101,9 +100,7 @@ class _Reader:
             place: Place = ("datasets", name, "at", position if isinstance(entry.at, list) else site)
             if site not in self._entry.sites:
                 near = _near(site, self._entry.sites)
-                self._problem(
-                    place, f"dataset {name} is at site {site}, which sites does not name{near}", of_key=True
-                )
+                self._problem(place, f"dataset {name} is at site {site}, which sites does not name{near}", of_key=True)
                 continue
             parameters = {**at_site[site], **named, **self._parameters(place, override)}
             if self._problems:  # without its parts, nobody can say which database this is
@@ -136,9 +133,7 @@ class _Reader:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > SIZE_MAX_BYTES:
-            raise _refused(
-                path, [Problem(Mark(1, 1), f"larger than {SIZE_MAX_BYTES} bytes: not a configuration")]
-            )
+            raise _refused(path, [Problem(Mark(1, 1), f"larger than {SIZE_MAX_BYTES} bytes: not a configuration")])
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DomicileError(
@@ -179,16 +174,12 @@ def _problems(error: ValidationError, document: Document) -> Iterator[Problem]:
         kind = found["type"]
         if kind == "extra_forbidden":
             mark = document.key_mark(place)
-            message = (
-                f"unknown key {place[-1]} in {_dotted(place[:-1])}{_near(str(place[-1]), _known(place[:-1]))}"
-            )
+            message = f"unknown key {place[-1]} in {_dotted(place[:-1])}{_near(str(place[-1]), _known(place[:-1]))}"
         elif kind == "missing":
             mark, message = document.key_mark(place), f"{_dotted(place[:-1])} has no {place[-1]}"
         elif found["loc"][-1] == "[key]":
             mark = document.key_mark(place)
-            message = (
-                f"{_dotted(place)}: a name is lower case, starts with a letter, then letters, digits, - and _"
-            )
+            message = f"{_dotted(place)}: a name is lower case, starts with a letter, then letters, digits, - and _"
         else:
             mark, message = (
                 document.value_mark(place),
@@ -262,9 +253,7 @@ def _digest(entry: ConfigFile, datasets: Mapping[str, Dataset], control: str) ->
 
 
 def _refused(path: Path, problems: Iterable[Problem]) -> DomicileError:
-    lines = [
-        f"{path}:{p.mark.line}:{p.mark.column}: {p.message}" for p in sorted(problems, key=lambda p: p.mark)
-    ]
+    lines = [f"{path}:{p.mark.line}:{p.mark.column}: {p.message}" for p in sorted(problems, key=lambda p: p.mark)]
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return DomicileError(
         ErrorCode.CONFIG_INVALID, lines[0] + more, facts={"file": str(path), "problems": lines}, hint=_HINT

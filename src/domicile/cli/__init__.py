@@ -1,0 +1,3 @@
+"""Floor 5: the command line. Thin skins on ``commands``: they read options, ask, print, and choose the exit
+code.
+"""

@@ -1,0 +1,139 @@
+"""Orders that change something: apply, resume, pause, abort, purge."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from domicile.cli import render_move, render_plan, units
+from domicile.cli.confirm import confirm
+from domicile.cli.options import AsJson, MoveName, Watch, Yes, read_text
+from domicile.cli.progress import watching
+from domicile.cli.session import Session, session_of
+from domicile.model.errors import EXIT_FAILED, EXIT_INTERRUPTED, DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status
+from domicile.model.report import MoveStatus, PurgeReport
+
+group = typer.Typer()
+
+
+@group.command()
+def apply(
+    context: typer.Context,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file that domicile plan has written.")],
+    watch: Watch = True,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Carry out a plan, wave by wave, until everybody in it lives at the target.
+
+    Ctrl-C stops after the wave at work; a process that dies loses nothing. domicile resume goes on.
+    """
+    from domicile import commands
+    from domicile.planner import plan_file
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    made = plan_file.load(read_text(plan, ErrorCode.PLAN_INVALID))
+    session.output.say(render_plan.headline(made))
+    if not made.refusals:  # a plan with failed checks is refused below; nobody need agree to it first
+        confirm(session.output, f"Move them from {made.source} to {made.target}?", yes=yes)
+
+    async def work(stop: asyncio.Event) -> MoveStatus:
+        with watching(session.output, live=watch) as show:
+            return await commands.apply(workspace, made, on_progress=show, stop=stop)
+
+    _show_outcome(session, *session.run_move(work))
+
+
+@group.command()
+def resume(context: typer.Context, move: MoveName, watch: Watch = True, json: AsJson = False) -> None:
+    """Go on with a move after a pause, a failure or a crash."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+
+    async def work(stop: asyncio.Event) -> MoveStatus:
+        with watching(session.output, live=watch) as show:
+            return await commands.resume(workspace, move, on_progress=show, stop=stop)
+
+    _show_outcome(session, *session.run_move(work))
+
+
+@group.command()
+def pause(context: typer.Context, move: MoveName, json: AsJson = False) -> None:
+    """Ask a move to stop after the wave at work. Nobody is left between homes."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    now = session.run(lambda: commands.pause(workspace, move))
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+
+
+@group.command()
+def abort(context: typer.Context, move: MoveName, yes: Yes = False, json: AsJson = False) -> None:
+    """Give the rest of a move up: the wave at work steps back, waves that live at the target stay there."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    confirm(session.output, f"Abort {move}? What has moved stays where it is.", yes=yes)
+    now = session.run(lambda: commands.abort(workspace, move))
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+
+
+@group.command()
+def purge(context: typer.Context, move: MoveName, watch: Watch = True, yes: Yes = False, json: AsJson = False) -> None:
+    """Delete the source copy of every wave that lives at the target with a clean verdict. It cannot be
+    undone.
+    """
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    before = session.run(lambda: commands.status(workspace, move))[0]
+    confirm(session.output, _purge_question(before), yes=yes)
+
+    async def work(stop: asyncio.Event) -> PurgeReport:
+        with watching(session.output, live=watch, purging=True) as show:
+            return await commands.purge(workspace, move, on_progress=show, stop=stop)
+
+    done, stopped = session.run_move(work)
+    session.output.result(done, *render_move.purge(done, session.output.stdout.width))
+    if stopped:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _purge_question(now: MoveStatus) -> str:
+    kept = [w for w in now.waves if w.phase in (Phase.SOAK, Phase.PURGE)]
+    rows = sum(w.rows_copied for w in kept)
+    return (
+        f"Delete {units.plural(rows, 'row')} of {units.plural(len(kept), 'wave')} at {now.source}?"
+        f" They live at {now.target}; there is no way back."
+    )
+
+
+def _show_outcome(session: Session, now: MoveStatus, stopped: bool) -> None:
+    """Print the status, and end with the code of what happened. A pause that somebody else ordered is no
+    failure.
+    """
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+    match now.status:
+        case Status.FAILED:
+            failed = next((w for w in now.waves if w.error_code), None)
+            raise typer.Exit(_exit_code(failed.error_code) if failed else EXIT_FAILED)
+        case Status.ABORTED:
+            raise typer.Exit(EXIT_FAILED)
+        case Status.PAUSED if stopped:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        case _:
+            return
+
+
+def _exit_code(code: str) -> int:
+    return DomicileError(ErrorCode(code), "").exit_code if code in set(ErrorCode) else EXIT_FAILED

@@ -1,0 +1,89 @@
+"""Options and arguments that several commands share, and small deeds that belong to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from domicile.cli.session import Session
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.workspace import Workspace
+
+
+def _known_datasets(context: typer.Context) -> list[str]:
+    workspace = _quiet_workspace(context)
+    return [str(name) for name in workspace.datasets] if workspace else []
+
+
+def _known_sites(context: typer.Context) -> list[str]:
+    workspace = _quiet_workspace(context)
+    return [str(name) for name in workspace.sites] if workspace else []
+
+
+def _quiet_workspace(context: typer.Context) -> Workspace | None:
+    """For shell completion, which must say nothing when the configuration cannot be read."""
+    session = context.find_object(Session)
+    try:
+        return session.workspace() if session else None
+    except DomicileError:
+        return None
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+Watch = Annotated[
+    bool, typer.Option("--watch/--no-watch", help="Live progress on a terminal; otherwise a line every few seconds.")
+]
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A dataset of the configuration.", autocompletion=_known_datasets)
+]
+MoveName = Annotated[str, typer.Argument(metavar="MOVE", help="The move, as domicile status names it.")]
+SiteOption = Annotated[
+    str, typer.Option("--site", metavar="SITE", help="At which site to look.", autocompletion=_known_sites)
+]
+SourceOption = Annotated[
+    str, typer.Option("--from", metavar="SITE", help="The site they live at now.", autocompletion=_known_sites)
+]
+TargetOption = Annotated[
+    str, typer.Option("--to", metavar="SITE", help="The site they will live at.", autocompletion=_known_sites)
+]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to a file instead of stdout.")
+]
+
+
+def write_new(path: Path, text: str, *, force: bool) -> None:
+    """Write a file that must not exist yet, unless ``force``. Raises DomicileError (file-exists,
+    config-invalid).
+    """
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise DomicileError(
+            ErrorCode.FILE_EXISTS,
+            f"{path} exists already",
+            facts={"file": str(path)},
+            hint="Name another file, or replace it with --force.",
+        ) from None
+    except OSError as error:
+        raise DomicileError(
+            ErrorCode.CONFIG_INVALID,
+            f"{path} cannot be written: {error.strerror}",
+            facts={"file": str(path)},
+            hint="Name a file in a folder that you may write to.",
+        ) from None
+
+
+def read_text(path: Path, code: ErrorCode) -> str:
+    """The text of a file that the operator named. Raises DomicileError (``code``)."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DomicileError(
+            code, f"{path} cannot be read: {why}", facts={"file": str(path)}, hint="Check the name of the file."
+        ) from None
