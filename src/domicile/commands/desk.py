@@ -122,12 +122,14 @@ def load_map(workspace: Workspace, dataset: str) -> DataMap:
 
 
 def stored_plan(record: MoveRecord) -> Plan:
-    """The plan as the control database keeps it: without condition and file name; ``digest`` is the original's."""
+    """The plan as the control database keeps it: without condition and file name; ``digest`` is the
+    original's."""
     return replace(plan_file.load(json.dumps(record.plan)), digest=record.plan_digest)
 
 
 def to_store(plan: Plan) -> str:
-    """The plan for the control database. Its condition may hold a personal value, so it stays in the operator's own file."""
+    """The plan for the control database. Its condition may hold a personal value, so it stays in the
+    operator's own file."""
     return plan_file.dump(plan_file.seal(replace(plan, cohort=replace(plan.cohort, where="", subjects_file=""))))
 
 

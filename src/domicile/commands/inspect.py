@@ -19,7 +19,8 @@ from domicile.survey.gaps import Finding, check_map
 
 
 async def sites(workspace: Workspace) -> tuple[SiteReport, ...]:
-    """What every dataset's database at every site is and lacks; an unreachable one is reported, not raised."""
+    """What every dataset's database at every site is and lacks; an unreachable one is reported, not
+    raised."""
     places = [
         (site, dataset.name, conninfo)
         for dataset in workspace.datasets.values()
@@ -29,7 +30,8 @@ async def sites(workspace: Workspace) -> tuple[SiteReport, ...]:
 
 
 async def survey(workspace: Workspace, dataset: str, site: str, *, subject: str | None = None) -> Draft:
-    """Draft the data map of a live database. ``subject`` names the subject table when the survey should not choose it."""
+    """Draft the data map of a live database. ``subject`` names the subject table when the survey should not
+    choose it."""
     async with await connect(workspace.conninfo(dataset, site), settings=SESSION) as conn:
         return await draft(conn, DatasetName(dataset), subject=subject)
 
@@ -42,7 +44,8 @@ async def map_check(workspace: Workspace, dataset: str, site: str) -> tuple[Find
 
 
 async def plan(workspace: Workspace, question: Question, *, limits: Limits | None = None) -> Plan:
-    """Plan what the question asks; failed checks stand in the plan, they are not raised. Changes nothing at either site."""
+    """Plan what the question asks; failed checks stand in the plan, they are not raised. Changes nothing at
+    either site."""
     subjects = read_subjects(question.subjects_file) if question.subjects_file else None
     request = PlanRequest(
         dataset=DatasetName(question.dataset),

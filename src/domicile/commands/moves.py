@@ -28,7 +28,8 @@ from domicile.model.plan import Plan
 from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
-from domicile.move import begin, purge as purging
+from domicile.move import begin
+from domicile.move import purge as purging
 from domicile.move.carrier import Carrier
 from domicile.move.durable import carry, launched
 from domicile.move.run import Outcome
@@ -47,10 +48,11 @@ def _quiet(_: MoveStatus) -> None:
 async def apply(
     workspace: Workspace, plan: Plan, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
 ) -> MoveStatus:
-    """Carry a plan out until every wave lives at the target, or a pause, an abort or a failure ends the attempt.
+    """Carry a plan out until every wave lives at the target, or a pause, an abort or a failure ends the
+    attempt.
 
-    Raises plan-refused, plan-stale, plan-applied and whatever keeps the move from beginning; a wave that fails is not raised but
-    stands in the status. Killed at any point, it is continued with ``resume``.
+    Raises plan-refused, plan-stale, plan-applied and whatever keeps the move from beginning; a wave that
+    fails is not raised but stands in the status. Killed at any point, it is continued with ``resume``.
     """
     _require_fit(workspace, plan)
     async with open_desk(workspace) as desk:
@@ -63,7 +65,8 @@ async def apply(
 async def resume(
     workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
 ) -> MoveStatus:
-    """Continue a move after a pause, a failure or a crash. Idempotent on a move whose waves all live at the target."""
+    """Continue a move after a pause, a failure or a crash. Idempotent on a move whose waves all live at the
+    target."""
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         if ended(record.status) or record.status is Status.WAITING:
@@ -89,7 +92,8 @@ async def pause(workspace: Workspace, move_id: str) -> MoveStatus:
 
 
 async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
-    """Give the rest of the move up: the wave at work steps back, waves that live at the target stay there. Idempotent."""
+    """Give the rest of the move up: the wave at work steps back, waves that live at the target stay there.
+    Idempotent."""
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         if record.status is Status.ABORTED:
@@ -113,9 +117,11 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
 async def purge(
     workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
 ) -> PurgeReport:
-    """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is continued by the same order.
+    """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
+    continued by the same order.
 
-    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since, phase-forbids when nothing is to purge.
+    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since,
+    phase-forbids when nothing is to purge.
     """
     begun = time.monotonic()
     async with open_desk(workspace) as desk:
@@ -133,7 +139,7 @@ async def purge(
                     ErrorCode(failed[0].error_code),
                     failed[0].error_message,
                     facts={"wave": failed[0].no},
-                    safe=f"{record.target} serves the moved subjects; what was not removed is still at {record.source}.",
+                    safe=f"{record.target} serves the moved subjects; the rest is still at {record.source}.",
                     hint=f"Mend the cause, then run it again: domicile purge {record.move_id}",
                 )
             return await _purge_report(desk, carrier, time.monotonic() - begun)
@@ -168,7 +174,8 @@ def _new_id(plan: Plan) -> MoveId:
 
 
 async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
-    """Write the cohort down at the source; a cohort that is not the planned one ends the move before it began."""
+    """Write the cohort down at the source; a cohort that is not the planned one ends the move before it
+    began."""
     move_id = carrier.move.move_id
     subjects = read_subjects(plan.cohort.subjects_file) if plan.cohort.subjects_file else None
     await begin.enlist(carrier)
@@ -185,10 +192,9 @@ async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     await desk.moves.set_frozen(move_id)
 
 
-async def _carry(
-    desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None
-) -> MoveStatus:
-    """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined, not begun anew."""
+async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> MoveStatus:
+    """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
+    not begun anew."""
     move_id = carrier.move.move_id
     async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
         await desk.moves.set_status(move_id, Status.RUNNING)
@@ -209,9 +215,7 @@ async def _carry(
 
 
 @asynccontextmanager
-async def _watched(
-    desk: Desk, move_id: MoveId, on_progress: Watch, stop: asyncio.Event | None
-) -> AsyncIterator[None]:
+async def _watched(desk: Desk, move_id: MoveId, on_progress: Watch, stop: asyncio.Event | None) -> AsyncIterator[None]:
     """While the block runs: report progress, and turn ``stop`` into a request to pause."""
 
     async def watch(eye: Desk) -> None:

@@ -17,17 +17,12 @@ from domicile.model.report import (
     MoveStatus,
     Presence,
     VerifyReport,
-    WaveCheck,
-    WaveStatus,
     Whereabouts,
 )
 from domicile.model.schema import TableName
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 from domicile.model.workspace import Workspace
-from domicile.move import verify as verifying
-from domicile.move.carrier import Carrier
-from domicile.move.context import WaveAtSites
 from domicile.postgres import waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.ownership import ident
@@ -50,8 +45,9 @@ async def status(workspace: Workspace, move_id: str | None = None) -> tuple[Move
 async def verify(workspace: Workspace, move_id: str) -> VerifyReport:
     """Compare both sites again, for every wave that lives at the target and still has its source copy.
 
-    ``source_intact`` must hold always: the source copy is fenced. ``equal`` holds until somebody writes at the target, which is what the target
-    is for; subjects that differ then are counted, and the sealed verdict stays the proof of the handover.
+    ``source_intact`` must hold always: the source copy is fenced. ``equal`` holds until somebody writes at
+    the target, which is what the target is for; subjects that differ then are counted, and the sealed verdict
+    stays the proof of the handover.
     """
     async with open_desk(workspace) as desk, carrier_for(desk, MoveId(move_id)) as carrier:
         checks = [
@@ -89,7 +85,8 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
 
 
 async def where(workspace: Workspace, dataset: str, subject: str) -> Whereabouts:
-    """Where a subject's data lives: the directory's answer, and what each site says itself. Raises condition-invalid for what is no key."""
+    """Where a subject's data lives: the directory's answer, and what each site says itself. Raises
+    condition-invalid for what is no key."""
     name = DatasetName(dataset)
     data_map = load_map(workspace, dataset)
     at = workspace.dataset(dataset).at
@@ -105,7 +102,8 @@ async def where(workspace: Workspace, dataset: str, subject: str) -> Whereabouts
         return Whereabouts(name, newest.site, newest.epoch, "site", sites)
     if any(s.mark in (SourceMark.FENCED, SourceMark.DEPARTED) for s in sites):
         return Whereabouts(name, None, max(s.epoch for s in sites), "between homes", sites)
-    # A wave that is only prepared is "arriving" at its target; the home is still where the row stands without a mark.
+    # A wave that is only prepared is "arriving" at its target; the home is still where the row stands without
+    # a mark.
     present = [s for s in sites if s.row_present and s.mark != TargetMark.ARRIVING]
     if len(present) == 1:
         return Whereabouts(name, present[0].site, 0, "row", sites)
@@ -113,7 +111,8 @@ async def where(workspace: Workspace, dataset: str, subject: str) -> Whereabouts
 
 
 async def _presence(data_map: DataMap, site: SiteName, conninfo: str, subject: str) -> tuple[Presence, str]:
-    """What one site says of the subject, and the subject's key as PostgreSQL writes it (empty when the site has no such table)."""
+    """What one site says of the subject, and the subject's key as PostgreSQL writes it (empty when the site
+    has no such table)."""
     rule = data_map.subject
     async with await connect(conninfo, settings=SESSION) as conn:
         found = await (await conn.execute(_KEY_TYPE, (rule.table.schema, rule.table.name, rule.key))).fetchone()
@@ -149,7 +148,9 @@ def _verdict(now: MoveStatus) -> str:
 def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
     """What stayed at the source, and why, in sentences."""
     waiting = sum(w.subjects for w in now.waves if w.phase not in MOVED)
-    sentences = [f"Subjects outside the cohort: the plan's condition did not name them; no row of theirs left {now.source}."]
+    sentences = [
+        f"Subjects outside the cohort: the plan's condition did not name them; no row of theirs left {now.source}."
+    ]
     if waiting:
         sentences.append(f"{waiting} subjects of the cohort: their waves have not been handed over.")
     for role, why in (

@@ -16,7 +16,8 @@ _CREATE_VERSIONS = """
 
 
 async def open_control(conninfo: str) -> AsyncConnection:
-    """Connect, bring the schema up to date, and return the connection (autocommit). Safe to call from several processes at once."""
+    """Connect, bring the schema up to date, and return the connection (autocommit). Safe to call from several
+    processes at once."""
     conn = await connect(conninfo, application_name="domicile control")
     async with conn.transaction():
         await conn.execute("select pg_catalog.pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
@@ -28,7 +29,8 @@ async def open_control(conninfo: str) -> AsyncConnection:
             if version > row[0]:
                 await conn.execute(text)
                 await conn.execute(
-                    "insert into public.domicile_schema_version (version, name) values (%s, %s)", (version, name)
+                    "insert into public.domicile_schema_version (version, name) values (%s, %s)",
+                    (version, name),
                 )
     return conn
 

@@ -30,7 +30,8 @@ class Figures:
         return tuple(_wave(r) for r in await self._rows(_WAVES, move_id))
 
     async def status(self, record: MoveRecord, runner: str) -> MoveStatus:
-        """A move with its waves, and the two sentences an operator needs. ``runner`` is the living process that carries it, or empty."""
+        """A move with its waves, and the two sentences an operator needs. ``runner`` is the living process
+        that carries it, or empty."""
         waves = await self.waves(record.move_id)
         safe, following = _advice(record, waves, runner)
         return MoveStatus(
@@ -114,7 +115,8 @@ class Figures:
     async def purged(self, move_id: MoveId, no: int, rows: int) -> None:
         """``rows`` rows are gone from the source, as its journal says (a total, not an increment)."""
         await self._conn.execute(
-            "update domicile_control.wave set rows_purged = %s where move_id = %s and no = %s", (rows, move_id, no)
+            "update domicile_control.wave set rows_purged = %s where move_id = %s and no = %s",
+            (rows, move_id, no),
         )
 
     async def _rows(self, statement: str, *values: object) -> list[dict[str, Any]]:
@@ -125,9 +127,7 @@ class Figures:
 
 def _wave(row: dict[str, Any]) -> WaveStatus:
     same = {
-        name: row[name]
-        for name in WaveStatus.__dataclass_fields__
-        if name in row and name not in ("phase", "status")
+        name: row[name] for name in WaveStatus.__dataclass_fields__ if name in row and name not in ("phase", "status")
     }
     return WaveStatus(phase=Phase(row["phase"]), status=Status(row["status"]), **same)
 
@@ -140,16 +140,22 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
     if stuck and not runner:
         numbers = ", ".join(str(w.no) for w in stuck)
         safe = (
-            f"Wave {numbers} stands between homes: its rows are whole at {record.source}, its writers may be refused until "
-            f"resume or abort. {safe}"
+            f"Wave {numbers} stands between homes: its rows are whole at {record.source}, its writers may be "
+            f"refused until resume or abort. {safe}"
         )
     match record.status:
         case Status.DONE | Status.ABORTED:
             return safe, ""
         case _ if runner:
-            return safe, f"It is being carried by {runner}; watch it with: domicile status {record.move_id} --watch"
+            return (
+                safe,
+                f"It is being carried by {runner}; watch it with: domicile status {record.move_id} --watch",
+            )
         case Status.WAITING if any(w.phase is Phase.PURGE for w in waves):
-            return safe, f"The purge was begun and is not finished; continue it with: domicile purge {record.move_id}"
+            return (
+                safe,
+                f"The purge was begun and is not finished; continue it with: domicile purge {record.move_id}",
+            )
         case Status.WAITING:
             return (
                 f"{safe} The source copy is kept, fenced.",

@@ -1,4 +1,5 @@
-"""What happened to a move and who ordered it, in order: for people and for the report. Counts, codes and names only."""
+"""What happened to a move and who ordered it, in order: for people and for the report. Counts, codes and
+names only."""
 
 from __future__ import annotations
 
@@ -19,9 +20,7 @@ class Journal:
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
 
-    async def event(
-        self, move_id: MoveId, no: int | None, what: str, detail: Mapping[str, object] = NO_DETAIL
-    ) -> None:
+    async def event(self, move_id: MoveId, no: int | None, what: str, detail: Mapping[str, object] = NO_DETAIL) -> None:
         """Write down what happened to a move, or to one wave of it."""
         await self._conn.execute(
             "insert into domicile_control.event (move_id, wave_no, what, detail) values (%s, %s, %s, %s)",

@@ -1,6 +1,8 @@
-"""One process carries a move. The right to do so is a session lock in the control database plus a generation that the sites check.
+"""One process carries a move. The right to do so is a session lock in the control database plus a generation
+that the sites check.
 
-The lock says who lives (it goes with its session, also at kill -9); the generation protects against one who was only believed dead.
+The lock says who lives (it goes with its session, also at kill -9); the generation protects against one who
+was only believed dead.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _TAKE = """
 
 @asynccontextmanager
 async def hold_lease(conn: AsyncConnection, move_id: MoveId, runner: str) -> AsyncIterator[int]:
-    """Carry the move while the block runs; yields the generation. ``conn`` must live as long as the block. Raises move-busy."""
+    """Carry the move while the block runs; yields the generation. ``conn`` must live as long as the block.
+    Raises move-busy."""
     row = await (await conn.execute(_TRY_LOCK, (_lock_number(move_id),))).fetchone()
     if not (row and row[0]):
         raise await _busy(conn, move_id)

@@ -48,7 +48,8 @@ _MOVES = """
 
 
 class Moves:
-    """The store of moves over one control connection (autocommit). Every method is one statement or one transaction."""
+    """The store of moves over one control connection (autocommit). Every method is one statement or one
+    transaction."""
 
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
@@ -107,7 +108,8 @@ class Moves:
         )
 
     async def request(self, move_id: MoveId, *, pause: bool | None = None, abort: bool | None = None) -> None:
-        """Ask whoever carries the move to pause or abort at the next safe point; None leaves a request as it is."""
+        """Ask whoever carries the move to pause or abort at the next safe point; None leaves a request as it
+        is."""
         await self._conn.execute(
             """update domicile_control.move set pause_requested = coalesce(%s, pause_requested),
                  abort_requested = coalesce(%s, abort_requested) where move_id = %s""",
@@ -115,7 +117,8 @@ class Moves:
         )
 
     async def set_frozen(self, move_id: MoveId) -> None:
-        """The cohort is written down at the source: from now on the plan's condition is not needed any more."""
+        """The cohort is written down at the source: from now on the plan's condition is not needed any
+        more."""
         await self._conn.execute("update domicile_control.move set frozen = true where move_id = %s", (move_id,))
 
     async def next_attempt(self, move_id: MoveId) -> int:
@@ -128,14 +131,16 @@ class Moves:
         )
 
     async def enter(self, move_id: MoveId, no: int, phase: Phase) -> None:
-        """The wave enters ``phase`` (or is in it already, after a crash). Clears the error of a failed attempt."""
+        """The wave enters ``phase`` (or is in it already, after a crash). Clears the error of a failed
+        attempt."""
         before = Phase(
             await self._value("select phase from domicile_control.wave where move_id = %s and no = %s", move_id, no)
         )
         assert may_follow(before, phase), (before, phase)
         status = {Phase.SOAK: Status.WAITING, Phase.DONE: Status.DONE}.get(phase, Status.RUNNING)
         await self._conn.execute(
-            """update domicile_control.wave set phase = %s, status = %s, error_code = '', error_message = ''
+            """update domicile_control.wave set phase = %s, status = %s, error_code = '', error_message = '',
+                 error_hint = ''
                where move_id = %s and no = %s""",
             (phase, status, move_id, no),
         )
@@ -144,9 +149,9 @@ class Moves:
     async def fail(self, move_id: MoveId, no: int, error: DomicileError) -> None:
         """The wave failed where it stands; it is stepped back next."""
         await self._conn.execute(
-            """update domicile_control.wave set status = 'failed', error_code = %s, error_message = %s
-               where move_id = %s and no = %s""",
-            (error.code, error.message[:ERROR_MESSAGE_MAX], move_id, no),
+            """update domicile_control.wave set status = 'failed', error_code = %s, error_message = %s,
+                 error_hint = %s where move_id = %s and no = %s""",
+            (error.code, error.message[:ERROR_MESSAGE_MAX], error.hint[:ERROR_MESSAGE_MAX], move_id, no),
         )
         await self._journal.event(move_id, no, "failed", {"code": str(error.code)})
 
@@ -156,11 +161,12 @@ class Moves:
         ``status`` FAILED keeps the error that caused it; ABORTED and PENDING clear it.
         """
         await self._conn.execute(
-            """update domicile_control.wave set phase = 'planned', status = %(status)s, rows_copied = 0, bytes_copied = 0,
-                 fenced_at = null, fence_seconds = null, copy_seconds = null, verdict = '', source_root = '', target_root = '',
-                 tables = '[]', discrepancies = case when %(keep)s then discrepancies else '[]' end,
+            """update domicile_control.wave set phase = 'planned', status = %(status)s, rows_copied = 0,
+                 bytes_copied = 0, fenced_at = null, fence_seconds = null, copy_seconds = null,
+                 verdict = '', source_root = '', target_root = '', tables = '[]',
                  error_code = case when %(keep)s then error_code else '' end,
-                 error_message = case when %(keep)s then error_message else '' end
+                 error_message = case when %(keep)s then error_message else '' end,
+                 error_hint = case when %(keep)s then error_hint else '' end
                where move_id = %(move_id)s and no = %(no)s""",
             {"status": status, "keep": status is Status.FAILED, "move_id": move_id, "no": no},
         )
@@ -169,32 +175,23 @@ class Moves:
     async def verdict(self, move_id: MoveId, no: int, verdict: Verdict) -> None:
         """Seal what verify found."""
         tables = [{"table": str(t.table), "rows": t.rows, "digest": str(t.digest)} for t in verdict.tables]
-        named = [
-            {"table": str(d.table), "key": list(d.key), "difference": str(d.difference), "columns": list(d.columns)}
-            for d in verdict.discrepancies
-        ]
         await self._conn.execute(
-            """update domicile_control.wave set verdict = %s, source_root = %s, target_root = %s, tables = %s,
-                 discrepancies = %s where move_id = %s and no = %s""",
+            """update domicile_control.wave set verdict = %s, source_root = %s, target_root = %s, tables = %s
+               where move_id = %s and no = %s""",
             (
                 "clean" if verdict.clean else "discrepancies",
                 verdict.source_root,
                 verdict.target_root,
                 json.dumps(tables),
-                json.dumps(named),
                 move_id,
                 no,
             ),
         )
 
-    async def _select(
-        self, *, move_id: str | None = None, plan_digest: str | None = None
-    ) -> tuple[MoveRecord, ...]:
+    async def _select(self, *, move_id: str | None = None, plan_digest: str | None = None) -> tuple[MoveRecord, ...]:
         cursor = await self._conn.execute(_MOVES, {"move_id": move_id, "plan_digest": plan_digest})
         return tuple(
-            MoveRecord(
-                MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Status(r[4]), r[5], *r[6:]
-            )
+            MoveRecord(MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Status(r[4]), r[5], *r[6:])
             for r in await cursor.fetchall()
         )
 

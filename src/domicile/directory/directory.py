@@ -1,7 +1,8 @@
 """The directory of homes: reserve, publish, release, look up.
 
-A wave reserves its subjects before anything of it is touched: the primary key of the reservations is the compare-and-set that keeps two
-moves from taking one subject. At its handover the reservations become the homes.
+A wave reserves its subjects before anything of it is touched: the primary key of the reservations is the
+compare-and-set that keeps two moves from taking one subject. At its handover the reservations become the
+homes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class SubjectHash:
 
     @classmethod
     def of_state(cls, state_dir: Path) -> SubjectHash:
-        """The key of this installation, made at first use (mode 0600). Losing it makes the directory unreadable, not the data."""
+        """The key of this installation, made at first use (mode 0600). Losing it makes the directory
+        unreadable, not the data."""
         path = state_dir / "directory.key"
         state_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,9 +74,7 @@ class Directory:
         Raises cohort-reserved when another move has claimed one of them.
         """
         async with self._conn.transaction():
-            await self._conn.execute(
-                "create temporary table claim (subject bytea primary key) on commit drop"
-            )
+            await self._conn.execute("create temporary table claim (subject bytea primary key) on commit drop")
             async with self._conn.cursor() as cursor:
                 async with cursor.copy("copy pg_temp.claim (subject) from stdin") as copy:
                     async for _, subject in subjects:
@@ -102,7 +102,8 @@ class Directory:
                 )
 
     async def publish(self, dataset: DatasetName, move_id: MoveId, no: int, home: Home) -> int:
-        """The wave's reservations become homes. Idempotent; returns how many changed. An older epoch never replaces a newer."""
+        """The wave's reservations become homes. Idempotent; returns how many changed. An older epoch never
+        replaces a newer."""
         async with self._conn.transaction():
             cursor = await self._conn.execute(
                 """insert into domicile_directory.home as h (dataset, subject, home, epoch)

@@ -1,7 +1,7 @@
 """The data map: for every table of a dataset, whose rows these are and what a move does with them.
 
-An *owner path* is the one chain of references from a row to its subject. Each table declares only its first step; the chain goes on
-through the table it leads to, so that a correction in one place holds everywhere.
+An *owner path* is the one chain of references from a row to its subject. Each table declares only its first
+step; the chain goes on through the table it leads to, so that a correction in one place holds everywhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OwnerStep:
-    """One equality join towards the subject: ``columns`` of this table equal ``to_columns`` of ``to_table``."""
+    """One equality join towards the subject: ``columns`` of this table equal ``to_columns`` of
+    ``to_table``."""
 
     columns: tuple[str, ...]
     direction: Direction
@@ -54,7 +55,8 @@ class OwnerStep:
 
     @classmethod
     def parse(cls, text: str) -> OwnerStep:
-        """Read ``order_id -> store.orders(id)`` or ``address_id <- public.customer(address_id)``. Raises ValueError."""
+        """Read ``order_id -> store.orders(id)`` or ``address_id <- public.customer(address_id)``. Raises
+        ValueError."""
         match = _STEP.match(text.strip())
         if match is None:
             raise ValueError(f"not an owner step: {text!r}; write: column -> schema.table(column)")
@@ -95,7 +97,8 @@ class TableRule:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRule:
-    """The subject table, its single-column key, and the SQL expression (over alias ``subject``) that gives the market, if any."""
+    """The subject table, its single-column key, and the SQL expression (over alias ``subject``) that gives
+    the market, if any."""
 
     table: TableName
     key: str
@@ -113,7 +116,8 @@ class DataMap:
     line_of: Mapping[TableName, int] = field(default_factory=dict, compare=False)
 
     def in_scope(self) -> tuple[TableName, ...]:
-        """Subject and owned tables, the subject first, then by length of path and name: parents before children."""
+        """Subject and owned tables, the subject first, then by length of path and name: parents before
+        children."""
         names = [t for t, r in self.tables.items() if r.role in (Role.SUBJECT, Role.OWNED)]
         return tuple(sorted(names, key=lambda t: (len(self.path(t)), t)))
 

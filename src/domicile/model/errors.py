@@ -1,8 +1,8 @@
 """Every error an operator can meet: a code, the facts, what is safe now, and what to do next.
 
-Libraries raise ``DomicileError``; only faces print it and exit. The exit code is a property of the error code, so
-scripts can rely on it. No message, fact or hint carries a personal value: keys of tables and columns, counts, and (where
-the operator must act on them) primary keys of rows.
+Libraries raise ``DomicileError``; only faces print it and exit. The exit code is a property of the error
+code, so scripts can rely on it. No message, fact or hint carries a personal value: keys of tables and
+columns, counts, and (where the operator must act on them) primary keys of rows.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
 class DomicileError(Exception):
     """One operating error. Programmer errors assert instead.
 
-    ``facts`` are machine-readable (names, counts, units in the key); ``safe`` says what still stands; ``hint`` is the next step.
+    ``facts`` are machine-readable (names, counts, units in the key); ``safe`` says what still stands;
+    ``hint`` is the next step.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
-"""The machine inside the handover: facts in, next action out. No input or output; ``move/handover.py`` acts on it.
+"""The machine inside the handover: facts in, next action out. No input or output; ``move/handover.py`` acts
+on it.
 
-Invariant: at no instant do both sites accept writes of the wave. The source accepts only in ``OPEN``; the target only in
-``RESIDENT``; no legal edge leads to a pair (OPEN, RESIDENT), and every crash leaves a pair from which ``next_action`` finds the way on.
+Invariant: at no instant do both sites accept writes of the wave. The source accepts only in ``OPEN``; the
+target only in ``RESIDENT``; no legal edge leads to a pair (OPEN, RESIDENT), and every crash leaves a pair
+from which ``next_action`` finds the way on.
 
 Point of no return: the target's commit that makes the wave resident.
 """
@@ -41,7 +43,8 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Both sites' own marks, what the directory holds, and whether the wave is fit (verdict clean, keys proven)."""
+    """Both sites' own marks, what the directory holds, and whether the wave is fit (verdict clean, keys
+    proven)."""
 
     source: SourceMark
     target: TargetMark

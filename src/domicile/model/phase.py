@@ -1,4 +1,5 @@
-"""How far a wave is, and how it goes: two fields, never one. ``control/schema.sql`` repeats these rules as constraints.
+"""How far a wave is, and how it goes: two fields, never one. ``control/schema.sql`` repeats these rules as
+constraints.
 
 State diagram (``docs/explanation/life-of-a-move.md`` shows the same; a test compares the three):
 
@@ -56,14 +57,13 @@ NEXT: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
     }
 )
 
-REVERSIBLE: frozenset[Phase] = frozenset(
-    {Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY}
-)
+REVERSIBLE: frozenset[Phase] = frozenset({Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY})
 """Phases in which ``abort`` leaves no trace. In ``handover`` the target is asked first."""
 
 
 def may_follow(before: Phase, after: Phase) -> bool:
-    """True when a wave in ``before`` may enter ``after``; staying where one is is always allowed (steps are repeatable)."""
+    """True when a wave in ``before`` may enter ``after``; staying where one is is always allowed (steps are
+    repeatable)."""
     return before is after or after in NEXT[before]
 
 

@@ -20,7 +20,8 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an operator asks to be planned: who (a condition, or a file of subject keys), from where to where."""
+    """What an operator asks to be planned: who (a condition, or a file of subject keys), from where to
+    where."""
 
     dataset: str
     source: str
@@ -55,7 +56,8 @@ class TablePlan:
 
 @dataclass(frozen=True, slots=True)
 class WavePlan:
-    """One wave: the subjects whose position in key order is in (first, last], 1-based. Wave 1 is the canary."""
+    """One wave: the subjects whose position in key order is in (first, last], 1-based. Wave 1 is the
+    canary."""
 
     no: int
     first: int
@@ -68,7 +70,8 @@ class WavePlan:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Who moves together. ``digest`` is the SHA-256 over the subjects' keys as text, in byte order, one a line."""
+    """Who moves together. ``digest`` is the SHA-256 over the subjects' keys as text, in byte order, one a
+    line."""
 
     where: str
     subjects_file: str
@@ -94,7 +97,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole plan. ``digest`` covers everything in it; a change of config, map, schemas or cohort makes it stale."""
+    """The whole plan. ``digest`` covers everything in it; a change of config, map, schemas or cohort makes it
+    stale."""
 
     version: int
     dataset: DatasetName

@@ -29,6 +29,7 @@ class WaveStatus:
     target_root: str = ""
     error_code: str = ""
     error_message: str = ""
+    error_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class MoveStatus:
 
 @dataclass(frozen=True, slots=True)
 class WaveCheck:
-    """What ``verify`` finds for one wave now. ``source_intact``: the source copy still has the root that the verdict sealed."""
+    """What ``verify`` finds for one wave now. ``source_intact``: the source copy still has the root that the
+    verdict sealed."""
 
     no: int
     phase: Phase
@@ -93,7 +95,8 @@ class PurgedTable:
 
 @dataclass(frozen=True, slots=True)
 class PurgeReport:
-    """What ``domicile purge MOVE`` removed. It proves no erasure: ``remains`` says what this did not touch."""
+    """What ``domicile purge MOVE`` removed. It proves no erasure: ``remains`` says what this did not
+    touch."""
 
     move_id: MoveId
     waves: int
@@ -119,6 +122,7 @@ class MoveReport:
     fence_seconds_max: float | None
     stayed: tuple[str, ...]  # sentences: what stayed, and why
     purged: str  # one sentence
+    discrepancies: tuple[str, ...]  # of failed waves, kept at the source: table, key, difference, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """The answer of ``domicile where``: the one home, and what each site says. ``home`` is empty between homes or when unknown."""
+    """The answer of ``domicile where``: the one home, and what each site says. ``home`` is empty between
+    homes or when unknown."""
 
     dataset: DatasetName
     home: SiteName | None

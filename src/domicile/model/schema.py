@@ -1,4 +1,5 @@
-"""What a live database looks like to domicile: tables, columns, keys, references. Facts only, read by ``postgres/introspect``."""
+"""What a live database looks like to domicile: tables, columns, keys, references. Facts only, read by
+``postgres/introspect``."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class TableName:
 
     @classmethod
     def parse(cls, text: str) -> TableName:
-        """Read ``schema.table`` (parts may be double-quoted); a bare name is in ``public``. Raises ValueError."""
+        """Read ``schema.table`` (parts may be double-quoted); a bare name is in ``public``. Raises
+        ValueError."""
         parts = _PART.findall(text.strip())
         if ".".join(parts) != text.strip() or len(parts) not in (1, 2):
             raise ValueError(f"not a table name: {text!r}")
@@ -52,9 +54,11 @@ class Persistence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``base_*`` describe the type under any domains; ``base_kind`` is ``pg_type.typtype`` of that type.
+    """One column. ``base_*`` describe the type under any domains; ``base_kind`` is ``pg_type.typtype`` of
+    that type.
 
-    ``element_*`` describe the element of an array type. ``type_name`` is ``format_type`` with modifiers, for comparison between sites.
+    ``element_*`` describe the element of an array type. ``type_name`` is ``format_type`` with modifiers, for
+    comparison between sites.
     """
 
     name: str
@@ -76,7 +80,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class UniqueKey:
-    """A unique index over plain columns. ``partial`` or ``on_expression`` ones carry their definition in ``definition``."""
+    """A unique index over plain columns. ``partial`` or ``on_expression`` ones carry their definition in
+    ``definition``."""
 
     name: str
     columns: tuple[str, ...]
@@ -91,8 +96,9 @@ class UniqueKey:
 class Reference:
     """``columns`` of ``table`` refer to ``to_columns`` of ``to_table``.
 
-    ``declared`` is False for a reference that only measurement shows. A foreign key declared on the leaves of a partitioned table is
-    reported once, on its root; ``leaves`` then names (as text) the leaves that declare it.
+    ``declared`` is False for a reference that only measurement shows. A foreign key declared on the leaves of
+    a partitioned table is reported once, on its root; ``leaves`` then names (as text) the leaves that declare
+    it.
     """
 
     table: TableName
@@ -116,7 +122,8 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table; a partitioned root stands for all its leaves (rows, bytes and references are those of the leaves together)."""
+    """One table; a partitioned root stands for all its leaves (rows, bytes and references are those of the
+    leaves together)."""
 
     name: TableName
     kind: TableKind

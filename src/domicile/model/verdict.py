@@ -39,7 +39,8 @@ class TableDigest:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome. ``root`` is the hex hash over the tree of (table, subject) digests; equal roots mean equal rows."""
+    """The outcome. ``root`` is the hex hash over the tree of (table, subject) digests; equal roots mean equal
+    rows."""
 
     subjects: int
     rows: int
@@ -48,7 +49,9 @@ class Verdict:
     target_root: str
     discrepancies: tuple[Discrepancy, ...] = ()
     discrepancies_total: int = 0
-    broken_references: tuple[tuple[str, int], ...] = ()  # reference as text -> rows of the wave without their parent at the target
+    broken_references: tuple[
+        tuple[str, int], ...
+    ] = ()  # reference as text -> rows of the wave without their parent at the target
 
     @property
     def clean(self) -> bool:

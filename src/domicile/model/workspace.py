@@ -1,4 +1,5 @@
-"""What a face hands to every command: the configuration, already read and checked. Built on the top floor only."""
+"""What a face hands to every command: the configuration, already read and checked. Built on the top floor
+only."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ CONTROL_EMBEDDED = "embedded"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """``control`` is ``embedded`` or a libpq conninfo; ``state_dir`` holds the embedded control database and the key of the hashes."""
+    """``control`` is ``embedded`` or a libpq conninfo; ``state_dir`` holds the embedded control database and
+    the key of the hashes."""
 
     sites: Mapping[SiteName, Site]
     datasets: Mapping[DatasetName, Dataset]
@@ -39,7 +41,8 @@ class Workspace:
         return found
 
     def conninfo(self, dataset: str, site: str) -> str:
-        """Where that dataset's database is at that site, or a config-invalid error that lists the sites there are."""
+        """Where that dataset's database is at that site, or a config-invalid error that lists the sites there
+        are."""
         at = self.dataset(dataset).at
         found = at.get(SiteName(site))
         if found is None:

@@ -1,7 +1,8 @@
-"""The edges of a move: what both sites are given before its first wave, and what is taken away after its last.
+"""The edges of a move: what both sites are given before its first wave, and what is taken away after its
+last.
 
-``enlist`` and ``freeze`` need the plan file (its condition is kept nowhere else), so they run before the durable part; ``run`` and ``end`` are
-its first and last step. All idempotent.
+``enlist`` and ``freeze`` need the plan file (its condition is kept nowhere else), so they run before the
+durable part; ``run`` and ``end`` are its first and last step. All idempotent.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ async def release_guards(carrier: Carrier) -> None:
 
 
 async def _forget_unmoved(carrier: Carrier) -> None:
-    """After an abort nothing is left of the waves that did not move; of a move that moved nobody, nothing at all."""
+    """After an abort nothing is left of the waves that did not move; of a move that moved nobody, nothing at
+    all."""
     move_id = carrier.move.move_id
     figures: Figures = carrier.figures
     all_waves = await figures.waves(move_id)

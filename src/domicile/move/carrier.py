@@ -44,18 +44,14 @@ class Carrier:
     @asynccontextmanager
     async def source(self) -> AsyncIterator[AsyncConnection]:
         """A connection to the source."""
-        async with await connect(
-            self.move.source, application_name=APPLICATION_NAME, settings=SESSION
-        ) as connection:
+        async with await connect(self.move.source, application_name=APPLICATION_NAME, settings=SESSION) as connection:
             with told("source", "carrying the wave"):
                 yield connection
 
     @asynccontextmanager
     async def target(self) -> AsyncIterator[AsyncConnection]:
         """A connection to the target."""
-        async with await connect(
-            self.move.target, application_name=APPLICATION_NAME, settings=SESSION
-        ) as connection:
+        async with await connect(self.move.target, application_name=APPLICATION_NAME, settings=SESSION) as connection:
             with told("target", "carrying the wave"):
                 yield connection
 
@@ -77,7 +73,12 @@ class Carrier:
         move_id = self.move.move_id
         at_source = await waves.find_wave(source, move_id, no)
         at_target = await waves.find_wave(target, move_id, no)
-        if at_source is None or at_target is None or at_source.mark != SourceMark.FENCED or at_target.mark != TargetMark.ARRIVING:
+        if (
+            at_source is None
+            or at_target is None
+            or at_source.mark != SourceMark.FENCED
+            or at_target.mark != TargetMark.ARRIVING
+        ):
             raise DomicileError(
                 ErrorCode.PHASE_FORBIDS,
                 f"wave {no} is not under its fence at both sites",

@@ -1,4 +1,5 @@
-"""What every phase of a wave is given: the move's facts and its ways to the outside. Built once per process and move."""
+"""What every phase of a wave is given: the move's facts and its ways to the outside. Built once per process
+and move."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ReportRows = Callable[[int, int], Awaitable[None]]  # (rows, bytes) done since t
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move as its phases see it. ``generation`` is this process's lease; both sites refuse writes under an older one."""
+    """One move as its phases see it. ``generation`` is this process's lease; both sites refuse writes under
+    an older one."""
 
     move_id: MoveId
     plan: Plan
@@ -39,7 +41,8 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class WaveAtSites:
-    """A wave as registered in both databases: the local ids of ``domicile.wave`` and the number of members."""
+    """A wave as registered in both databases: the local ids of ``domicile.wave`` and the number of
+    members."""
 
     no: int
     source_id: int

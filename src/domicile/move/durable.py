@@ -1,8 +1,10 @@
-"""Moves as durable workflows on DBOS: steps that ended are not repeated after a crash, a step that was cut is repeated whole.
+"""Moves as durable workflows on DBOS: steps that ended are not repeated after a crash, a step that was cut is
+repeated whole.
 
-A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a row. The executor id is
-the move's, so that a process recovers the move it carries and no other; the lease keeps it to one process. The application version is
-fixed by hand and changes only when the order of steps does. Source: DBOS 3.4, ``launch`` and ``_recovery``.
+A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a
+row. The executor id is the move's, so that a process recovers the move it carries and no other; the lease
+keeps it to one process. The application version is fixed by hand and changes only when the order of steps
+does. Source: DBOS 3.4, ``launch`` and ``_recovery``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _carriers: dict[str, Carrier] = {}  # the moves this process carries; workflows 
 
 @asynccontextmanager
 async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
-    """DBOS runs for this move while the block does; what a crash left of the move's workflows is taken up again."""
+    """DBOS runs for this move while the block does; what a crash left of the move's workflows is taken up
+    again."""
     move_id = carrier.move.move_id
     _carriers[move_id] = carrier
     config = DBOSConfig(
@@ -54,7 +57,8 @@ async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
 
 
 async def carry(move_id: MoveId, kind: str, attempt: int) -> Outcome:
-    """Start the workflow of this attempt, or join it when a crash left it unfinished; returns how it ended."""
+    """Start the workflow of this attempt, or join it when a crash left it unfinished; returns how it
+    ended."""
     workflow = {"move": move_workflow, "purge": purge_workflow}[kind]
     with SetWorkflowID(f"{move_id}/{kind}/{attempt}"):
         handle = await DBOS.start_workflow_async(workflow, move_id)
@@ -66,7 +70,7 @@ async def move_workflow(move_id: str) -> str:
     """Every wave in order; stops at the first that is not handed over."""
     await begin_step(move_id)
     for no in await waves_step(move_id):
-        outcome = await gate_step(move_id, no)
+        outcome = await gate_step(move_id)
         if outcome == Outcome.DONE:
             outcome = await wave_workflow(move_id, no)
         if outcome != Outcome.DONE:
@@ -105,7 +109,7 @@ async def waves_step(move_id: str) -> list[int]:
 
 
 @DBOS.step()
-async def gate_step(move_id: str, no: int) -> str:
+async def gate_step(move_id: str) -> str:
     """Between waves nobody is fenced: the place where a pause takes effect."""
     record = await _carriers[move_id].moves.get(MoveId(move_id))
     if record.abort_requested:

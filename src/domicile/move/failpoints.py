@@ -1,4 +1,5 @@
-"""Named points where a test may kill, stop or fail the mover. Switched on only by DOMICILE_FAILPOINT, which a face reads.
+"""Named points where a test may kill, stop or fail the mover. Switched on only by DOMICILE_FAILPOINT, which a
+face reads.
 
     DOMICILE_FAILPOINT=copy.chunk_committed:kill        kill -9 this process when the point is reached
     DOMICILE_FAILPOINT=copy.chunk_committed:kill:3      at the third time
@@ -45,7 +46,8 @@ PAUSE_SECONDS_MAX = 3_600
 
 @dataclass(slots=True)
 class Failpoints:
-    """At most one armed point per process: ``spec`` as in the module's docstring, or empty. ValueError for an unknown point."""
+    """At most one armed point per process: ``spec`` as in the module's docstring, or empty. ValueError for an
+    unknown point."""
 
     spec: str = ""
     _seen: Counter[str] = field(default_factory=Counter)

@@ -1,10 +1,12 @@
 """Hand a verified wave over: depart at the source, arrive at the target, publish.
 
-Precondition: fenced at the source, arriving at the target, verdict clean. Postcondition: the target is the one home, at the wave's epoch, and
-the directory says so. Point of no return: the target's commit in ``arrive``. Before it every failure ends with the source
-serving; after it, with the target serving; in between both refuse until the marks have been read again.
+Precondition: fenced at the source, arriving at the target, verdict clean. Postcondition: the target is the
+one home, at the wave's epoch, and the directory says so. Point of no return: the target's commit in
+``arrive``. Before it every failure ends with the source serving; after it, with the target serving; in
+between both refuse until the marks have been read again.
 
-The decisions are in ``model/handover.py``; this module reads the marks, asks it, and does what it says, first run and recovery alike.
+The decisions are in ``model/handover.py``; this module reads the marks, asks it, and does what it says, first
+run and recovery alike.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ ACTIONS_MAX = 12  # depart, arrive, publish and as many repetitions as recovery 
 
 
 async def run(carrier: Carrier, no: int) -> None:
-    """Carry out the phase for wave ``no``; raises phase-forbids when the wave is not fit and must step back."""
+    """Carry out the phase for wave ``no``; raises phase-forbids when the wave is not fit and must step
+    back."""
     async with carrier.sites() as (source, target):
         for _ in range(ACTIONS_MAX):
             facts = await carrier.facts(source, target, no)
@@ -69,9 +72,7 @@ async def _epoch(carrier: Carrier, target: AsyncConnection, no: int) -> int:
     return record.epoch
 
 
-async def _mark(
-    carrier: Carrier, conn: AsyncConnection, no: int, mark: SourceMark | TargetMark, epoch: int
-) -> None:
+async def _mark(carrier: Carrier, conn: AsyncConnection, no: int, mark: SourceMark | TargetMark, epoch: int) -> None:
     """One commit at one site: the mark, the home it means, the epoch."""
     move = carrier.move
     record = await waves.find_wave(conn, move.move_id, no)

@@ -1,8 +1,10 @@
-"""Prepare a wave: the target knows who comes, the directory has reserved their next epoch, nothing is in the way.
+"""Prepare a wave: the target knows who comes, the directory has reserved their next epoch, nothing is in the
+way.
 
-Precondition: the cohort is frozen at the source. Postcondition: the wave is registered at both sites (source ``open``, target
-``arriving``), the guard is armed at the target, no key of the wave collides with a row there, and no other move can take its subjects.
-Reversible: yes, without a trace. Idempotent: what is there already is left as it is.
+Precondition: the cohort is frozen at the source. Postcondition: the wave is registered at both sites (source
+``open``, target ``arriving``), the guard is armed at the target, no key of the wave collides with a row
+there, and no other move can take its subjects. Reversible: yes, without a trace. Idempotent: what is there
+already is left as it is.
 """
 
 from __future__ import annotations
@@ -28,9 +30,7 @@ async def run(carrier: Carrier, no: int) -> None:
         target_id = await _register_at_target(carrier, source, target, at_source.id, no)
         await move.failpoints.reach("prepare.target_registered")
         async with source.transaction():
-            await carrier.directory.reserve(
-                move.plan.dataset, move.move_id, no, waves.members(source, at_source.id)
-            )
+            await carrier.directory.reserve(move.plan.dataset, move.move_id, no, waves.members(source, at_source.id))
         await move.failpoints.reach("prepare.reserved")
         tables = move.data_map.in_scope()
         await guard.arm(
@@ -69,7 +69,7 @@ async def _refuse_collisions(
         return
     raise DomicileError(
         ErrorCode.KEYS_COLLIDE,
-        f"{sum(c.count for c in found)} rows of the wave collide with rows that are at {carrier.move.target_site} already",
+        f"{sum(c.count for c in found)} rows of the wave collide with rows at {carrier.move.target_site}",
         facts={"collisions": [c.as_dict() for c in found[:COLLISIONS_NAMED_MAX]]},
         safe="Nothing was copied; the source serves.",
         hint="Give the colliding rows other keys at one of the sites, then: domicile resume " + carrier.move.move_id,

@@ -1,11 +1,13 @@
 """Purge: remove the source copy of a wave that lives at its target.
 
-Precondition: departed at the source, resident at the target, verdict clean, and the source copy still has the root that the verdict
-sealed (a copy that changed since then holds a write nobody moved: refused). Postcondition: no row of the wave's subjects is left in the
-in-scope tables of the source; the marks stay, so that a stale writer is still told where the home is. Irreversible from the first chunk on.
+Precondition: departed at the source, resident at the target, verdict clean, and the source copy still has the
+root that the verdict sealed (a copy that changed since then holds a write nobody moved: refused).
+Postcondition: no row of the wave's subjects is left in the in-scope tables of the source; the marks stay, so
+that a stale writer is still told where the home is. Irreversible from the first chunk on.
 
-Chunks are ranges of subjects: all rows of a range go in one transaction with their journal, children before parents, so that no reader
-ever sees half a subject and a crash loses nothing but the current chunk. Idempotent. This is removal, not erasure: see ``REMAINS``.
+Chunks are ranges of subjects: all rows of a range go in one transaction with their journal, children before
+parents, so that no reader ever sees half a subject and a crash loses nothing but the current chunk.
+Idempotent. This is removal, not erasure: see ``REMAINS``.
 """
 
 from __future__ import annotations
@@ -54,14 +56,13 @@ async def run(carrier: Carrier, no: int) -> None:
                 await _purge_chunk(carrier, source, record.id, chunk, (first, first + size))
                 await move.failpoints.reach("purge.chunk_committed")
         await _require_empty(carrier, source, record.id)
+        await waves.set_purged(source, record.id)
         removed = sum(rows for _, rows in await journalled(source, record.id))
         await carrier.figures.purged(move.move_id, no, removed)
     await move.failpoints.reach("purge.deleted")
 
 
-async def require_sealed(
-    carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord, wave: WaveStatus
-) -> None:
+async def require_sealed(carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord, wave: WaveStatus) -> None:
     """Refuse unless the wave lives at the target and the source copy is exactly what the verdict sealed."""
     move = carrier.move
     async with carrier.target() as target:
@@ -86,9 +87,7 @@ async def rows_left(carrier: Carrier, source: AsyncConnection, wave_id: int) -> 
     """Rows of the wave's subjects in the in-scope tables of the source."""
     left = 0
     for table in carrier.move.data_map.in_scope():
-        statement = sql.SQL("select count(*) {} where m.wave = %s").format(
-            rows_of_wave(carrier.move.data_map, table)
-        )
+        statement = sql.SQL("select count(*) {} where m.wave = %s").format(rows_of_wave(carrier.move.data_map, table))
         row = await (await source.execute(statement, (wave_id,))).fetchone()
         assert row is not None
         left += row[0]
@@ -112,9 +111,7 @@ async def _purge_chunk(
     async with source.transaction():
         await assert_lease(source, move.move_id, move.generation)
         for table in reversed(move.data_map.in_scope()):
-            cursor = await source.execute(
-                delete_rows_of_wave(move.data_map, table), (wave_id, *subjects)
-            )
+            cursor = await source.execute(delete_rows_of_wave(move.data_map, table), (wave_id, *subjects))
             await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))
 
 

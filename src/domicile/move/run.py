@@ -83,7 +83,8 @@ async def run_purge(carrier: Carrier, no: int) -> Outcome:
 
 
 async def settle(carrier: Carrier, no: int) -> None:
-    """A wave that failed half-way is stepped back first, unless it has departed: then only forward is right."""
+    """A wave that failed half-way is stepped back first, unless it has departed: then only forward is
+    right."""
     wave = await carrier.figures.wave(carrier.move.move_id, no)
     if wave.status is not Status.FAILED or wave.phase in (Phase.PLANNED, Phase.PURGE):
         return

@@ -1,4 +1,5 @@
-"""Between the conductor and the phases: what the copy and the verifier need from the control database, and small questions to the sites."""
+"""Between the conductor and the phases: what the copy and the verifier need from the control database, and
+small questions to the sites."""
 
 from __future__ import annotations
 
@@ -11,8 +12,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.move import copy, stepback, verify
 from domicile.move.carrier import Carrier
-
-DISCREPANCIES_NAMED_MAX = 5
+from domicile.postgres import waves
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +38,23 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
 
 
 async def verify_rows(carrier: Carrier, no: int) -> None:
-    """The verify phase: the verdict is sealed in the control database; one that is not clean fails the wave."""
+    """The verify phase: the verdict is sealed in the control database; one that is not clean fails the
+    wave."""
     async with carrier.sites() as (source, target):
         wave = await carrier.wave_at_sites(source, target, no)
     verdict = await verify.run(carrier.move, wave)
     await carrier.moves.verdict(carrier.move.move_id, no, verdict)
+    async with carrier.source() as source:
+        await waves.write_discrepancies(source, wave.source_id, verdict.discrepancies)
     if verdict.clean:
         return
-    named = verdict.discrepancies[:DISCREPANCIES_NAMED_MAX]
+    broken = "".join(f"; {count} rows without their parent by {name}" for name, count in verdict.broken_references)
     raise DomicileError(
         ErrorCode.DISCREPANCY,
-        f"{verdict.discrepancies_total} discrepancies and {len(verdict.broken_references)} broken references in wave {no}",
-        facts={
-            "discrepancies": [f"{d.table} {d.key} {d.difference} {', '.join(d.columns)}".rstrip() for d in named],
-            "broken_references": [f"{name}: {count} rows" for name, count in verdict.broken_references],
-        },
+        f"{verdict.discrepancies_total} discrepancies in wave {no}{broken}",
+        facts={"discrepancies": verdict.discrepancies_total, "broken_references": dict(verdict.broken_references)},
         safe="The wave steps back; the source serves and nothing has changed.",
-        hint=f"See them with: domicile report {carrier.move.move_id}; try again with: domicile resume {carrier.move.move_id}",
+        hint=f"See them with: domicile report {carrier.move.move_id}; then: domicile resume {carrier.move.move_id}",
     )
 
 

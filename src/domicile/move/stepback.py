@@ -1,8 +1,10 @@
-"""Step a wave back to "the source serves, nothing has changed". Used by failure and by abort, from any phase before the arrival.
+"""Step a wave back to "the source serves, nothing has changed". Used by failure and by abort, from any phase
+before the arrival.
 
-Order: the source opens first, because its writers wait; the target is cleaned after, where the wave's subjects are still refused. Every DELETE
-carries the owner predicate, children before parents, so that nobody else's row can go. Idempotent; raises phase-forbids when the
-target is resident already (then only forward is right) and site-unreachable when a site cannot be asked.
+Order: the source opens first, because its writers wait; the target is cleaned after, where the wave's
+subjects are still refused. Every DELETE carries the owner predicate, children before parents, so that nobody
+else's row can go. Idempotent; raises phase-forbids when the target is resident already (then only forward is
+right) and site-unreachable when a site cannot be asked.
 """
 
 from __future__ import annotations

@@ -97,9 +97,7 @@ def refusal_of(error: psycopg.Error) -> Refusal:
     """What may be shown of an error."""
     # Errors that psycopg itself raises have no SQLSTATE: the connection is closed or lost.
     diag = error.diag
-    return Refusal(
-        error.sqlstate or "", diag.table_name or "", diag.column_name or "", diag.constraint_name or ""
-    )
+    return Refusal(error.sqlstate or "", diag.table_name or "", diag.column_name or "", diag.constraint_name or "")
 
 
 def _condition(sqlstate: str) -> str:

@@ -1,7 +1,8 @@
 """The fencing token of a mover, checked by both sites at every write.
 
-A move is carried by one process at a time. Whoever takes it over raises the generation in the control database and then here; a mover
-that was only believed dead finds its generation gone at its next write and stops. Source of the idea: fencing tokens (Kleppmann, 2016).
+A move is carried by one process at a time. Whoever takes it over raises the generation in the control
+database and then here; a mover that was only believed dead finds its generation gone at its next write and
+stops. Source of the idea: fencing tokens (Kleppmann, 2016).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _RAISE_SQL = """
 
 
 async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
-    """Hold the lease until the current transaction ends, or raise lease-lost. First statement of every write transaction."""
+    """Hold the lease until the current transaction ends, or raise lease-lost. First statement of every write
+    transaction."""
     row = await (await conn.execute(ASSERT_SQL, (move_id, generation))).fetchone()
     if row is None:
         raise DomicileError(

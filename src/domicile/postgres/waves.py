@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
 
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.site import DatasetName, MoveId, SiteName
+from domicile.model.verdict import Discrepancy
 
 MEMBERS_PER_FETCH = 10_000
 
@@ -32,6 +33,7 @@ _FORGET_WAVE = (
     "delete from domicile.member where wave = %s",
     "delete from domicile.progress where wave = %s",
     "delete from domicile.purge_journal where wave = %s",
+    "delete from domicile.discrepancy where wave = %s",
     "delete from domicile.wave where id = %s",
 )
 _PRESENCE = """
@@ -39,7 +41,13 @@ _PRESENCE = """
     from domicile.member as m join domicile.wave as w on w.id = m.wave
     where m.subject = {subject} and w.mark <> 'open'
     order by w.epoch desc limit 1"""
-_UNFINISHED = "select count(*) from domicile.wave where mark in ('fenced', 'departed', 'arriving')"
+_DISCREPANCIES = """
+    select w.no, d.table_name, d.row_key, d.difference, d.columns
+    from domicile.discrepancy as d join domicile.wave as w on w.id = d.wave
+    where w.move_id = %s order by w.no, d.table_name, d.row_key"""
+_NEED_THE_GUARD = """
+    select count(*) from domicile.wave
+    where mark in ('fenced', 'arriving') or (mark = 'departed' and purged_at is null)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,11 @@ async def forget_wave(conn: AsyncConnection, wave_id: int) -> None:
         await conn.execute(statement, (wave_id,))
 
 
+async def set_purged(conn: AsyncConnection, wave_id: int) -> None:
+    """The wave's source copy is gone. Idempotent."""
+    await conn.execute("update domicile.wave set purged_at = coalesce(purged_at, now()) where id = %s", (wave_id,))
+
+
 async def forget_move(conn: AsyncConnection, move_id: MoveId) -> None:
     """Remove the move's row; its waves must be gone or go with it. Idempotent."""
     await conn.execute("delete from domicile.move where move_id = %s", (move_id,))
@@ -136,6 +149,27 @@ async def write_members(conn: AsyncConnection, wave_id: int, rows: AsyncIterator
     return count
 
 
+async def write_discrepancies(conn: AsyncConnection, wave_id: int, found: Sequence[Discrepancy]) -> None:
+    """Keep what verify found, in place of what an earlier attempt found. Idempotent."""
+    async with conn.transaction():
+        await conn.execute("delete from domicile.discrepancy where wave = %s", (wave_id,))
+        async with conn.cursor() as cursor:
+            await cursor.executemany(
+                "insert into domicile.discrepancy (wave, table_name, row_key, difference, columns)"
+                " values (%s, %s, %s, %s, %s)",
+                [(wave_id, str(d.table), list(d.key), str(d.difference), list(d.columns)) for d in found],
+            )
+
+
+async def read_discrepancies(conn: AsyncConnection, move_id: MoveId) -> list[str]:
+    """What verify found last in the move's waves, as text: table, key, difference, columns."""
+    cursor = await conn.execute(_DISCREPANCIES, (move_id,))
+    return [
+        f"wave {no}: {table} ({', '.join(key)}) {difference}" + (f": {', '.join(columns)}" if columns else "")
+        for no, table, key, difference, columns in await cursor.fetchall()
+    ]
+
+
 async def presence(conn: AsyncConnection, subject: str, key_type: str) -> WaveRecord | None:
     """The latest mark this site has for a subject, or None when it never took part in a wave here."""
     statement = sql.SQL(_PRESENCE).format(subject=sql.SQL("%s::") + sql.SQL(key_type))
@@ -145,7 +179,7 @@ async def presence(conn: AsyncConnection, subject: str, key_type: str) -> WaveRe
 
 async def waves_that_need_the_guard(conn: AsyncConnection) -> int:
     """Waves here for which the guard must stay armed: between homes, or departed and not yet purged."""
-    return await _number(conn, _UNFINISHED)
+    return await _number(conn, _NEED_THE_GUARD)
 
 
 async def table_exists(conn: AsyncConnection) -> bool:

@@ -60,9 +60,9 @@ create table domicile_control.wave (
     source_root   text not null default '',
     target_root   text not null default '',
     tables        jsonb not null default '[]',   -- per table: rows and digest under the verdict
-    discrepancies jsonb not null default '[]',   -- table, key and column names; never a value
     error_code    text not null default '',
     error_message text not null default '',
+    error_hint    text not null default '',
     primary key (move_id, no),
     check (phase not in ('handover', 'soak', 'purge', 'done') or (verdict = 'clean' and source_root = target_root)),
     check ((status = 'failed') = (error_code <> '')),

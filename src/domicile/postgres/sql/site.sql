@@ -24,6 +24,7 @@ create table if not exists domicile.wave (
     mark    text not null check (mark in ('open', 'fenced', 'departed', 'arriving', 'resident')),
     home    text not null,   -- the site that is home under this mark
     epoch   bigint not null check (epoch >= 0),
+    purged_at timestamptz,   -- the source copy is gone; the guard need not stand for this wave any more
     unique (move_id, no)
 );
 
@@ -44,6 +45,15 @@ create table if not exists domicile.progress (
     rows       bigint not null,
     bytes      bigint not null,
     primary key (wave, table_name, chunk)
+);
+
+-- What verify found in a wave that failed (source only): row keys are personal, so they stay in the database they come from.
+create table if not exists domicile.discrepancy (
+    wave       integer not null,
+    table_name text not null,
+    row_key    text[] not null,
+    difference text not null,
+    columns    text[] not null
 );
 
 -- What was removed, committed with the removal (source only).

@@ -1,0 +1,71 @@
+"""Small stores at two sites, cloned from templates that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from domicile import world
+from domicile.sites.embedded import EmbeddedCluster
+from tests.move.places import Place, cloned, execute, workspace_for
+
+USERS_SCALE = 0.01  # 200 users, about 10,000 rows
+STORE_MAP = Path(world.__file__).parent / "store.map.yaml"
+
+
+async def _template(cluster: EmbeddedCluster, name: str, *, site_number: int) -> str:
+    await execute(cluster.conninfo(), f'create database "{name}"')
+    async with await psycopg.AsyncConnection.connect(cluster.conninfo(name), autocommit=True) as conn:
+        await world.create_schema(conn, site_number=site_number)
+        await world.populate_reference(conn)
+        if site_number == 0:
+            await world.populate(conn, scale=USERS_SCALE)
+        else:
+            await world.populate_residents(conn, users=40, site_number=site_number)
+    return name
+
+
+@pytest.fixture(scope="session")
+async def store_source(pg18: EmbeddedCluster) -> str:
+    """Template of the source's store on PostgreSQL 18."""
+    return await _template(pg18, "store_source", site_number=0)
+
+
+@pytest.fixture(scope="session")
+async def store_source_15(pg15: EmbeddedCluster) -> str:
+    """The same on PostgreSQL 15."""
+    return await _template(pg15, "store_source", site_number=0)
+
+
+@pytest.fixture(scope="session")
+async def store_target(pg18: EmbeddedCluster) -> str:
+    """Template of the target's store: same schema and reference rows, other users."""
+    return await _template(pg18, "store_target", site_number=1)
+
+
+@pytest.fixture
+async def store(
+    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
+) -> AsyncIterator[Place]:
+    """A store at two sites, 18 -> 18, with a control database of its own."""
+    async with cloned(pg18, store_source) as source, cloned(pg18, store_target) as target:
+        state = scratch / f"state-{tmp_path.name}"
+        yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
+
+
+@pytest.fixture
+async def store_15(
+    pg15: EmbeddedCluster,
+    pg18: EmbeddedCluster,
+    store_source_15: str,
+    store_target: str,
+    scratch: Path,
+    tmp_path: Path,
+) -> AsyncIterator[Place]:
+    """A store at two sites, 15 -> 18."""
+    async with cloned(pg15, store_source_15) as source, cloned(pg18, store_target) as target:
+        state = scratch / f"state-{tmp_path.name}"
+        yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
