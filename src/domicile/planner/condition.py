@@ -1,0 +1,150 @@
+"""Is the operator's condition one boolean expression over the subject, and does it give the same answer
+twice?
+
+PostgreSQL's own parser decides, not a copy of its grammar. The condition is put into two temporary views
+that are rolled back at once: between parentheses, and between square brackets. A text that closes the
+bracket around it fits one of them at most; a SELECT fits only the parentheses; so what passes both is one
+expression. A view is analysed but not run, and its stored form lists the functions it calls.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.schema import TableName
+from domicile.postgres.ownership import Fragment, ident
+
+VIEW = "domicile_condition"
+_COLUMNS = """
+    select attname from pg_attribute
+    where attrelid = pg_catalog.to_regclass(%s) and attnum > 0 and not attisdropped order by attnum"""
+# :funcid and :opfuncid are how a stored expression names the functions behind its calls and operators.
+_VOLATILE = """
+    select distinct p.proname
+    from pg_rewrite as r
+        cross join lateral
+            regexp_matches(r.ev_action::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as found (oid)
+        join pg_proc as p on p.oid = found.oid[1]::oid
+    where r.ev_class = %s::regclass and p.provolatile = 'v' order by 1"""
+
+
+async def set_search_path(conn: AsyncConnection, table: TableName) -> None:
+    """Let a person's SQL find what it finds in a plain session: the subject's own schema, then ``public``.
+    Until the transaction ends.
+
+    Without it, an operator of an extension (citext's =) would silently be another one. Temporary objects
+    come last, so that they hide nothing.
+    """
+    path = sql.SQL(", ").join(map(sql.Identifier, ("pg_catalog", table.schema, "public", "pg_temp")))
+    await conn.execute(sql.SQL("set local search_path to {}").format(path))
+
+
+async def reset_search_path(conn: AsyncConnection) -> None:
+    """Back to the engine's own setting: nothing is found that is not qualified."""
+    await conn.execute("select pg_catalog.set_config('search_path', '', true)")
+
+
+async def require_subject(conn: AsyncConnection, data_map: DataMap) -> tuple[str, ...]:
+    """The subject table's columns. Raises map-invalid when the table or its key is not there."""
+    table, key = data_map.subject.table, data_map.subject.key
+    rows = await (await conn.execute(_COLUMNS, (ident(table).as_string(conn),))).fetchall()
+    names = tuple(name for (name,) in rows)
+    if key not in names:
+        found = f"has no column {key}" if names else "does not exist"
+        raise DomicileError(
+            ErrorCode.MAP_INVALID,
+            f"the subject table {table} of the data map {found} at the source",
+            facts={"table": str(table), "line": data_map.line_of.get(table, 0)},
+            hint="Correct subject: in the data map, then run: domicile map check",
+        )
+    return names
+
+
+async def subjects_from(conn: AsyncConnection, data_map: DataMap) -> Fragment:
+    """``(select <columns>, (<market>) as market from <table> as subject) as subject``: what a condition
+    speaks about.
+
+    Where the map has a market expression, it hides a column of the same name. Raises map-invalid as
+    ``require_subject`` does.
+    """
+    table, market = data_map.subject.table, data_map.subject.market
+    names = await require_subject(conn, data_map)
+    items: list[Fragment] = [sql.Identifier("subject", n) for n in names if not (market and n == "market")]
+    if market:
+        items.append(sql.SQL("({}) as market").format(sql.SQL(market)))  # the map's own SQL, vetted like the condition
+    return sql.SQL("(select {} from {} as subject) as subject").format(sql.SQL(", ").join(items), ident(table))
+
+
+async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
+    """Refuse (condition-invalid) what is not one repeatable boolean expression. Needs a transaction that
+    may write, or none; all is undone.
+    """
+    if not where.strip() or "\0" in where:
+        raise invalid("it is empty" if "\0" not in where else "it contains a NUL character")
+    async with conn.transaction(force_rollback=True):
+        await set_search_path(conn, data_map.subject.table)
+        subjects = await subjects_from(conn, data_map)
+        if data_map.subject.market:
+            await _vet_market(conn, data_map, subjects)
+        view = sql.SQL("create temp view {} as select ").format(sql.Identifier(VIEW))
+        # The line breaks end a "--" comment inside the condition.
+        head = sql.SQL("{}1 as one from {} where (\n").format(view, subjects).as_string(conn)
+        await _analyse(conn, head, where, "\n)")
+        await _refuse_volatile(conn, "the condition")
+        await conn.execute(sql.SQL("drop view {}").format(sql.Identifier("pg_temp", VIEW)))
+        head = sql.SQL("{}array[\n").format(view).as_string(conn)
+        tail = sql.SQL("\n] as one from {}").format(subjects).as_string(conn)
+        await _analyse(conn, head, where, tail)
+
+
+async def _vet_market(conn: AsyncConnection, data_map: DataMap, subjects: Fragment) -> None:
+    """The map's expression by itself, so that its errors are not blamed on the condition."""
+    try:
+        async with conn.transaction():
+            await conn.execute(sql.SQL("select from {} limit 0").format(subjects))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DomicileError(
+            ErrorCode.RIGHT_MISSING,
+            f"the subjects or their markets may not be read: {error.diag.message_primary}",
+            facts={"table": str(data_map.subject.table)},
+            hint="Grant the role SELECT on the subject table and on what the market expression reads.",
+        ) from None
+    except psycopg.Error as error:
+        raise DomicileError(
+            ErrorCode.MAP_INVALID,
+            f"the market expression of the data map is not valid SQL: {error.diag.message_primary}",
+            facts={"table": str(data_map.subject.table), "sqlstate": error.sqlstate or ""},
+            hint="Correct subject.market in the data map, then run: domicile map check",
+        ) from None
+
+
+async def _analyse(conn: AsyncConnection, head: str, where: str, tail: str) -> None:
+    try:
+        # A binary cursor speaks the extended protocol, in which the server refuses more than one statement.
+        await conn.cursor(binary=True).execute(sql.SQL(head + where + tail))
+    except psycopg.Error as error:
+        position = int(error.diag.statement_position or 0) - len(head)
+        inside = 0 < position <= len(where)
+        place = f" (character {position})" if inside else " (at its end)" if position > len(where) else ""
+        raise invalid(f"{error.diag.message_primary}{place}", position=position if inside else 0) from None
+
+
+async def _refuse_volatile(conn: AsyncConnection, what: str) -> None:
+    row = await (await conn.execute(_VOLATILE, (f"pg_temp.{VIEW}",))).fetchall()
+    if row:
+        names = ", ".join(name for (name,) in row)
+        raise invalid(f"{what} calls {names}, whose answer may change or which may change data", functions=names)
+
+
+def invalid(message: str, **facts: object) -> DomicileError:
+    """The error for a condition that cannot be used."""
+    return DomicileError(
+        ErrorCode.CONDITION_INVALID,
+        f"the condition cannot be used: {message}",
+        facts=facts,
+        hint="Write one SQL expression over the subject's columns or market that is true for those who move, "
+        "with stable functions only, for example: market = 'India'",
+    )

@@ -1,0 +1,98 @@
+"""Write down at the source who is in which wave, when a move starts. From then on the plan's condition is
+not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection, IsolationLevel
+from psycopg.pq import TransactionStatus
+
+from domicile.model.datamap import DataMap
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.plan import Plan
+from domicile.model.site import MoveId
+from domicile.planner import cohort, condition
+
+_REGISTERED = """
+    select count(distinct w.id), count(m.ordinal) from domicile.wave as w
+    left join domicile.member as m on m.wave = w.id where w.move_id = %s"""
+_WAVES = """
+    insert into domicile.wave (move_id, no, mark, home, epoch)
+    select %(move_id)s, no, 'open', %(home)s, 0 from unnest(%(numbers)s::integer[]) as planned (no)"""
+_MEMBERS = """
+    insert into domicile.member (wave, ordinal, subject)
+    select w.id, c.ordinal - planned.first, c.subject
+    from unnest(%(numbers)s::integer[], %(firsts)s::integer[], %(lasts)s::integer[])
+            as planned (no, first, last)
+        join domicile.wave as w on w.move_id = %(move_id)s and w.no = planned.no
+        join pg_temp.domicile_cohort as c on c.ordinal > planned.first and c.ordinal <= planned.last"""
+
+
+async def freeze(
+    conn: AsyncConnection,
+    plan: Plan,
+    data_map: DataMap,
+    move_id: MoveId,
+    *,
+    subjects: Sequence[str] | None = None,
+) -> int:
+    """Register every wave of the plan, mark ``open``, with its members in key order, ordinals from 1;
+    returns the number of members.
+
+    One REPEATABLE READ transaction at the source: this function's own, or, so that more can commit with it,
+    the caller's. The site schema and the move's row must be there. ``subjects`` are the lines of the plan's
+    file of subjects, read again. Idempotent: a move whose waves are registered is left as it is.
+
+    Raises plan-stale when the cohort is no longer the one that was planned; condition-invalid,
+    cohort-empty, cohort-departed and cohort-reserved as planning does. Nothing is registered then.
+    """
+    if conn.info.transaction_status == TransactionStatus.IDLE:
+        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        try:
+            async with conn.transaction():
+                return await _freeze(conn, plan, data_map, move_id, subjects)
+        finally:
+            await conn.set_isolation_level(None)
+    row = await (await conn.execute("show transaction_isolation")).fetchone()
+    assert row is not None
+    assert row[0] in ("repeatable read", "serializable"), row[0]
+    return await _freeze(conn, plan, data_map, move_id, subjects)
+
+
+async def _freeze(
+    conn: AsyncConnection, plan: Plan, data_map: DataMap, move_id: MoveId, subjects: Sequence[str] | None
+) -> int:
+    row = await (await conn.execute(_REGISTERED, (move_id,))).fetchone()
+    if row is not None and row[0]:
+        return int(row[1])
+    if not plan.cohort.subjects_file:
+        await condition.vet(conn, data_map, plan.cohort.where)
+    await cohort.create_tables(conn, data_map, on_commit_drop=True)
+    size = await cohort.select(conn, data_map, plan.cohort.where, subjects)
+    await cohort.refuse_elsewhere(conn, move_id)
+    if (digest := await cohort.digest(conn)) != plan.cohort.digest or size != plan.cohort.size:
+        raise DomicileError(
+            ErrorCode.PLAN_STALE,
+            f"the cohort is not the planned one: {size} subjects now, {plan.cohort.size} in the plan",
+            facts={
+                "planned": plan.cohort.size,
+                "now": size,
+                "digest_planned": plan.cohort.digest,
+                "digest_now": digest,
+            },
+            safe="No wave was registered; the source serves everybody.",
+            hint="Make a new plan with: domicile plan",
+        )
+    waves = {
+        "move_id": move_id,
+        "home": plan.source,
+        "numbers": [w.no for w in plan.waves],
+        "firsts": [w.first for w in plan.waves],
+        "lasts": [w.last for w in plan.waves],
+    }
+    await conn.execute(_WAVES, waves)
+    members = (await conn.execute(_MEMBERS, waves)).rowcount
+    await conn.execute("analyze domicile.member")  # the first wave begins before autovacuum would look
+    return members
