@@ -44,7 +44,7 @@ class DatasetEntry(Entry):
     """Path of the data map, relative to this file."""
     dbname: str = ""
     """The database's name at every site; a dbname in the conninfo of a site is replaced."""
-    at: list[Name] | dict[Name, SecretStr | None] = Field(min_length=1)
+    at: Annotated[list[Name], Field(min_length=1)] | Annotated[dict[Name, SecretStr | None], Field(min_length=1)]
     """The sites that hold the dataset: a list of names, or name: conninfo, whose parts replace those of the
     site's own.
     """
