@@ -1,0 +1,166 @@
+"""How the demo looks: its stages while it plays (stderr), and its account at the end (stdout)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+import time
+from typing import Self
+
+from rich.console import RenderableType
+from rich.status import Status as Spinner
+from rich.table import Table
+from rich.text import Text
+
+from domicile.cli import units
+from domicile.cli.output import Output
+from domicile.cli.progress import Show, watching
+from domicile.cli.tables import Col, table
+from domicile.demo.account import Account, Stayed
+from domicile.demo.events import Built, Event, Moving, Stage, StageDone, StageStarted
+from domicile.demo.proof import Statement
+
+MOVING = (Stage.APPLY, Stage.PURGE)
+
+
+class Teller:
+    """Shows the demo's events: one line per stage that ended, and below it, on a terminal, the one at work.
+
+    A context manager, so that the terminal is whole again however the demo ends.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._began = time.monotonic()
+        self._at_work = ExitStack()
+        self._show: Show | None = None
+        self._spinner: Spinner | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageStarted(stage):
+                self._start(stage)
+            case StageDone():
+                self._done(event)
+            case Built() if self._spinner is not None:
+                self._spinner.update(f"{Stage.BUILD} ({event.number}/{event.of}: {event.table})")
+            case Moving(status=status) if self._show is not None:
+                self._show(status)
+
+    def clear(self) -> None:
+        """Take the live part off the terminal."""
+        self._show = self._spinner = None
+        self._at_work.close()
+
+    def _start(self, stage: Stage) -> None:
+        self.clear()
+        if stage in MOVING:
+            self._output.say(self._line("", stage))
+            self._show = self._at_work.enter_context(watching(self._output, live=True, purging=stage is Stage.PURGE))
+        elif self._output.stderr.is_terminal:
+            self._spinner = self._at_work.enter_context(self._output.stderr.status(str(stage)))
+        else:
+            self._output.say(self._line("", stage))
+
+    def _done(self, event: StageDone) -> None:
+        self.clear()
+        self._output.say(self._line("done: ", event.stage, f" ({units.duration(event.seconds)})"))
+        for said in event.said:
+            self._output.say(_hanging("    ", said))
+
+    def _line(self, before: str, stage: Stage, after: str = "") -> Text:
+        elapsed = f"{time.monotonic() - self._began:6.1f} s  "
+        return Text.assemble((elapsed, "dim"), (before, "green"), (str(stage), "bold"), after)
+
+
+def account(found: Account, width: int) -> Iterator[RenderableType]:
+    """What happened, what stayed and why, and what the demo's own check found."""
+    yield Text()
+    yield _figures(found)
+    yield Text()
+    yield _tables(found, width)
+    yield Text("\nwhat stayed at beijing, and why", style="bold")
+    for part in found.stayed:
+        yield _hanging("  ", _stayed(part))
+    yield Text("\nchecked without the engine, by counting and hashing every row", style="bold")
+    for statement in found.statements:
+        yield _statement(statement)
+    yield Text()
+    if found.proven:
+        yield Text.assemble(("proven", "bold green"), f" in {units.duration(found.seconds)} in all")
+    else:
+        yield Text("NOT PROVEN: see above", style="bold red")
+
+
+def _figures(found: Account) -> RenderableType:
+    status, plan, report, purge = found.report.status, found.plan, found.report, found.purge
+    fences = [w.fence_seconds for w in status.waves if w.fence_seconds is not None]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    moved = units.plural(sum(w.subjects for w in status.waves), "user")
+    grid.add_row("moved", f"{moved} ({plan.cohort.where}), {plan.source} -> {plan.target}")
+    grid.add_row("data", f"{units.plural(report.rows, 'row')}, {units.size(report.bytes)}")
+    grid.add_row("time", f"{units.duration(found.moving_seconds)}, proofs included")
+    grid.add_row(
+        "speed",
+        f"{units.count(found.rows_per_second)} rows/s, {units.count(report.rows_per_second)} while copying",
+    )
+    grid.add_row(
+        "fenced",
+        f"{units.duration(report.fence_seconds_median)} a wave (median), "
+        f"{units.duration(report.fence_seconds_max)} at most, "
+        f"{units.duration(sum(fences))} in {units.plural(len(status.waves), 'wave')} together",
+    )
+    grid.add_row("verdict", report.verdict)
+    grid.add_row(
+        "purged",
+        f"{units.plural(purge.rows, 'row')} at {plan.source} in {units.duration(purge.seconds)}, "
+        f"{units.count(purge.left_at_source)} left of them",
+    )
+    return grid
+
+
+def _tables(found: Account, width: int) -> RenderableType:
+    columns = (
+        Col("rows of"),
+        Col(f"{found.plan.source} before", 3, number=True),
+        Col("after", number=True),
+        Col(f"{found.plan.target} before", 2, number=True),
+        Col("after", number=True),
+    )
+    rows = [
+        [
+            t.table.partition(".")[2],
+            *map(units.count, (t.source_before, t.source_after, t.target_before, t.target_after)),
+        ]
+        for t in found.tables
+    ]
+    return table(columns, rows, width)
+
+
+def _stayed(part: Stayed) -> str:
+    users = f"{units.plural(part.users, 'user')}, " if part.users else ""
+    return f"{part.what}: {users}{units.plural(part.rows, 'row')}; {part.why}"
+
+
+def _statement(statement: Statement) -> RenderableType:
+    mark = Text("  yes  ", style="green") if statement.holds else Text("  NO   ", style="bold red")
+    seen = f" ({units.plural(statement.rows, 'row')})" if statement.rows else ""
+    differing = f"; see {', '.join(statement.differing)}" if statement.differing else ""
+    return _hanging(mark, f"{statement.text}{seen}{differing}")
+
+
+def _hanging(before: str | Text, text: str) -> RenderableType:
+    """A text whose further lines begin under its first one."""
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(before, text)
+    return grid

@@ -1,0 +1,166 @@
+"""The real command, as a process of its own: it moves, proves, and leaves nothing behind, whenever it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import pytest
+
+SCALE = "0.02"  # 400 users
+COMMAND = [sys.executable, "-m", "domicile", "demo", "--scale", SCALE]
+INTERRUPTED = 130
+TAIL_S = 20.0  # for the last processes of a server to leave
+
+
+@pytest.fixture
+def tmpdir_of_demo() -> Iterator[Path]:
+    """The demo's own place for temporary files, which a server's account can enter."""
+    with tempfile.TemporaryDirectory(prefix="domicile-test-demo-") as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path
+
+
+def start(place: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *options],
+        env={**os.environ, "TMPDIR": str(place), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place,
+        start_new_session=True,  # a group of its own, as a shell makes one: Ctrl-C reaches all of it
+    )
+
+
+def nothing_is_left(place: Path) -> None:
+    assert list(place.iterdir()) == []
+    deadline = time.monotonic() + TAIL_S
+    while left := processes_of(place):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def processes_of(place: Path) -> list[str]:
+    """Processes that name this place: postmasters and initdb in their command line, their children by environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            line = read(entry / "cmdline")
+            if bytes(place) in line + read(entry / "environ"):
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def read(path: Path) -> bytes:
+    """Empty when the process has ended, or root may not look into another account's process here."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[tuple[dict[str, Any], str]]:
+    """The object of one demo, and its talk."""
+    with tempfile.TemporaryDirectory(prefix="domicile-test-demo-") as name:
+        place = Path(name)
+        place.chmod(0o711)
+        process = start(place, "--json")
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        nothing_is_left(place)
+        yield json.loads(out), err
+
+
+def test_it_moves_everybody_outside_the_mainland_and_proves_it(told: tuple[dict[str, Any], str]) -> None:
+    account, _ = told
+    world, check = account["world"], account["check"]
+    assert account["proven"] is True
+    assert check["passed"] is True
+    assert [s["text"] for s in check["statements"] if not s["holds"]] == []
+    mainland = account["stayed"][0]["users"]
+    assert account["users"] + mainland == world["users"] == 400
+    assert account["users"] > 0
+    assert account["verdict"].startswith("clean")
+    assert account["verify"]["clean"] is True
+    assert account["purge"]["rows"] == account["rows"]
+    assert account["purge"]["left_at_source"] == 0
+    assert account["move"]["status"] == "done"
+    assert len(account["move"]["waves"]) == account["plan"]["waves"] > 1
+    assert sum(w["rows_copied"] for w in account["move"]["waves"]) == account["rows"] == account["plan"]["rows"]
+    assert 0 < account["fence_seconds"]["median"] <= account["fence_seconds"]["max"]
+    assert account["rows_per_s"] > 0
+    assert account["mb"] > 0
+
+
+def test_rows_are_at_one_site_or_the_other(told: tuple[dict[str, Any], str]) -> None:
+    account, _ = told
+    tables = {t["table"]: t for t in account["check"]["tables"]}
+    for t in tables.values():
+        moved = t["source_before"] - t["source_after"]
+        assert t["target_after"] == t["target_before"] + moved, t
+    assert (
+        tables["store.user_account"]["source_before"] - tables["store.user_account"]["source_after"] == account["users"]
+    )
+    assert tables["store.audit_log"]["source_before"] == tables["store.audit_log"]["source_after"] > 0
+
+
+def test_the_survey_is_shown_with_what_a_person_decided(told: tuple[dict[str, Any], str]) -> None:
+    account, talk = told
+    roles = account["survey"]["roles"]
+    assert roles["subject"] == ["store.user_account"]
+    assert {"store.orders", "store.payment"} <= set(roles["owned"])
+    decisions = {d["table"]: d for d in account["survey"]["decisions"]}
+    for table in roles.get("undecided", []):
+        assert decisions[table]["decided"] != "undecided"
+        assert table in talk
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
+    process = start(tmpdir_of_demo, COLUMNS=str(columns))
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert [line for line in out.splitlines() if len(line.rstrip()) > columns] == []
+    assert "NO " not in out
+    assert "proven" in out
+    assert "users of mainland China" in " ".join(out.split())
+    nothing_is_left(tmpdir_of_demo)
+
+
+@pytest.mark.parametrize(
+    ("after_s", "number"),
+    [(0.6, signal.SIGINT), (1.5, signal.SIGTERM), (3.0, signal.SIGINT), (6.0, signal.SIGTERM), (9.0, signal.SIGINT)],
+)
+def test_stopped_at_any_moment_it_leaves_nothing(tmpdir_of_demo: Path, after_s: float, number: signal.Signals) -> None:
+    process = start(tmpdir_of_demo, "--json")
+    deadline = time.monotonic() + 60
+    while not list(tmpdir_of_demo.iterdir()):  # its directory is there: from here on there is something to remove
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(after_s)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, err
+    assert json.loads(out)["error"] == "interrupted"
+    assert "Traceback" not in err
+    nothing_is_left(tmpdir_of_demo)
+
+
+def test_a_scale_out_of_bounds_is_refused_at_once(tmpdir_of_demo: Path) -> None:
+    process = start(tmpdir_of_demo, "--scale", "0")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert "scale" in err
