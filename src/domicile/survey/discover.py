@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from domicile.model.datamap import DataMap, Role, SubjectRule
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Persistence, Schema, Table, TableKind, TableName
 from domicile.model.site import DatasetName
 from domicile.postgres.introspect import read_schema
@@ -45,7 +46,7 @@ class Draft:
         return self.data_map.of_role(Role.UNDECIDED)
 
 
-async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: TableName | None = None) -> Draft:
+async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: str | None = None) -> Draft:
     """Survey the database behind ``conn`` and propose a data map. ``subject`` overrides the choice of the
     subject table.
 
@@ -55,7 +56,7 @@ async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: TableName 
     schema = await read_schema(conn)
     measure = Measure(conn)
     looks = {n: await look(measure, t) if holds_rows(t) else Looks() for n, t in schema.tables.items()}
-    choice = choose(schema, looks, subject)
+    choice = choose(schema, looks, None if subject is None else _named(subject))
     state = State(schema, measure, looks, choice[0].table, choice[0].key)
     state.decide(state.subject, Role.SUBJECT)
     _explain_subject(state, choice)
@@ -78,6 +79,18 @@ async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: TableName 
     name = DatasetName(dataset)
     data_map = DataMap(name, rule, state.rules, datamap_file.digest_of(name, rule, state.rules))
     return Draft(data_map, {t: tuple(c) for t, c in state.comments.items()}, _header(state))
+
+
+def _named(table: str) -> TableName:
+    try:
+        return TableName.parse(table)
+    except ValueError as error:
+        raise DomicileError(
+            ErrorCode.MAP_INCOMPLETE,
+            str(error),
+            facts={"table": table},
+            hint="Write it with its schema: store.user_account",
+        ) from None
 
 
 def _explain_subject(state: State, choice: tuple[Candidate, ...]) -> None:
@@ -112,10 +125,13 @@ async def _find_undeclared(state: State) -> Mapping[TableName, list[undeclared.U
             if name not in state.rules and to_owned:
                 guessed.setdefault(name, []).append(found)
             else:
-                state.say(name, f"may also refer: {found}")
+                state.say(
+                    name,
+                    f"without a foreign key: {found.step}; to have it proven, list it under references ({found.said})",
+                )
     for name, steps in guessed.items():
         state.leave_open(name, [s.step for s in steps])
-        state.say(name, *(str(s) for s in steps))
+        state.say(name, *(f"without a foreign key: {s.step} ({s.said})" for s in steps))
     return guessed
 
 
@@ -169,7 +185,7 @@ def _name_references(state: State) -> None:
                 state.leave_open(table.name)
                 state.say(
                     table.name,
-                    f"looks personal ({', '.join(state.looks[table.name].strong)}), but its rows belong to no one subject",
+                    f"looks personal ({', '.join(state.looks[table.name].strong)}), but is no one subject's",
                     f"{CANDIDATE} role: reference, if the same rows are at every site",
                     f"{CANDIDATE} role: shared, with policy: copy or policy: refuse",
                 )

@@ -58,9 +58,14 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Measures on one connection. Every method answers None when it took too long or a right is missing."""
+    """Measures on one connection. Every method answers None when it took too long or a right is missing.
+
+    ``seconds`` bounds one measurement; ``whole`` reads all rows where a sample is the rule.
+    """
 
     conn: AsyncConnection[Any]
+    seconds: int = SECONDS_MAX
+    whole: bool = False
 
     async def forms(self, table: Table, columns: Sequence[str], patterns: Sequence[str]) -> list[list[int]] | None:
         """For each column: how many of the values looked at are not empty, then how many match each
@@ -100,9 +105,7 @@ class Measure:
         """Rows with a null among the columns, and rows looked at."""
         is_null = sql.SQL(" or ").join(sql.SQL("{} is null").format(column("t", c)) for c in columns)
         row = await self._row(
-            sql.SQL("select count(*) filter (where {}), count(*) from {} as t").format(
-                is_null, _sample(table, [sql.Identifier(c) for c in columns], SAMPLE_ROWS_MAX)
-            )
+            sql.SQL("select count(*) filter (where {}), count(*) from {} as t").format(is_null, self._rows(table))
         )
         return None if row is None else (row[0], row[1])
 
@@ -116,7 +119,7 @@ class Measure:
             ).format(
                 one=_owner("t", one, key, "a"),
                 other=_owner("t", other, key, "b"),
-                sample=_sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX),
+                sample=self._rows(table),
             )
         )
         return None if row is None else Agreement(row[0], row[1])
@@ -125,7 +128,7 @@ class Measure:
         """Rows of a sample that have an owner by the path, and rows looked at."""
         row = await self._row(
             sql.SQL("select count(*) filter (where {owner} is not null), count(*) from {sample} as t").format(
-                owner=_owner("t", path, key, "a"), sample=_sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX)
+                owner=_owner("t", path, key, "a"), sample=self._rows(table)
             )
         )
         return None if row is None else (row[0], row[1])
@@ -170,15 +173,34 @@ class Measure:
             sql.SQL(
                 "select count(*), count(distinct e.value), count(*) filter (where e.value is null)"
                 " from (select {} as value from {} as subject) as e"
-            ).format(expression, _sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX))
+            ).format(expression, self._rows(table))
         )
         return None if row is None else (row[0], row[1], row[2])
+
+    async def dangling(self, table: Table, step: OwnerStep) -> tuple[int, int] | None:
+        """By a ``->`` step, rows with a null in its columns, and rows whose parent is not there. Reads all rows."""
+        pairs = list(zip(step.columns, step.to_columns, strict=True))
+        row = await self._row(
+            sql.SQL(
+                "select count(*) filter (where {null}), count(*) filter (where not ({null}) and not exists"
+                " (select from {to} as p where {on})) from {table} as t"
+            ).format(
+                null=sql.SQL(" or ").join(sql.SQL("{} is null").format(column("t", c)) for c in step.columns),
+                to=ident(step.to_table),
+                on=sql.SQL(" and ").join(sql.SQL("{} = {}").format(column("p", p), column("t", t)) for t, p in pairs),
+                table=ident(table.name),
+            )
+        )
+        return None if row is None else (row[0], row[1])
+
+    def _rows(self, table: Table) -> sql.Composable:
+        return ident(table.name) if self.whole else _sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX)
 
     async def _row(self, statement: sql.Composed, params: Sequence[object] = ()) -> tuple[Any, ...] | None:
         try:
             async with self.conn.transaction():
                 await self.conn.execute(
-                    "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{SECONDS_MAX}s",)
+                    "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{self.seconds}s",)
                 )
                 row = await (await self.conn.execute(statement, params or None)).fetchone()
         except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):

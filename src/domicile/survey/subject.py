@@ -61,7 +61,8 @@ def candidates(schema: Schema, looks: Mapping[TableName, Looks]) -> list[Candida
         points = NAME_POINTS if said & SUBJECT_WORDS else 0.0
         points -= NAME_POINTS if said & SERVANT_WORDS else 0.0
         score = points + direct + reach / 2 + personal
-        why = f"{direct} tables refer to it, {reach} with those that refer to them; {personal} or more personal columns"
+        many = " or more" if personal == PERSONAL_MAX else ""
+        why = f"{direct} tables refer to it, {reach} with those that refer to them; {personal}{many} personal columns"
         if score > 0:
             found.append(Candidate(name, key, score, f"its name says so; {why}" if points > 0 else why))
     return found

@@ -26,7 +26,9 @@ class Undeclared:
     measured: Contained | None
     polymorphic: str = ""  # the column that says which table is meant, where there is one
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """What speaks for it."""
         said = "by its name" if self.by_name else "by its values alone"
         if self.measured is None:
             said += ", not measured"
@@ -36,7 +38,7 @@ class Undeclared:
             said += f"; {self.measured.found} of {self.measured.distinct} distinct values sampled are found there"
         if self.polymorphic:
             said += f"; {self.polymorphic} seems to say which table is meant, so that no one path fits all rows"
-        return f"{self.step} ({said}; no foreign key)"
+        return said
 
 
 async def find(measure: Measure, schema: Schema, table: Table, subject: TableName) -> tuple[Undeclared, ...]:
@@ -91,7 +93,8 @@ def _named_tables(schema: Schema, table: Table, column: Column) -> list[TableNam
         key = single_key(other)
         if key is None or name == table.name or not names_table(column.name, name.name):
             continue
-        if comparable(column, other.column(key)) and (looks_like_identifier(column.name) or column.base_type != "text"):
+        # A column that is just called "order" says a position, not an order.
+        if comparable(column, other.column(key)) and words(column.name) != ("order",):
             matches.append(name)
     return sorted(matches, key=lambda t: (t.schema != table.name.schema, -len(words(t.name)), t))
 
