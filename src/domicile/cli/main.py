@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from domicile.cli import look_commands, move_commands, setup_commands
+from domicile.cli import demo, look_commands, move_commands, setup_commands
 from domicile.cli.output import Output
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import EXIT_INTERRUPTED, DomicileError, ErrorCode
@@ -26,6 +26,7 @@ EXIT_PIPE_CLOSED = 141  # as a shell reports SIGPIPE: whoever read our output ha
 
 # Plain help and plain tracebacks: rich's own would show local variables, and with them connection strings.
 app = typer.Typer(name="domicile", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(demo.group)
 app.add_typer(setup_commands.group)
 app.add_typer(look_commands.group)
 app.add_typer(move_commands.group)
