@@ -1,0 +1,83 @@
+"""One site as the verifier reads it: a few sessions that share one snapshot, and the shapes of the wave's tables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.schema import TableName
+from domicile.postgres.checksum import BEGIN, Shape
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.failures import told
+
+_EXPORT = "select pg_catalog.pg_export_snapshot()"
+# Compiling costs more than it saves for statements that run once, and Debian's servers have it on.
+_SETTINGS = {**SESSION, "jit": "off"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """``side`` is ``source`` or ``target``. Whoever asks takes a free session and gives it back."""
+
+    side: str
+    free: asyncio.Queue[AsyncConnection]
+
+    async def ask(self, what: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run ``question`` on a free session. Raises DomicileError without a value of a row."""
+        conn = await self.free.get()
+        try:
+            with told(self.side, what):
+                return await question(conn)
+        finally:
+            self.free.put_nowait(conn)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A wave at one site: its sessions, its local id, and how each table is hashed."""
+
+    sessions: Sessions
+    wave_id: int
+    shapes: Mapping[TableName, Shape]
+
+    async def ask(self, table: TableName, question: Callable[[AsyncConnection, Shape, int], Awaitable[T]]) -> T:
+        """Run ``question(connection, shape, wave id)`` for a table on a free session."""
+        shape = self.shapes[table]
+        return await self.sessions.ask(f"verify of {table}", lambda conn: question(conn, shape, self.wave_id))
+
+
+@asynccontextmanager
+async def open_sessions(side: str, conninfo: str, count: int) -> AsyncIterator[Sessions]:
+    """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
+    async with AsyncExitStack() as stack:
+        free: asyncio.Queue[AsyncConnection] = asyncio.Queue()
+        snapshot: sql.Literal | None = None
+        for _ in range(count):
+            conn = await stack.enter_async_context(await connect(conninfo, settings=_SETTINGS))
+            with told(side, "open a snapshot"):
+                await conn.execute(BEGIN)
+                if snapshot is not None:
+                    await conn.execute(sql.SQL("set transaction snapshot {}").format(snapshot))
+                elif count > 1:
+                    row = await (await conn.execute(_EXPORT)).fetchone()
+                    assert row is not None
+                    snapshot = sql.Literal(str(row[0]))
+            free.put_nowait(conn)
+        yield Sessions(side, free)
+
+
+async def together(questions: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """All answers in order; the first failure stops the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(question) for question in questions]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
