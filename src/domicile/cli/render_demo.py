@@ -83,9 +83,9 @@ def account(found: Account, width: int) -> Iterator[RenderableType]:
     """What happened, what stayed and why, and what the demo's own check found."""
     yield Text()
     yield _figures(found)
-    yield Text()
+    yield Text("\nrows per table, before -> after", style="bold")
     yield _tables(found, width)
-    yield Text("\nwhat stayed at beijing, and why", style="bold")
+    yield Text(f"\nwhat stayed at {found.plan.source}, and why", style="bold")
     for part in found.stayed:
         yield _hanging("  ", _stayed(part))
     yield Text("\nchecked without the engine, by counting and hashing every row", style="bold")
@@ -104,6 +104,8 @@ def _figures(found: Account) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
+    world = found.world
+    grid.add_row("store", _store(found))
     moved = units.plural(sum(w.subjects for w in status.waves), "user")
     grid.add_row("moved", f"{moved} ({plan.cohort.where}), {plan.source} -> {plan.target}")
     grid.add_row("data", f"{units.plural(report.rows, 'row')}, {units.size(report.bytes)}")
@@ -127,22 +129,33 @@ def _figures(found: Account) -> RenderableType:
     return grid
 
 
-def _tables(found: Account, width: int) -> RenderableType:
-    columns = (
-        Col("rows of"),
-        Col(f"{found.plan.source} before", 3, number=True),
-        Col("after", number=True),
-        Col(f"{found.plan.target} before", 2, number=True),
-        Col("after", number=True),
+def _store(found: Account) -> str:
+    world, plan = found.world, found.plan
+    at_source = (
+        units.plural(world.users, "user"),
+        units.plural(world.orders, "order"),
+        units.plural(world.rows, "row"),
     )
+    at_target = units.plural(world.residents, "other user")
+    return f"{', '.join(at_source)} at {plan.source}; {at_target} at {plan.target}; PostgreSQL {world.postgres}"
+
+
+def _tables(found: Account, width: int) -> RenderableType:
+    plan = found.plan
+    columns = (Col("table"), Col(str(plan.source), number=True), Col(str(plan.target), number=True))
     rows = [
         [
             t.table.partition(".")[2],
-            *map(units.count, (t.source_before, t.source_after, t.target_before, t.target_after)),
+            _change(t.source_before, t.source_after),
+            _change(t.target_before, t.target_after),
         ]
         for t in found.tables
     ]
     return table(columns, rows, width)
+
+
+def _change(before: int, after: int) -> str:
+    return units.count(after) if before == after else f"{units.count(before)} -> {units.count(after)}"
 
 
 def _stayed(part: Stayed) -> str:
