@@ -181,6 +181,7 @@ def report(account: MoveReport, width: int) -> Iterator[RenderableType]:
     yield Text(f"purged  {account.purged}\n")
     rows = [[str(t.table), units.count(t.rows)] for t in account.tables]
     yield table((Col("table"), Col("rows", number=True)), rows, width)
+    yield from _sentences("what differed in waves that failed:", account.discrepancies)
     yield from _sentences("what stayed:", account.stayed)
 
 

@@ -21,7 +21,7 @@ def size(number: float | None) -> str:
         number /= 1_000
         unit += 1
     digits = 0 if unit == 0 or number >= 99.95 else 1
-    return f"{number:.{digits}f} {_BYTE_UNITS[unit]}"
+    return f"{number:,.{digits}f} {_BYTE_UNITS[unit]}"
 
 
 def duration(seconds: float | None) -> str:

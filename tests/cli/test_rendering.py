@@ -1,0 +1,179 @@
+"""How results look: within any width, with every fact that matters, in colour only where colour is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import io
+import json
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from tests.cli import examples as ex
+
+from domicile.cli import render_move, render_plan, render_sites, units
+from domicile.cli.as_json import dumps
+from domicile.cli.output import error_text
+from domicile.cli.progress import ASCII, Pace, Picture
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.survey.finding import Finding, Level
+
+FINDINGS = (
+    Finding(
+        Level.ERROR, "store.orders", "12 rows have no owner: user_id names no user_account", "Delete or adopt them."
+    ),
+    Finding(Level.WARNING, "store.review", "no index on user_id: each wave scans 2,000,000 rows", "create index ..."),
+)
+ERROR = DomicileError(
+    ErrorCode.FENCE_BUDGET,
+    "wave 2 could not be fenced within 10 s: two transactions hold locks on its tables",
+    facts={"wave": 2, "blockers": [{"pid": 17, "age_s": 120.5}], "seconds": 10.0, "nothing": []},
+    safe="The source serves; nothing has changed.",
+    hint="Ask the owner of pid 17 to commit, then: domicile resume store-beijing-singapore-a1b2c3",
+)
+
+
+def rendered(width: int) -> dict[str, Iterable[RenderableType]]:
+    pace = Pace()
+    pace.tell(0.0, 0, 0)
+    pace.tell(2.0, 123_456, 45_678_901)
+    picture = Picture(ex.RUNNING, pace, 61.0)
+    return {
+        "sites": render_sites.sites(ex.SITES, width),
+        "findings": render_sites.findings(FINDINGS),
+        "plan": render_plan.plan(ex.PLAN, width),
+        "moves": render_move.moves((ex.RUNNING, ex.FAILED), width),
+        "no moves": render_move.moves((), width),
+        "move": render_move.move(ex.RUNNING, width),
+        "failed move": render_move.move(ex.FAILED, width),
+        "verify": render_move.verify(ex.VERIFY, width),
+        "purge": render_move.purge(ex.PURGE, width),
+        "report": render_move.report(ex.REPORT, width),
+        "where": render_move.where(ex.WHERE, width),
+        "progress": [picture.live(width)],
+        "error": [error_text(ERROR)],
+    }
+
+
+def printed(parts: Iterable[RenderableType], width: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False, markup=False, highlight=False)
+    for part in parts:
+        console.print(part)
+    return out.getvalue()
+
+
+MUST_SHOW = {
+    "sites": ["beijing", "singapore", "18.4", "not ready", "unreachable", 'grant create on database "s" to "m";'],
+    "findings": ["error", "warning", "1 error, 1 warning", "store.orders", "next: create index"],
+    "plan": ["beijing -> singapore", "1.7 GB", "1 canary", "11-39", "FAILED", "schemas equal", "refused"],
+    "moves": ["store-beijing-singapore-a1b2c3", "running", "failed", "1/40"],
+    "no moves": ["domicile plan"],
+    "move": ["pause asked for", "copy", "3-40", "safe:", "next:"],
+    "failed move": ["wave 2: error[discrepancy]", "3 rows differ"],
+    "verify": ["intact", "CHANGED", "missing at the target", "not clean"],
+    "purge": ["4,938,240 rows", "2,469,120", "Backups"],
+    "report": ["65,843 rows/s", "1.9 s", "3.2 s", "clean: 40 of 40", "left beijing"],
+    "where": ["singapore", "directory", "epoch 3", "departed"],
+    "progress": ["store: beijing -> singapore", "running", "rows/s", "%"],
+    "error": ["error[fence-budget]", "blockers", "120.5", "safe: The source serves", "next: Ask the owner"],
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("name", MUST_SHOW)
+def test_fits_and_shows_what_matters(name: str, width: int) -> None:
+    text = printed(rendered(width)[name], width)
+    assert all(cell_len(line) <= width for line in text.splitlines()), text
+    flat = "".join(text.split())
+    wanted = MUST_SHOW[name] if width >= 60 else MUST_SHOW[name][:1]
+    for fact in wanted:
+        assert "".join(fact.split()) in flat, f"{fact!r} is not in:\n{text}"
+    assert "\x1b" not in text
+
+
+def test_numbers_are_never_broken_in_two() -> None:
+    text = printed(render_move.move(ex.RUNNING, 60), 60)
+    assert "4,691,328" in text, "the rows of the 38 waiting waves together"
+
+
+def test_an_error_says_each_thing_once() -> None:
+    text = printed([error_text(ERROR)], 120)
+    assert text.count("10 s") == 1
+    assert "nothing:" not in text, "empty facts are left out"
+    bare = DomicileError(ErrorCode.MOVE_UNKNOWN, "there is no move x", facts={"move": "x"}, safe="")
+    assert printed([error_text(bare)], 80) == "error[move-unknown]: there is no move x\n"
+
+
+def test_a_bar_shows_the_least_finished_wave_of_each_cell() -> None:
+    done = [ex.wave(n, ex.WAVES[0].phase, ex.WAVES[0].status) for n in range(1, 9)]
+    picture = Picture(replace_waves([*done, *ex.WAVES[1:3]]), Pace(), 1.0, ASCII)
+    assert picture._bar(10) == "########>."
+    assert picture._bar(5) == "####>"
+    assert picture._bar(20) == "################>>.."
+    assert Picture(replace_waves([*done, ex.FAILED.waves[0]]), Pace(), 1.0, ASCII)._bar(9) == "########x"
+    assert Picture(replace_waves([]), Pace(), 1.0, ASCII)._bar(5) == ""
+
+
+def replace_waves(waves: list[ex.WaveStatus]) -> ex.MoveStatus:
+    return ex.replace(ex.RUNNING, waves=tuple(waves))
+
+
+def test_pace_is_that_of_the_last_seconds() -> None:
+    pace = Pace()
+    assert pace.rates() == (0.0, 0.0)
+    for second in range(30):
+        pace.tell(float(second), 0 if second < 20 else (second - 19) * 100, 0)
+    rows, _ = pace.rates()
+    assert 90 <= rows <= 100, "the twenty idle seconds are forgotten"
+    pace.tell(30.0, 50, 0)
+    assert pace.rates() == (0.0, 0.0), "a wave stepped back: a new beginning"
+
+
+def test_time_left_needs_a_flow() -> None:
+    assert Picture(ex.RUNNING, Pace(), 0.0).seconds_left is None
+    pace = Pace()
+    pace.tell(0.0, 0, 0)
+    pace.tell(1.0, 185_184, 0)
+    left = Picture(ex.RUNNING, pace, 1.0).seconds_left
+    assert left == pytest.approx((ex.RUNNING.rows_planned - 185_184) / 185_184)
+
+
+def test_json_has_fields_and_properties_and_no_hidden_ones() -> None:
+    move = json.loads(dumps(ex.RUNNING))
+    assert move["rows_copied"] == 185_184
+    assert move["waves"][0]["phase"] == "soak"
+    assert json.loads(dumps(ex.PLAN))["tables"][0]["table"] == "store.user_account"
+    assert json.loads(dumps(ex.SITES))[0]["ready"] is False
+    assert json.loads(dumps({"x": float("inf")})) == {"x": None}
+    from domicile.model.site import Dataset
+
+    secret = Dataset(ex.STORE, "m", {ex.BEIJING: "password=hunter2"})
+    assert json.loads(dumps(secret)) == {"name": "store", "map_path": "m"}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(None, "unknown"), (0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (99_949, "99.9 kB"), (99_960, "100 kB"),
+     (999_499, "999 kB"), (999_500, "1.0 MB"), (12_345_678, "12.3 MB"), (10**18, "1,000 PB")],
+)  # fmt: skip
+def test_sizes(number: int | None, text: str) -> None:
+    assert units.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (float("inf"), "-"), (0, "0 ms"), (0.85, "850 ms"), (0.9996, "1.0 s"), (12.44, "12.4 s"),
+     (59.96, "1:00"), (187, "3:07"), (3_723, "1:02:03")],
+)  # fmt: skip
+def test_durations(seconds: float | None, text: str) -> None:
+    assert units.duration(seconds) == text
+
+
+def test_counts() -> None:
+    assert (units.count(1_234_567), units.plural(1, "wave"), units.plural(2_000, "wave")) == (
+        "1,234,567",
+        "1 wave",
+        "2,000 waves",
+    )
+    assert (units.share(1, 3), units.share(5, 3), units.share(0, 0)) == ("33 %", "100 %", "100 %")
