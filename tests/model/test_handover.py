@@ -97,4 +97,7 @@ def test_every_pair_of_marks_has_an_answer(source: SourceMark, target: TargetMar
 
 def test_an_unfit_wave_never_departs_nor_arrives() -> None:
     for source, target in product(SourceMark, TargetMark):
-        assert next_action(Facts(source, target, published=False, fit=False)) not in (Action.DEPART, Action.ARRIVE)
+        assert next_action(Facts(source, target, published=False, fit=False)) not in (
+            Action.DEPART,
+            Action.ARRIVE,
+        )

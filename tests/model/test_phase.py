@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 import re
 
@@ -24,7 +25,7 @@ def test_the_diagram_has_the_same_edges() -> None:
 
 def test_every_phase_has_its_edges_and_leads_to_the_end() -> None:
     assert set(NEXT) == set(Phase)
-    for before, after in zip(ORDER, ORDER[1:], strict=False):
+    for before, after in itertools.pairwise(ORDER):
         assert may_follow(before, after)
     assert not NEXT[Phase.DONE]
 

@@ -111,7 +111,7 @@ async def test_a_write_at_the_target_does_not_spoil_the_proof_nor_the_purge(stor
     )
     verified = await commands.verify(store.workspace, moved.move_id)
     assert verified.clean, "the source copy is what the verdict sealed"
-    assert sum(c.subjects_differing for c in verified.waves) == 1
+    assert sum(c.rows_differing for c in verified.waves) == 1
     assert (await commands.purge(store.workspace, moved.move_id)).left_at_source == 0
     assert await scalar(store.target, "select full_name from store.user_account where id = %s", traveller) == "x"
 

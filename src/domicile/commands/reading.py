@@ -17,16 +17,24 @@ from domicile.model.report import (
     MoveStatus,
     Presence,
     VerifyReport,
+    WaveCheck,
+    WaveStatus,
     Whereabouts,
 )
 from domicile.model.schema import TableName
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 from domicile.model.workspace import Workspace
+from domicile.move import verify as verifying
+from domicile.move.carrier import Carrier
+from domicile.move.context import WaveAtSites
 from domicile.postgres import waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.ownership import ident
 
+PURGED_NOTE = "The source copy was purged; the verdict that was sealed at the handover stands."
+WRITTEN_NOTE = "The source copy is as it was sealed: the differences were written at the target since the handover."
+CHANGED_NOTE = "The source copy has changed since the handover: somebody writes there past the guard. Do not purge."
 MOVED = (Phase.SOAK, Phase.PURGE, Phase.DONE)
 _KEY_TYPE = """
     select pg_catalog.format_type(a.atttypid, a.atttypmod) from pg_catalog.pg_attribute as a
@@ -58,6 +66,37 @@ async def verify(workspace: Workspace, move_id: str) -> VerifyReport:
     return VerifyReport(MoveId(move_id), all(c.source_intact for c in checks), tuple(checks))
 
 
+async def _check_wave(carrier: Carrier, wave: WaveStatus) -> WaveCheck:
+    move = carrier.move
+    async with carrier.sites() as (source, target):
+        at_source = await waves.find_wave(source, move.move_id, wave.no)
+        at_target = await waves.find_wave(target, move.move_id, wave.no)
+        assert at_source is not None, "a wave that moved is known at its source"
+        assert at_target is not None, "and at its target"
+        if wave.phase is not Phase.SOAK:
+            return WaveCheck(wave.no, wave.phase, True, True, 0, wave.rows_copied, 0, note=PURGED_NOTE)
+        tables = move.data_map.in_scope()
+        root = await verifying.root_of(
+            source, move.data_map, move.source_schema, tables, at_source.id, wave.source_root
+        )
+    found = await verifying.run(move, WaveAtSites(wave.no, at_source.id, at_target.id, wave.subjects, at_target.epoch))
+    intact = root == wave.source_root
+    return WaveCheck(
+        no=wave.no,
+        phase=wave.phase,
+        equal=found.clean,
+        source_intact=intact,
+        rows_source=found.rows,
+        rows_target=found.rows_target,
+        rows_differing=found.discrepancies_total,
+        discrepancies=tuple(
+            f"{d.table} ({', '.join(d.key)}) {d.difference}" + (f": {', '.join(d.columns)}" if d.columns else "")
+            for d in found.discrepancies
+        ),
+        note="" if found.clean else WRITTEN_NOTE if intact else CHANGED_NOTE,
+    )
+
+
 async def report(workspace: Workspace, move_id: str) -> MoveReport:
     """The account of a move so far."""
     async with open_desk(workspace) as desk:
@@ -65,6 +104,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         tables = await desk.figures.tables(MoveId(move_id))
         seconds = await desk.figures.seconds(MoveId(move_id))
         record = await desk.moves.get(MoveId(move_id))
+    discrepancies = await _discrepancies(workspace, now) if any(w.error_code for w in now.waves) else ()
     moved = [w for w in now.waves if w.phase in MOVED]
     rows = sum(n for _, n in tables)
     pauses = [w.fence_seconds for w in moved if w.fence_seconds is not None]
@@ -81,6 +121,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         fence_seconds_max=max(pauses) if pauses else None,
         stayed=_stayed(load_map(workspace, stored_plan(record).dataset), now),
         purged=_purged(now),
+        discrepancies=discrepancies,
     )
 
 
@@ -135,6 +176,12 @@ async def _presence(data_map: DataMap, site: SiteName, conninfo: str, subject: s
         assert row is not None
         mark = await waves.presence(conn, subject, found[0]) if await waves.table_exists(conn) else None
     return Presence(site, row[0], mark.mark if mark else "", mark.epoch if mark else 0), row[1]
+
+
+async def _discrepancies(workspace: Workspace, now: MoveStatus) -> tuple[str, ...]:
+    """What verify named in failed waves: kept at the source, because row keys are personal."""
+    async with await connect(workspace.conninfo(now.dataset, now.source), settings=SESSION) as conn:
+        return tuple(await waves.read_discrepancies(conn, now.move_id))
 
 
 def _verdict(now: MoveStatus) -> str:

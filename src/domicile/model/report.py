@@ -73,7 +73,7 @@ class WaveCheck:
     source_intact: bool
     rows_source: int
     rows_target: int
-    subjects_differing: int
+    rows_differing: int
     discrepancies: tuple[str, ...] = ()  # as text: table, key, difference, columns
     note: str = ""
 

@@ -43,12 +43,13 @@ class Verdict:
     rows."""
 
     subjects: int
-    rows: int
-    tables: tuple[TableDigest, ...]
+    rows: int  # at the source
+    tables: tuple[TableDigest, ...]  # at the source
     source_root: str
     target_root: str
     discrepancies: tuple[Discrepancy, ...] = ()
     discrepancies_total: int = 0
+    rows_target: int = 0
     broken_references: tuple[
         tuple[str, int], ...
     ] = ()  # reference as text -> rows of the wave without their parent at the target

@@ -73,11 +73,13 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
     """
     await move.failpoints.reach("copy.before")
     done = await _done(move, wave)
-    todo = deque(chunks(move.plan, wave.subjects, done, _indexed_tables(move)))
+    todo = list(chunks(move.plan, wave.subjects, done, _indexed_tables(move)))
     if todo:
+        streams = min(move.plan.limits.streams, len(todo))
         async with _exported_snapshot(move.source) as snapshot:
-            job = _Job(move, wave, report, snapshot, todo, threading.Event())
-            await _all(_stream(job) for _ in range(min(move.plan.limits.streams, len(todo))))
+            levels = _levels(move.data_map, todo)
+            job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event())
+            await _all(_stream(job) for _ in range(streams))
     await move.failpoints.reach("copy.done")
 
 
@@ -117,13 +119,18 @@ def path_is_indexed(data_map: DataMap, schema: Schema, table: TableName) -> bool
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the streams of one run share. Whoever is free takes from ``todo``; all live on one event loop."""
+    """What the streams of one run share; all live on one event loop. Whoever is free takes from the level at work.
+
+    A level holds the tables with owner paths of one length; the next begins when every stream is done with it. A
+    clean-up after a failure finds rows by their owner path, so a parent must be committed before its children.
+    """
 
     move: Move
     wave: WaveAtSites
     report: ReportRows
     snapshot: str
-    todo: deque[Chunk]
+    levels: Sequence[deque[Chunk]]
+    between_levels: asyncio.Barrier
     stop: threading.Event
 
 
@@ -132,19 +139,18 @@ async def _stream(job: _Job) -> None:
         with told("source", "join the snapshot"):
             await source.execute(_BEGIN)
             await source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(job.snapshot)))
-        while job.todo:
-            chunk = job.todo.popleft()
-            moved = await _copy(job, chunk, source, target)
-            await job.report(moved.rows, moved.bytes)
-            await job.move.failpoints.reach("copy.chunk_committed")
+        for level in job.levels:
+            while level:
+                moved = await _copy(job, level.popleft(), source, target)
+                await job.report(moved.rows, moved.bytes)
+                await job.move.failpoints.reach("copy.chunk_committed")
+            await job.between_levels.wait()
 
 
 async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncConnection) -> Transferred:
     name = str(chunk.table.table)
     what = f"copy of {name}"
-    out = copy_out(
-        job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal
-    )
+    out = copy_out(job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal)
     with told("target", what):
         async with target.transaction():
             await assert_lease(target, job.move.move_id, job.move.generation)
@@ -172,6 +178,14 @@ async def _done(move: Move, wave: WaveAtSites) -> set[tuple[str, int]]:
 
 def _indexed_tables(move: Move) -> set[TableName]:
     return {t.table for t in move.plan.tables if path_is_indexed(move.data_map, move.source_schema, t.table)}
+
+
+def _levels(data_map: DataMap, todo: Iterable[Chunk]) -> list[deque[Chunk]]:
+    """Chunks by the length of their table's owner path, the subject's own table first; table order within."""
+    by_length: dict[int, deque[Chunk]] = {}
+    for chunk in todo:
+        by_length.setdefault(len(data_map.path(chunk.table.table)), deque()).append(chunk)
+    return [by_length[length] for length in sorted(by_length)]
 
 
 def _runs(cells: Sequence[int], longest: int) -> Iterable[tuple[int, int]]:

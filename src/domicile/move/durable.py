@@ -42,7 +42,6 @@ async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
         dbos_system_schema=SYSTEM_SCHEMA,
         application_version=APPLICATION_VERSION,
         executor_id=move_id,
-        run_admin_server=False,
         log_level="CRITICAL",
         sys_db_pool_size=CONNECTIONS_MAX,
         notification_listener_polling_interval_sec=0.1,

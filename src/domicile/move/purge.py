@@ -71,7 +71,8 @@ async def require_sealed(carrier: Carrier, source: AsyncConnection, record: wave
         raise _refuse(carrier, wave.no, "it is not home at the target")
     if wave.verdict != "clean":
         raise _refuse(carrier, wave.no, "it has no clean verdict")
-    root = await verify.root_of(source, move.data_map, move.source_schema, move.data_map.in_scope(), record.id)
+    tables = move.data_map.in_scope()
+    root = await verify.root_of(source, move.data_map, move.source_schema, tables, record.id, wave.source_root)
     if root != wave.source_root:
         raise _refuse(carrier, wave.no, "the source copy has changed since its verdict")
 

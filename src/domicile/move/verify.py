@@ -73,6 +73,7 @@ async def _compare(move: Move, source: Reader, target: Reader, members: Part, mo
         target_root=checksum.root(mode, members, theirs),
         discrepancies=found,
         discrepancies_total=total,
+        rows_target=sum(part.rows for part in theirs.values()),
         broken_references=await _broken_references(move, source, target),
     )
 

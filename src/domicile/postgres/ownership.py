@@ -42,7 +42,7 @@ def rows_of_wave(data_map: DataMap, table: TableName, alias: str = "t") -> Fragm
     )
 
 
-def delete_rows_of_wave(data_map: DataMap, table: TableName) -> Fragment:
+def delete_rows_of_wave(data_map: DataMap, table: TableName) -> sql.Composed:
     """``delete from <table> as t using ... where <owner predicate> and <wave and range of ordinals>``.
 
     Parameters in order: wave id, first ordinal (exclusive), last ordinal (inclusive). No statement of
