@@ -99,7 +99,7 @@ def test_colours(environ: dict[str, str], coloured: bool) -> None:
 
 def test_a_pipe_gets_long_lines_and_no_colour() -> None:
     sink, out, _ = output()
-    sink.result({}, Text("word " * 23, style="red"))
+    sink.result({}, Text("word " * 150, style="red"))
     assert out.getvalue().count("\n") == 1
     assert "\x1b" not in out.getvalue()
     narrow, out, _ = output(COLUMNS="40")

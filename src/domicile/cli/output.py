@@ -17,7 +17,7 @@ from domicile.model.errors import DomicileError
 
 HIDDEN = "***"
 SECRET_LENGTH_MIN = 4  # hiding every "a" would say more than it hides
-PIPE_WIDTH = 120  # of text written to a file or pipe, unless COLUMNS says otherwise
+PIPE_WIDTH = 1_000  # of text written to a file or pipe, unless COLUMNS says otherwise: one fact a line, for grep
 
 
 class Output:
@@ -48,7 +48,10 @@ class Output:
             print(json.dumps(self._scrubbed(plain(data)), indent=2, ensure_ascii=False), file=self._out)
             return
         for part in text:
-            self.stdout.print(part)
+            with self.stdout.capture() as captured:
+                self.stdout.print(part)
+            # Tables fill their last column with blanks, which nobody wants in a file.
+            self._out.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def raw(self, text: str) -> None:
         """Text that is data itself (a file), on stdout as it is."""
@@ -151,6 +154,5 @@ def _fact(value: object) -> str:
 
 
 def _console(stream: _Scrubbed, environ: Mapping[str, str]) -> Console:
-    # Written to a pipe, lines are kept long, so that grep and awk see one fact a line.
     width = None if stream.isatty() or "COLUMNS" in environ else PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, _environ=environ)  # type: ignore[arg-type]

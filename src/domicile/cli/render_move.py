@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from domicile.cli import units
-from domicile.cli.tables import Col, table
+from domicile.cli.tables import Col, hanging, table
 from domicile.model.phase import Phase, Status
 from domicile.model.report import MoveReport, MoveStatus, PurgeReport, VerifyReport, WaveStatus, Whereabouts
 
@@ -75,10 +75,12 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     for wave in now.waves:
         if wave.error_code:
             yield Text.assemble((f"wave {wave.no}: error[{wave.error_code}]", "bold red"), f": {wave.error_message}")
-    if now.safe:
-        yield Text.assemble(("\nsafe: ", "bold green"), now.safe)
-    if now.next:
-        yield Text.assemble(("next: ", "bold"), now.next)
+    yield Text()
+    yield hanging(
+        pair
+        for pair in ((Text("safe:", style="bold green"), now.safe), (Text("next:", style="bold"), now.next))
+        if pair[1]
+    )
 
 
 def styled(status: Status) -> Text:
@@ -137,7 +139,7 @@ def verify(found: VerifyReport, width: int) -> Iterator[RenderableType]:
             Text("equal", style="green") if w.equal else Text("differ", style="yellow"),
             units.count(w.rows_source),
             units.count(w.rows_target),
-            units.count(w.subjects_differing),
+            units.count(w.rows_differing),
         ]
         for w in found.waves
     ]
@@ -201,5 +203,4 @@ def where(found: Whereabouts, width: int) -> Iterator[RenderableType]:
 def _sentences(title: str, sentences: Sequence[str]) -> Iterator[RenderableType]:
     if sentences:
         yield Text(f"\n{title}", style="bold")
-        for sentence in sentences:
-            yield Text(f"  {sentence}")
+        yield hanging((("-", sentence) for sentence in sentences), indent=2)

@@ -8,31 +8,29 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from domicile.cli import units
-from domicile.cli.tables import Col, table
+from domicile.cli.tables import Col, hanging, table
 from domicile.model.plan import Check, Plan, WavePlan
 
 WAVES_SHOWN_MAX = 12  # more are folded into one line; --json and the file have them all
-REVERSIBLE = (
-    "Until a wave's handover, domicile abort undoes it without a trace. From its handover on, the wave lives"
-    " at the target; its source copy stays, refusing writes, until domicile purge deletes it, which cannot be"
-    " undone."
-)
 
 
 def plan(made: Plan, width: int) -> Iterator[RenderableType]:
     """Who, what, in which waves, how long about, which checks passed, and what can be undone until when."""
     yield headline(made)
     who = f"where {made.cohort.where}" if made.cohort.where else f"named in {made.cohort.subjects_file}"
-    yield Text(f"cohort   {units.plural(made.cohort.size, 'subject')}, {who}")
-    yield Text(f"digest   {made.cohort.digest[:16]} (cohort)   {made.digest[:16]} (plan)")
-    yield Text(f"time     about {units.duration(made.seconds_estimate)}: {made.estimate_basis}")
+    yield hanging(
+        [
+            ("cohort", f"{units.plural(made.cohort.size, 'subject')}, {who}"),
+            ("digest", f"{made.cohort.digest[:16]} (cohort), {made.digest[:16]} (plan)"),
+            ("time", f"about {units.duration(made.seconds_estimate)}: {made.estimate_basis}"),
+        ]
+    )
     yield Text()
     yield _tables(made, width)
     yield Text()
     yield _waves(made, width)
     yield Text()
     yield from _checks(made)
-    yield Text.assemble(("undo  ", "bold"), REVERSIBLE)
     if made.refusals:
         failed = units.plural(len(made.refusals), "failed check")
         yield Text.assemble(("\nrefused: ", "bold red"), f"{failed}; apply would not begin.")
@@ -92,16 +90,13 @@ def _wave(group: tuple[WavePlan, ...]) -> list[str]:
 def _checks(made: Plan) -> Iterator[RenderableType]:
     passed = [c for c in made.checks if c.passed]
     yield Text.assemble(("checks", "bold"), f"  {len(passed)} of {len(made.checks)} passed")
-    for check in made.checks:
-        yield _check(check)
-    yield Text()
+    yield hanging((pair for check in made.checks for pair in _check(check)), indent=2)
 
 
-def _check(check: Check) -> Text:
+def _check(check: Check) -> Iterator[tuple[Text, str]]:
     word, style = (
         ("passed", "green") if check.passed else ("FAILED", "bold red") if check.blocking else ("note", "yellow")
     )
-    text = Text.assemble("  ", (f"{word:<7}", style), f"{check.name}: {check.detail}")
+    yield Text(word, style=style), f"{check.name}: {check.detail}"
     if check.hint and not check.passed:
-        text.append(f"\n         next: {check.hint}")
-    return text
+        yield Text(), f"next: {check.hint}"

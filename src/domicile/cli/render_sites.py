@@ -9,16 +9,16 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from domicile.cli import units
-from domicile.cli.tables import Col, table
-from domicile.postgres.site_probe import SiteReport, Weight
+from domicile.cli.tables import Col, hanging, table
+from domicile.postgres.site_probe import Lack, SiteReport, Weight
 
 if TYPE_CHECKING:  # the survey is imported by the commands that run it
     from domicile.survey.gaps import Finding
 
 _WEIGHTS = {
-    Weight.BLOCKS: ("blocks a move", "red"),
-    Weight.LATER: ("a live move will need it", "dim"),
-    Weight.WARNS: ("take note", "yellow"),
+    Weight.BLOCKS: ("blocks", "red"),
+    Weight.LATER: ("later", "dim"),
+    Weight.WARNS: ("note", "yellow"),
 }
 _LEVELS = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _COLUMNS = (
@@ -43,22 +43,28 @@ def sites(reports: Sequence[SiteReport], width: int) -> Iterator[RenderableType]
             yield Text.assemble(("next: ", "bold"), report.hint)
         elif report.lacks:
             yield Text.assemble("\n", (f"{report.site}, {report.dataset} lacks:", "bold"))
-            for lack in report.lacks:
-                word, style = _WEIGHTS[lack.weight]
-                yield Text.assemble("  ", (word, style), f": {lack.what}")
-                yield Text(f"    {lack.mend}  -- as {lack.who}" if ";" in lack.mend else f"    {lack.mend}")
+            yield hanging((pair for lack in report.lacks for pair in _lack(lack)), indent=2)
+
+
+def _lack(lack: Lack) -> Iterator[tuple[Text, str]]:
+    word, style = _WEIGHTS[lack.weight]
+    yield Text(word, style=style), lack.what
+    yield Text(), f"{lack.mend}  -- as {lack.who}" if ";" in lack.mend else lack.mend
 
 
 def findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
     """What the map check found, worst first as it comes, each with what to do."""
-    for finding in found:
-        level = str(finding.level)
-        yield Text.assemble((f"{level:<8}", _LEVELS.get(level, "")), (f"{finding.table}: ", "bold"), finding.message)
-        if finding.hint:
-            yield Text(f"        next: {finding.hint}")
+    yield hanging(pair for finding in found for pair in _finding(finding))
     errors = sum(str(f.level) == "error" for f in found)
     warnings = sum(str(f.level) == "warning" for f in found)
     yield Text(f"{units.plural(errors, 'error')}, {units.plural(warnings, 'warning')}")
+
+
+def _finding(finding: Finding) -> Iterator[tuple[Text, Text]]:
+    level = str(finding.level)
+    yield Text(level, style=_LEVELS[level]), Text.assemble((f"{finding.table}: ", "bold"), finding.message)
+    if finding.hint:
+        yield Text(), Text(f"next: {finding.hint}")
 
 
 def _row(report: SiteReport) -> list[str | Text]:
@@ -73,7 +79,7 @@ def _row(report: SiteReport) -> list[str | Text]:
         server.wal_level,
         rights.role,
         f"{server.round_trip_ms:.1f} ms",
-        f"{server.clock_offset_ms:+.0f} ms",
+        f"{round(server.clock_offset_ms):+d} ms",
         units.size(server.disk_free_bytes),
         state,
     ]

@@ -4,7 +4,7 @@ wrap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -40,11 +40,23 @@ def table(columns: Sequence[Col], rows: Sequence[Sequence[str | Text]], width: i
     return result
 
 
+def hanging(pairs: Iterable[tuple[str | Text, str | Text]], indent: int = 0) -> Table:
+    """Pairs of a short lead and a text; where the text wraps, its lines stay right of the lead."""
+    result = Table.grid(padding=(0, 1, 0, 0))
+    if indent:
+        result.add_column(width=indent - 1)
+    result.add_column(no_wrap=True)
+    result.add_column(overflow="fold")
+    for lead, text in pairs:
+        result.add_row(*([""] if indent else []), lead, text)
+    return result
+
+
 def _fitting(columns: Sequence[Col], rows: Sequence[Sequence[str | Text]], width: int) -> list[int]:
     widths = [
         max([cell_len(column.name), *(cell_len(str(row[i])) for row in rows)]) for i, column in enumerate(columns)
     ]
-    kept = list(range(len(columns)))
+    kept = [i for i, column in enumerate(columns) if column.keep == 9 or any(str(row[i]) for row in rows)]
     while sum(widths[i] + GAP for i in kept) - GAP > width:
         droppable = [i for i in kept if columns[i].keep < 9]
         if not droppable:
