@@ -55,9 +55,11 @@ select n, 1 + (n::bigint * 7919) %% %s, timestamptz '2024-01-01 00:00+00' + n * 
 from generate_series(1, %s) as n
 """
 WAVE = """
-insert into domicile.move (move_id, dataset, here, role, peer) values ('bench', 'bench', %(here)s, %(role)s, %(peer)s);
+insert into domicile.move (move_id, dataset, here, role, peer)
+values ('bench', 'bench', %(here)s, %(role)s, %(peer)s);
 insert into domicile.wave (move_id, no, mark, home, epoch) values ('bench', 1, %(mark)s, 'source', 0);
-insert into domicile.member (wave, ordinal, subject) select 1, id, id from generate_series(1, %(users)s) as id;
+insert into domicile.member (wave, ordinal, subject)
+select 1, id, id from generate_series(1, %(users)s) as id;
 analyze domicile.member;
 """
 EMPTY = "truncate public.users, public.events, domicile.progress; checkpoint;"
@@ -186,9 +188,7 @@ def _replica(table: TablePlan) -> str:
 
 async def _pipe(psql: str, source: tuple[str, str], target: tuple[str, str]) -> None:
     command = '"$0" -XqAt -v ON_ERROR_STOP=1 -d "$1" -c "$2" | "$0" -XqAt -v ON_ERROR_STOP=1 -d "$3" -c "$4"'
-    shell = await asyncio.create_subprocess_exec(
-        "bash", "-o", "pipefail", "-c", command, psql, *source, *target
-    )
+    shell = await asyncio.create_subprocess_exec("bash", "-o", "pipefail", "-c", command, psql, *source, *target)
     if await shell.wait():
         raise RuntimeError("psql failed")
 
@@ -199,9 +199,7 @@ async def _no_report(rows: int, size: int) -> None:
 
 async def _count(cluster: EmbeddedCluster) -> int:
     async with await psycopg.AsyncConnection.connect(cluster.conninfo(), autocommit=True) as conn:
-        cursor = await conn.execute(
-            "select (select count(*) from public.users) + (select count(*) from public.events)"
-        )
+        cursor = await conn.execute("select (select count(*) from public.users) + (select count(*) from public.events)")
         row = await cursor.fetchone()
     assert row is not None
     return int(row[0])

@@ -31,6 +31,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
+from domicile.postgres import deferred_keys
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
@@ -80,6 +81,7 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
             levels = _levels(move.data_map, todo)
             job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event())
             await _all(_stream(job) for _ in range(streams))
+    await _prove_deferrable_keys(move, wave)
     await move.failpoints.reach("copy.done")
 
 
@@ -167,6 +169,19 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
                 },
             )
     return moved
+
+
+async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
+    async with _session(move.target, SESSION) as target:
+        found = await deferred_keys.broken(target, move.data_map, move.target_schema, wave.target_id)
+    if found:
+        raise DomicileError(
+            ErrorCode.KEYS_COLLIDE,
+            f"{sum(c.count for c in found)} rows of the wave have a deferrable key that another row has too",
+            facts={"collisions": [c.as_dict() for c in found]},
+            safe="The wave was not handed over; the source serves.",
+            hint="Give the rows other keys at one of the sites, then run apply again.",
+        )
 
 
 async def _done(move: Move, wave: WaveAtSites) -> set[tuple[str, int]]:

@@ -16,9 +16,7 @@ _SYSTEM = "pg_catalog"
 _BINARY_KINDS = frozenset("be")  # base types, and enums, whose binary form is the label
 
 
-def copy_out(
-    data_map: DataMap, table: TablePlan, wave_id: int, first_ordinal: int, last_ordinal: int
-) -> sql.Composed:
+def copy_out(data_map: DataMap, table: TablePlan, wave_id: int, first_ordinal: int, last_ordinal: int) -> sql.Composed:
     """COPY TO of the rows whose owner has an ordinal in (first, last] of the wave. No order is promised."""
     chunk = sql.SQL("m.wave = {} and m.ordinal > {} and m.ordinal <= {}").format(
         sql.Literal(wave_id), sql.Literal(first_ordinal), sql.Literal(last_ordinal)
@@ -73,9 +71,7 @@ def _needs_text(column: Column) -> str:
     if column.element_type.startswith("reg") or _holds_object_ids(column):
         return f"{column.type_name} holds object ids, which differ between clusters"
     if column.base_schema != _SYSTEM and column.base_kind == "b":
-        return (
-            f"the binary form of {column.type_name} belongs to its extension and may change with its version"
-        )
+        return f"the binary form of {column.type_name} belongs to its extension and may change with its version"
     if column.base_schema != _SYSTEM and column.base_kind not in _BINARY_KINDS:
         return f"the binary form of {column.type_name} may hold object ids, which differ between clusters"
     return ""
