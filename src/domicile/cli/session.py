@@ -12,7 +12,9 @@ import typer
 
 from domicile.cli import interrupt
 from domicile.cli.output import Output
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.workspace import Workspace
+from domicile.move.failpoints import Failpoints
 from domicile.settings import CONFIG_NAME, load, secrets_of
 
 T = TypeVar("T")
@@ -33,7 +35,18 @@ class Session:
         """
         workspace = load(self.config, self.environ, state=self.state)
         self.output.hide(secrets_of(workspace, self.environ))
-        return replace(workspace, failpoint=self.environ.get("DOMICILE_FAILPOINT", ""))
+        return replace(workspace, failpoint=self._failpoint())
+
+    def _failpoint(self) -> str:
+        spec = self.environ.get("DOMICILE_FAILPOINT", "")
+        try:
+            return Failpoints(spec).spec
+        except ValueError:
+            raise DomicileError(
+                ErrorCode.CONFIG_INVALID,
+                f"DOMICILE_FAILPOINT is {spec!r}, which is no failpoint",
+                hint="docs/reference/failpoints.md lists them; unset it outside of tests.",
+            ) from None
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run something that only looks: Ctrl-C ends it at once."""
