@@ -104,7 +104,6 @@ def _figures(found: Account) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
-    world = found.world
     grid.add_row("store", _store(found))
     moved = units.plural(sum(w.subjects for w in status.waves), "user")
     grid.add_row("moved", f"{moved} ({plan.cohort.where}), {plan.source} -> {plan.target}")
