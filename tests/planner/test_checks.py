@@ -6,9 +6,9 @@ from dataclasses import replace
 import re
 
 import pytest
-from tests.planner.planning import LINE, NOTE, Shop, check, run, shop_map
+from tests.planner.planning import KIND, LINE, NOTE, Shop, check, run, shop_map
 
-from domicile.model.datamap import OwnerStep, Role, TableRule
+from domicile.model.datamap import OwnerStep, Role, SharedPolicy, TableRule
 from domicile.model.errors import ErrorCode
 from domicile.model.schema import TableName
 
@@ -212,3 +212,74 @@ async def test_sequences_are_named(shop: Shop) -> None:
     assert 'to be advanced at singapore beyond what arrives: "Shop".order.id' in found.detail
     assert "CACHE > 1" in found.detail
     assert not found.blocking
+
+
+async def test_references(shop: Shop) -> None:
+    for site in (shop.source, shop.target):
+        run(site, 'alter table "Shop"."User" add friend text references "Shop"."User"')
+        run(site, 'create table "Shop".desk (id integer primary key, "order" bigint references "Shop"."order")')
+    run(
+        shop.source,
+        """update "Shop"."User" set friend = 'u0003' where "User Id" = 'u0001';
+        insert into "Shop".plan_kind values ('rare');
+        update "Shop"."order" set kind = 'rare' where "User Id" = 'u0001';
+        insert into "Shop".desk select 1, min(id) from "Shop"."order" where "User Id" = 'u0001'""",
+    )
+    data_map, desk = shop_map(), TableName("Shop", "desk")
+    rules = {**data_map.tables, desk: TableRule(desk, Role.LOCAL)}
+    with_desk = replace(data_map, tables=rules)
+    plan = await shop.plan(data_map=with_desk)
+    found = check(plan, "references present at the target")
+    assert found.code == ErrorCode.REFERENCE_MISSING
+    assert '1 keys of "Shop"."User"(friend) -> "Shop"."User"("User Id") belong to subjects who stay' in found.detail
+    assert '1 keys of "Shop".order(kind) -> "Shop".plan_kind(code), for example (rare)' in found.detail
+    outside = check(plan, "references from outside")
+    assert '1 of "Shop".desk(order) -> "Shop".order(id)' in outside.detail
+    assert {found, outside} == set(plan.refusals)
+    together = await shop.plan(data_map=with_desk, where="\"User Id\" in ('u0001', 'u0003')")
+    assert "subjects who stay" not in check(together, "references present at the target").detail
+
+    run(shop.target, "insert into \"Shop\".plan_kind values ('rare')")
+    run(
+        shop.source, 'update "Shop"."User" set friend = null; alter table "Shop".desk drop constraint "desk_order_fkey"'
+    )
+    loose = {**rules, desk: TableRule(desk, Role.LOCAL, references=('"order" -> "Shop"."order"(id)',))}
+    plan = await shop.plan(data_map=replace(data_map, tables=loose))
+    assert plan.refusals == ()
+    assert "1 of" in check(plan, "loose references from outside").detail
+
+
+async def test_shared_tables(shop: Shop) -> None:
+    data_map = shop_map()
+    for policy, passed in ((SharedPolicy.REFUSE, False), (SharedPolicy.COPY, True)):
+        rules = {**data_map.tables, KIND: TableRule(KIND, Role.SHARED, policy=policy)}
+        plan = await shop.plan(data_map=replace(data_map, tables=rules))
+        assert check(plan, "shared rows").passed is passed
+    run(shop.target, 'delete from "Shop".plan_kind')
+    missing = check(await shop.plan(data_map=replace(data_map, tables=rules)), "references present at the target")
+    assert "for example (basic)" in missing.detail
+    assert "shared rows are not copied by this version" in missing.hint
+    run(shop.target, 'drop table "Shop".plan_kind cascade')
+    absent = check(await shop.plan(), "references present at the target")
+    assert '"Shop".plan_kind do not exist at singapore' in absent.detail
+
+
+async def test_partitions(shop: Shop) -> None:
+    for site in (shop.source, shop.target):
+        run(
+            site,
+            """create table "Shop".visit (id bigint, "User Id" text references "Shop"."User", year integer)
+            partition by range (year);
+            create table "Shop".v1 partition of "Shop".visit for values from (1) to (2000)""",
+        )
+    run(shop.source, 'create table "Shop".v2 partition of "Shop".visit for values from (2000) to (3000)')
+    run(shop.source, "insert into \"Shop\".visit values (1, 'u0001', 5), (2, 'u0001', 2005), (3, 'u0002', 5)")
+    visit, data_map = TableName("Shop", "visit"), shop_map()
+    owner = OwnerStep.parse('"User Id" -> "Shop"."User"("User Id")')
+    plan = await shop.plan(
+        data_map=replace(data_map, tables={**data_map.tables, visit: TableRule(visit, Role.OWNED, owner)})
+    )
+    assert [t.rows for t in plan.tables if t.table == visit] == [2]
+    found = check(plan, "partitions")
+    assert not found.passed
+    assert "FOR VALUES FROM (2000) TO (3000)" in found.detail

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 
-from psycopg import IsolationLevel
 import pytest
 from tests.planner.planning import Shop, ask, run, shop_map
 
@@ -59,13 +59,14 @@ async def test_members_are_those_of_the_plan_in_key_order(registered: Shop) -> N
     assert frozen == ask(registered.source, """select "User Id" from "Shop"."User" where country = 'IN' order by 1""")
 
 
-async def test_it_commits_with_the_caller(registered: Shop) -> None:
-    plan = await registered.plan()
-    async with await connect(registered.source, settings=SESSION) as conn:
-        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-        async with conn.transaction(force_rollback=True):
-            assert await freeze(conn, plan, shop_map(), MOVE) == 100
-    assert ask(registered.source, "select count(*) from domicile.member") == [(0,)]
+async def test_two_moves_cannot_take_the_same_subject(registered: Shop) -> None:
+    plans = [await registered.plan(), await registered.plan(where="country <> 'CN'")]
+    both = (_freeze(registered, plan, MoveId(f"m{n}")) for n, plan in enumerate(plans, start=1))
+    first, second = await asyncio.gather(*both, return_exceptions=True)
+    refused = first if isinstance(first, BaseException) else second
+    assert isinstance(refused, DomicileError)
+    assert refused.code is ErrorCode.COHORT_RESERVED
+    assert ask(registered.source, "select count(distinct subject) = count(*) from domicile.member") == [(True,)]
 
 
 @pytest.mark.parametrize(

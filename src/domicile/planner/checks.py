@@ -36,6 +36,10 @@ ASKING: tuple[Callable[[Preflight], Awaitable[Check]], ...] = (
     site.sequences_safe,
     rows.owners_single,
     rows.owners_known,
+    rows.shared_rows_unneeded,
+    rows.references_present,
+    rows.references_from_outside,
+    rows.loose_references_from_outside,
     rows.keys_free,
 )
 """What needs to read rows."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psycopg import AsyncConnection, IsolationLevel
-from psycopg.pq import TransactionStatus
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
@@ -15,6 +14,9 @@ from domicile.model.plan import Plan
 from domicile.model.site import MoveId
 from domicile.planner import cohort, condition
 
+# LOCK comes before the snapshot, so whoever waited here sees the cohort the other one froze. The mode lets running
+# moves read and share-lock their rows; only beginning or taking over a move waits.
+_ONE_AT_A_TIME = "lock table domicile.move in share row exclusive mode"
 _REGISTERED = """
     select count(distinct w.id), count(m.ordinal) from domicile.wave as w
     left join domicile.member as m on m.wave = w.id where w.move_id = %s"""
@@ -38,27 +40,23 @@ async def freeze(
     *,
     subjects: Sequence[str] | None = None,
 ) -> int:
-    """Register every wave of the plan, mark ``open``, with its members in key order, ordinals from 1;
-    returns the number of members.
+    """Register every wave of the plan, mark ``open``, with its members in key order, ordinals from 1; returns the
+    number of members.
 
-    One REPEATABLE READ transaction at the source: this function's own, or, so that more can commit with it,
-    the caller's. The site schema and the move's row must be there. ``subjects`` are the lines of the plan's
-    file of subjects, read again. Idempotent: a move whose waves are registered is left as it is.
+    One REPEATABLE READ transaction at the source, whose connection must be idle. The site schema and the move's row
+    must be there. ``subjects`` are the lines of the plan's file of subjects, read again. Idempotent: a move whose waves
+    are registered is left as it is.
 
-    Raises plan-stale when the cohort is no longer the one that was planned; condition-invalid,
-    cohort-empty, cohort-departed and cohort-reserved as planning does. Nothing is registered then.
+    Raises plan-stale when the cohort is no longer the one that was planned; condition-invalid, cohort-empty,
+    cohort-departed and cohort-reserved as planning does. Nothing is registered then.
     """
-    if conn.info.transaction_status == TransactionStatus.IDLE:
-        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-        try:
-            async with conn.transaction():
-                return await _freeze(conn, plan, data_map, move_id, subjects)
-        finally:
-            await conn.set_isolation_level(None)
-    row = await (await conn.execute("show transaction_isolation")).fetchone()
-    assert row is not None
-    assert row[0] in ("repeatable read", "serializable"), row[0]
-    return await _freeze(conn, plan, data_map, move_id, subjects)
+    await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    try:
+        async with conn.transaction():
+            await conn.execute(_ONE_AT_A_TIME)
+            return await _freeze(conn, plan, data_map, move_id, subjects)
+    finally:
+        await conn.set_isolation_level(None)
 
 
 async def _freeze(
