@@ -66,6 +66,41 @@ create table if not exists domicile.purge_journal (
     primary key (wave, table_name, chunk)
 );
 
--- The xid of the latest fence. A sequence, because it is read outside every snapshot: a REPEATABLE READ writer whose snapshot is
--- older than the fence cannot see the marks, but sees this, and fails with 40001 instead of passing.
+-- The xid of the transaction that last put up a fence. A sequence, because it is read outside every snapshot: a REPEATABLE READ writer whose
+-- snapshot is older than the fence cannot see the marks, but sees this, and fails with 40001 instead of passing. An xid, because one
+-- whose transaction was rolled back needs no repair: it counts as seen.
 create sequence if not exists domicile.fence_xid minvalue 0 start 0;
+
+-- The tables that have the guard, by oid. joins: how many tables stand between a row and its owner; the drain needs one round more than that.
+create table if not exists domicile.guarded (
+    relation   oid primary key,
+    table_name text not null,
+    joins      integer not null check (joins >= 0)
+);
+
+-- Whoever writes a mark that refuses writers, by whatever statement, also writes fence_xid: the two cannot come apart.
+create or replace function domicile.note_fence() returns trigger language plpgsql as $body$
+begin
+    if tg_op = 'UPDATE' and old.mark in ('fenced', 'departed', 'arriving') then
+        return null;  -- those writers were refused before
+    end if;
+    -- One fence at a time from here to its commit: then whoever sees the latest fence sees all before it.
+    perform pg_catalog.pg_advisory_xact_lock(7237123425614523493);  -- "domicile" read as a number
+    perform pg_catalog.setval('domicile.fence_xid', pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8);
+    return null;
+end
+$body$;
+
+-- Deferred to the commit, so that a transaction that also stores a million members does not make the sequence run ahead of the marks for
+-- long. ALWAYS, because the mover's sessions have the replica role, in which ordinary triggers rest.
+do $body$
+begin
+    if not exists (select from pg_catalog.pg_trigger
+                   where tgrelid = 'domicile.wave'::pg_catalog.regclass and tgname = 'note_fence') then
+        create constraint trigger note_fence after insert or update of mark on domicile.wave
+            deferrable initially deferred for each row
+            when (new.mark in ('fenced', 'departed', 'arriving')) execute function domicile.note_fence();
+        alter table domicile.wave enable always trigger note_fence;
+    end if;
+end
+$body$;

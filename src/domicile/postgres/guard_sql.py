@@ -1,0 +1,159 @@
+"""The guard as SQL: the statements of ``sql/guard.sql``, and the trigger function that finds the owners of one table's
+rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+import re
+from typing import Any, LiteralString, cast
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap
+from domicile.model.schema import Column, Schema, TableName
+from domicile.postgres.ownership import column, ident
+
+TRIGGER = "zz_domicile_guard"  # sorts last, so that it sees the row as the application's own triggers leave it
+TRUNCATE_TRIGGER = "zz_domicile_guard_truncate"
+
+Connection = AsyncConnection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A guarded table or one of its partitions. ``present`` and ``armed`` are the guard's triggers on it."""
+
+    oid: int
+    root: int
+    name: TableName
+    present: frozenset[str]
+    armed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSql:
+    """Writes one database's trigger functions. ``collation`` is that of ``domicile.member.subject``, empty where its
+    type has none."""
+
+    data_map: DataMap
+    schema: Schema
+    collation: str
+
+    def functions(self) -> sql.Composed:
+        """The functions that all tables share."""
+        return sql.SQL(STATEMENTS["functions"]).format(equals=_operator(self._subject_key()))
+
+    def trigger_function(self, table: TableName, oid: int, comment: str) -> sql.Composed:
+        """The function of one table's row trigger."""
+        same = sql.SQL(" and ").join(
+            sql.SQL("{} {} {}").format(
+                column("new", c), _operator(self.schema.tables[table].column(c)), column("old", c)
+            )
+            for c in self._own_columns(table)
+        )
+        return sql.SQL(STATEMENTS["trigger_function"]).format(
+            function=function_name(oid),
+            find_old=self._find(table, "old"),
+            find_new=self._find(table, "new"),
+            same_owner=same,
+            comment=sql.Literal(comment),
+        )
+
+    def timing(self, table: TableName) -> sql.SQL:
+        """BEFORE, so that a refusal comes ahead of what a stale copy of the rows would object to; AFTER where the owner
+        is in a generated column, which has no value yet before."""
+        rows = self.schema.tables[table]
+        late = any(rows.column(c).generated for c in self._own_columns(table))
+        return sql.SQL("after") if late else sql.SQL("before")
+
+    def joins(self, table: TableName) -> int:
+        """How many other tables are read to find the owner of a row."""
+        return len(self._joined_steps(table))
+
+    def _own_columns(self, table: TableName) -> tuple[str, ...]:
+        path = self.data_map.path(table)
+        return path[0].columns if path else (self.data_map.subject.key,)
+
+    def _find(self, table: TableName, record: str) -> sql.Composed:
+        """``perform`` that meets each member who owns the record, through the owner path."""
+        tables: list[sql.Composable] = []
+        conditions: list[sql.Composable] = []
+        at, at_table = record, table
+        path = self.data_map.path(table)
+        for position, step in enumerate(self._joined_steps(table), start=1):
+            following = f"p{position}"
+            tables.append(sql.SQL("{} as {}").format(ident(step.to_table), sql.Identifier(following)))
+            for ours, theirs in zip(step.columns, step.to_columns, strict=True):
+                wanted = self.schema.tables[step.to_table].column(theirs)
+                given = self.schema.tables[at_table].column(ours)
+                value = _collated(column(at, ours), given.collation, wanted.collation)
+                conditions.append(sql.SQL("{} {} {}").format(column(following, theirs), _operator(wanted), value))
+            at, at_table = following, step.to_table
+        last = path[-1].columns[0] if len(tables) < len(path) else self.data_map.subject.key
+        owner = self.schema.tables[at_table].column(last)
+        value = _collated(column(at, last), owner.collation, self.collation)
+        tables.append(sql.SQL("domicile.member as m"))
+        conditions.append(sql.SQL("m.subject {} {}").format(_operator(self._subject_key()), value))
+        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid) from {} where {}").format(
+            sql.SQL(", ").join(tables), sql.SQL(" and ").join(conditions)
+        )
+
+    def _joined_steps(self, table: TableName) -> Sequence[Any]:
+        """The path without a last step to the subject's own key: there the referring column is the owner already."""
+        path = self.data_map.path(table)
+        return path[:-1] if path and path[-1].to_columns == (self.data_map.subject.key,) else path
+
+    def _subject_key(self) -> Column:
+        return self.schema.tables[self.data_map.subject.table].column(self.data_map.subject.key)
+
+
+def function_name(oid: int) -> sql.Identifier:
+    """By oid: a table's name may be as long as an identifier can be."""
+    return sql.Identifier("domicile", f"guard_{oid}")
+
+
+async def relations(conn: Connection, tables: Iterable[TableName]) -> list[Relation]:
+    """The tables and their partitions that exist now, each root before its leaves."""
+    names = sorted(set(tables))
+    cursor = await conn.execute(
+        STATEMENTS["relations"], {"schemas": [t.schema for t in names], "names": [t.name for t in names]}
+    )
+    return [
+        Relation(oid, root, TableName(schema, name), frozenset(present), frozenset(armed))
+        for oid, root, schema, name, present, armed in await cursor.fetchall()
+    ]
+
+
+async def member_collation(conn: Connection) -> str:
+    """The collation of ``domicile.member.subject`` as ``model.schema.Column`` writes it."""
+    row = await (await conn.execute(STATEMENTS["member_collation"])).fetchone()
+    assert row is not None, "the site schema is installed before the guard"
+    schema, name = row
+    if name is None or name == "default":
+        return ""
+    return str(name) if schema == "pg_catalog" else f"{schema}.{name}"
+
+
+def _operator(of: Column) -> sql.Composed:
+    """Equality, of the schema that the type brings it from (citext has its own)."""
+    schema = "pg_catalog" if of.base_kind != "b" else of.base_schema
+    return sql.SQL("operator({}.=)").format(sql.Identifier(schema))
+
+
+def _collated(value: sql.Composable, given: str, wanted: str) -> sql.Composable:
+    """Two different collations are an error in a comparison: the side that has the index decides."""
+    if given == wanted:
+        return value
+    schema, _, name = (wanted or "default").rpartition(".")
+    return sql.SQL("({} collate {})").format(value, sql.Identifier(schema or "pg_catalog", name))
+
+
+def _statements(text: str) -> Mapping[str, LiteralString]:
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
+    # The file is part of the package: as trustworthy as a literal.
+    return {name: cast("LiteralString", body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+STATEMENTS = _statements(resources.files(__package__).joinpath("sql/guard.sql").read_text(encoding="utf-8"))
