@@ -108,16 +108,12 @@ def _clone(server: str, name: str, files: tuple[str, ...]) -> str:
     copy = f"{name}_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as connection:
         if key not in _loaded:
-            connection.execute(
-                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-            )
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
             for file in files:
                 _psql(make_conninfo(server, dbname=name), SAMPLES / file)
             _loaded.add(key)
-        connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(copy), sql.Identifier(name))
-        )
+        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(copy), sql.Identifier(name)))
     return make_conninfo(server, dbname=copy)
 
 

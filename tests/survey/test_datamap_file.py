@@ -102,7 +102,7 @@ def changed(old: str, new: str) -> str:
         (changed("[inviter_id -> store.user_account(id)]", "inviter_id"), 16, "must be a list"),
         (changed("[email, no]", "[email, email]"), 11, "names something twice"),
         (changed("{role: subject,", "{role: reference,"), 5, "with role subject are: none"),
-        (changed("  country: {role: reference}", "  country: {role: subject}"), 5, "public.country, store.user_account"),
+        (changed("  country: {role: reference}", "  country: {role: subject}"), 5, "public.country, store.user"),
         (changed('  store."Order Line": {role: owned', '  store.other: {role: owned'), 13, "not in the data map"),
         (changed("id <- store.user_account(address_id)", "id -> store.log(id)"), 18, "whose role is local"),
         (changed("id <- store.user_account(address_id)", "id -> store.address(id)"), 18, "runs in a circle"),

@@ -3,7 +3,7 @@ their values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domicile.model.schema import Column, Table
 from domicile.survey.measure import Measure
@@ -34,6 +34,7 @@ class Looks:
     strong: dict[str, str] = field(default_factory=dict)
     weak: dict[str, str] = field(default_factory=dict)
     object_keys: dict[str, str] = field(default_factory=dict)
+    unread: bool = False  # no value was looked at: the names alone speak
 
 
 async def look(measure: Measure, table: Table) -> Looks:
@@ -49,8 +50,12 @@ async def look(measure: Measure, table: Table) -> Looks:
         elif (kind := weak_kind(column)) and _plausible(kind, column, table):
             looks.weak[column.name] = f"{kind}, by its name"
     textual = [c for c in table.columns if is_textual(c) and c.name not in referring]
-    forms = await measure.forms(table, [c.name for c in textual], [*_FORMS.values(), _OBJECT_KEY]) if textual else []
-    for column, counts in zip(textual, forms or [], strict=False):
+    if not textual:
+        return looks
+    forms = await measure.forms(table, [c.name for c in textual], [*_FORMS.values(), _OBJECT_KEY])
+    if forms is None:
+        return replace(looks, unread=True)
+    for column, counts in zip(textual, forms, strict=True):
         _look_at_values(column.name, counts, looks)
     return looks
 

@@ -214,7 +214,11 @@ def _the_rest(state: State, guessed: Mapping[TableName, object]) -> None:
     for table in state.pending():
         looks = state.looks[table.name]
         assert table.name not in guessed
-        if looks.strong or looks.object_keys:
+        if several := undeclared.polymorphic(table):
+            state.leave_open(table.name)
+            pair = " and ".join(several[0])
+            state.say(table.name, f"{pair} seem to refer to rows of several tables, which no owner path can follow")
+        elif looks.strong or looks.object_keys:
             state.leave_open(table.name)
             seen = ", ".join([*looks.strong, *looks.object_keys])
             state.say(
@@ -235,6 +239,10 @@ def _explain(state: State, table: Table) -> None:
     state.comments[table.name].insert(0, size)
     if not table.primary_key:
         state.say(table.name, "no primary key: a row that differs can be counted, not named")
+    if looks.unread:
+        state.say(
+            table.name, "no value was looked at: it took too long or is forbidden; the columns' names alone speak"
+        )
     reasons = {**looks.strong, **looks.weak, **looks.object_keys}
     state.say(table.name, *(f"{c}: {reasons[c]}" for c in (*rule.personal, *rule.object_keys)))
 

@@ -18,6 +18,7 @@ from domicile.survey import structure, undeclared
 from domicile.survey.finding import Finding, Level
 from domicile.survey.measure import Measure, Path
 from domicile.survey.state import step_to
+from domicile.survey.subject import single_key
 
 __all__ = ["Finding", "Level", "check_map"]
 
@@ -39,8 +40,9 @@ async def check_map(conn: AsyncConnection[Any], data_map: DataMap, schema: Schem
         if name in schema.tables and _is_sound(data_map, schema, name):
             found += [f async for f in _rows(measure, data_map, schema, schema.tables[name])]
     sampling = Measure(conn)
+    subject = schema.tables.get(data_map.subject.table)
     for name, rule in sorted(data_map.tables.items()):
-        if name in schema.tables and rule.role is not Role.UNDECIDED and data_map.subject.table in schema.tables:
+        if name in schema.tables and rule.role is not Role.UNDECIDED and subject and single_key(subject):
             found += [f async for f in _undeclared(sampling, data_map, schema, schema.tables[name])]
     order = list(Level)
     return tuple(sorted(found, key=lambda f: (order.index(f.level), f.table, f.message)))

@@ -58,7 +58,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Measures on one connection. Every method answers None when it took too long or a right is missing.
+    """Measures on one connection. Every method answers None when it took too long or may not be read.
 
     ``seconds`` bounds one measurement; ``whole`` reads all rows where a sample is the rule.
     """
@@ -203,7 +203,10 @@ class Measure:
                     "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{self.seconds}s",)
                 )
                 row = await (await self.conn.execute(statement, params or None)).fetchone()
-        except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
+        except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege):
+            # Cancelled at the limit, no right, rows hidden by row security, a foreign server that does not answer.
+            if self.conn.closed:
+                raise
             return None
         assert row is not None
         return tuple(row)

@@ -21,16 +21,18 @@ async def follow_references(state: State) -> None:
     """
     while True:
         known = {t for t in state.schema.tables if state.in_scope(t)}
-        round_of = [(t, refs) for t in state.pending() if (refs := _references_into(t, known))]
-        if not round_of:
+        found = [(t, refs) for t in state.pending() if (refs := _references_into(t, known))]
+        if not found:
             break
-        for table, references in round_of:
+        # A longer path that is never null goes before a shorter one that may be: it may only be known in a later round.
+        certain = [(t, refs) for t, refs in found if any(_is_certain(t, r) for r in refs)]
+        for table, references in certain or found:
             await _choose_owner(state, table, references)
     await cross_check(state)
 
 
 async def _choose_owner(state: State, table: Table, references: Sequence[Reference]) -> None:
-    certain = [r for r in references if all(table.column(c).not_null for c in r.columns)]
+    certain = [r for r in references if _is_certain(table, r)]
     if not certain:
         certain = [r for r in references if await _never_null(state, table, r)]
     steps = [step_to(r) for r in certain]
@@ -160,6 +162,10 @@ def _referring(state: State, table: Table) -> list[Reference]:
 
 def _references_into(table: Table, known: set[TableName]) -> list[Reference]:
     return [r for r in table.references if r.to_table in known and r.to_table != table.name]
+
+
+def _is_certain(table: Table, reference: Reference) -> bool:
+    return all(table.column(c).not_null for c in reference.columns)
 
 
 def _path(state: State, step: OwnerStep) -> Path:

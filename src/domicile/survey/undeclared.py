@@ -58,6 +58,13 @@ async def find(measure: Measure, schema: Schema, table: Table, subject: TableNam
     return tuple(found)
 
 
+def polymorphic(table: Table) -> tuple[tuple[str, str], ...]:
+    """Pairs of columns, such as (``commentable_type``, ``commentable_id``), that refer to one of several tables."""
+    declared = {c for r in table.references for c in r.columns}
+    pairs = ((_kind_column(table, c), c.name) for c in table.columns if looks_like_identifier(c.name))
+    return tuple((kind, name) for kind, name in pairs if kind and name not in declared)
+
+
 async def _of_column(
     measure: Measure, schema: Schema, table: Table, column: Column, subject: TableName
 ) -> list[Undeclared]:

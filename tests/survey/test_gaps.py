@@ -1,0 +1,172 @@
+"""`domicile map check`: what differs between map and database, what it costs, and how many rows it concerns."""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+import pytest
+from tests.conftest import ROOT
+from tests.samples import chinook_map, pagila_map
+
+from domicile.model.datamap import DataMap
+from domicile.postgres.introspect import read_schema
+from domicile.survey.datamap_file import load, parse
+from domicile.survey.gaps import Finding, Level, check_map
+
+ODD = """\
+version: 1
+dataset: odd
+subject: {table: '"Odd Shop"."User"', key: User Name, market: subject.country}
+tables:
+  '"Odd Shop"."User"': {role: subject, personal: [User Name, email]}
+  '"Odd Shop".select': {role: owned, owner: 'user -> "Odd Shop"."User"("User Name")'}
+  '"Odd Shop".message': {role: owned, owner: 'sender -> "Odd Shop"."User"("User Name")'}
+  '"Odd Shop".attachment': {role: owned, owner: 'message_id -> "Odd Shop".message(id)', object_keys: [path]}
+  '"Odd Shop".note': {role: owned, owner: 'author -> "Odd Shop"."User"("User Name")'}
+  '"Odd Shop".residence': {role: owned, owner: 'who -> "Odd Shop"."User"("User Name")'}
+  '"Odd Shop".basket': {role: owned, owner: 'owner -> "Odd Shop"."User"("User Name")'}
+  '"Odd Shop".line': {role: owned, owner: 'basket -> "Odd Shop".basket(id)'}
+  '"Odd Shop".household': {role: shared, policy: copy, personal: [street]}
+  '"Odd Shop".comment': {role: local}
+  '"Odd Shop".session': {role: local}
+  '"Odd Shop".base': {role: local}
+  '"Odd Shop".far': {role: local}
+  '"Odd Shop".derived': {role: local}
+"""
+
+
+async def check(conn: AsyncConnection, data_map: DataMap) -> tuple[Finding, ...]:
+    return await check_map(conn, data_map, await read_schema(conn))
+
+
+def found(findings: tuple[Finding, ...], level: Level, table: str, said: str) -> Finding:
+    matches = [f for f in findings if f.level is level and f.table.endswith(table) and said in f.message]
+    assert len(matches) == 1, [f for f in findings if f.table.endswith(table)]
+    return matches[0]
+
+
+def errors(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [f for f in findings if f.level is Level.ERROR]
+
+
+async def test_pagila(pagila: AsyncConnection) -> None:
+    findings = await check(pagila, pagila_map())
+    assert not errors(findings)
+    assert found(findings, Level.WARNING, "address", "4 rows have no owner").count == 4
+    assert found(findings, Level.WARNING, "payment", "to a row of another owner").count == 5
+    cost = found(findings, Level.WARNING, "payment", "no index on public.payment (customer_id)")
+    assert "16,049 rows (" in cost.message
+    assert cost.hint == "create index on public.payment (customer_id);"  # a partitioned table: not concurrently
+    assert "concurrently" in found(findings, Level.WARNING, "rental", "no index").hint
+    found(findings, Level.INFO, "rental_by_category", "materialised view")
+
+
+async def test_chinook(chinook: AsyncConnection) -> None:
+    assert await check(chinook, chinook_map()) == ()
+
+
+async def test_world(world: AsyncConnection) -> None:
+    findings = await check(world, load(ROOT / "src/domicile/world/store.map.yaml"))
+    assert not errors(findings)
+    found(findings, Level.WARNING, "audit_log", "seems to refer by order_id -> store.orders(id)")
+    found(findings, Level.INFO, "payment", "currency -> store.currency(code)")
+
+
+async def test_odd_schema(odd: AsyncConnection) -> None:
+    findings = await check(odd, parse(ODD))
+    assert not errors(findings)
+    assert found(findings, Level.WARNING, "note", "18 rows have no owner: author is null").count == 18
+    assert found(findings, Level.WARNING, "message", "89 rows refer by recipient").count == 89
+    assert found(findings, Level.WARNING, "select", "9 rows refer by parent").count == 9
+    assert findings == tuple(sorted(findings, key=lambda f: (list(Level).index(f.level), f.table, f.message)))
+    assert not any("Ünal" in f.message + f.hint for f in findings)
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "said"),
+    [
+        ('create table "Odd Shop".fresh (id integer)', "fresh", "is not in the data map"),
+        ('drop table "Odd Shop".session', "session", "not in the database"),
+        ('alter table "Odd Shop".attachment rename path to place', "attachment", "has no column path"),
+        ('alter table "Odd Shop".note rename author to writer', "note", "has no column author"),
+        ('alter table "Odd Shop".attachment alter message_id type text using null', "attachment", "types do not fit"),
+        ('alter table "Odd Shop".message drop constraint message_pkey cascade', "attachment", "is not unique"),
+        ('alter table "Odd Shop"."User" rename "User Name" to name', "User", "has no column User Name"),
+        ('alter table "Odd Shop"."User" drop constraint "User_pkey" cascade', "User", "is no key"),
+        ('alter table "Odd Shop"."User" rename country to land', "User", "the market expression does not work"),
+        ('alter table "Odd Shop".line set unlogged', "line", "is unlogged"),
+        ('create table "Odd Shop".sub () inherits ("Odd Shop".note)', "sub", "is not in the data map"),
+        ('alter table "Odd Shop".line inherit "Odd Shop".heir', "line", 'inherits "Odd Shop".heir'),
+    ],
+)  # fmt: skip
+async def test_structure(odd18: AsyncConnection, change: str, table: str, said: str) -> None:
+    if "attachment alter message_id" in change:
+        await odd18.execute('alter table "Odd Shop".attachment drop constraint attachment_message_id_fkey')
+        await odd18.execute('alter table "Odd Shop".attachment drop constraint attachment_pkey')
+        await odd18.execute('alter table "Odd Shop".attachment alter message_id drop not null')
+    await odd18.execute('create table "Odd Shop".heir (no bigint not null)')
+    await odd18.execute('alter table "Odd Shop".basket drop constraint basket_id_current_fkey')
+    await odd18.execute(change)
+    findings = await check(odd18, parse(ODD))
+    assert any(f.level is Level.ERROR and table in f.table and said in f.message and f.hint for f in findings), findings
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "table", "said"),
+    [
+        ("{role: shared, policy: copy, personal: [street]}", "{role: undecided}", "household", "is undecided"),
+        (
+            "{role: shared, policy: copy, personal: [street]}",
+            "{role: undecided}",
+            "residence",
+            "that table is undecided",
+        ),
+        ("{role: shared, policy: copy, personal: [street]}", "{role: local}", "residence", "that table is local"),
+        ("market: subject.country", "market: no sql", "User", "the market expression does not work"),
+    ],
+)
+async def test_map(odd18: AsyncConnection, old: str, new: str, table: str, said: str) -> None:
+    assert old in ODD
+    findings = await check(odd18, parse(ODD.replace(old, new)))
+    assert any(f.level is Level.ERROR and table in f.table and said in f.message for f in findings), findings
+
+
+async def test_wrong_path_of_a_fitting_type_shows_in_the_rows(odd18: AsyncConnection) -> None:
+    findings = await check(odd18, parse(ODD.replace("message_id -> ", "no -> ")))
+    assert found(findings, Level.WARNING, "attachment", "88 rows refer by message_id").count == 88
+    found(findings, Level.WARNING, "attachment", "no index")
+
+
+async def test_two_owners(odd18: AsyncConnection) -> None:
+    shared = "'\"Odd Shop\".household': {role: shared, policy: copy, personal: [street]}"
+    owned = "'\"Odd Shop\".household': {role: owned, owner: 'id <- \"Odd Shop\".residence(household)'}"
+    assert shared in ODD
+    findings = await check(odd18, parse(ODD.replace(shared, owned)))
+    assert found(findings, Level.ERROR, "household", "45 rows have several owners").count == 45
+    found(findings, Level.WARNING, "household", 'no index on "Odd Shop".residence (household)')
+    found(findings, Level.INFO, "household", "column street looks personal")
+
+
+async def test_orphans_without_a_foreign_key(odd18: AsyncConnection) -> None:
+    await odd18.execute('alter table "Odd Shop".message drop constraint message_sender_fkey')
+    await odd18.execute("insert into \"Odd Shop\".message (sender, recipient) values ('nobody', 'Ünal 1')")
+    findings = await check(odd18, parse(ODD))
+    assert found(findings, Level.WARNING, "message", "1 rows have no owner: what sender").count == 1
+
+
+async def test_references_of_the_map_are_measured(odd18: AsyncConnection) -> None:
+    text = ODD.replace("object_keys: [path]}", "object_keys: [path], references: ['no -> \"Odd Shop\".household(id)']}")
+    await odd18.execute('update "Odd Shop".attachment set no = 1000 where message_id <= 3')
+    findings = await check(odd18, parse(text))
+    assert found(findings, Level.WARNING, "attachment", "3 rows refer to nothing by no").count == 3
+
+
+async def test_no_key_and_triggers(odd18: AsyncConnection) -> None:
+    await odd18.execute('alter table "Odd Shop".residence drop constraint residence_pkey')
+    await odd18.execute("create function public.noop() returns trigger language plpgsql as 'begin return new; end'")
+    await odd18.execute('create trigger t before insert on "Odd Shop".note for each row execute function public.noop()')
+    await odd18.execute('alter table "Odd Shop".note enable always trigger t')
+    await odd18.execute("select lo_create(0)")
+    findings = await check(odd18, parse(ODD))
+    found(findings, Level.WARNING, "residence", "has no key")
+    found(findings, Level.WARNING, "note", "trigger t is enabled always")
+    assert found(findings, Level.WARNING, "(database)", "large objects").count == 1
