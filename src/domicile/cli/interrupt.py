@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from domicile.model.errors import EXIT_INTERRUPTED, DomicileError, ErrorCode
 
 T = TypeVar("T")
+AT_ONCE = "No row is lost. The wave at work, if any, refuses its writers until the move is resumed or aborted."
 GRACE_SECONDS_MAX = 5.0  # between the second signal and the hard end
 
 Say = Callable[[str], None]
@@ -79,7 +80,7 @@ async def _outcome(task: Awaitable[T], stopping: Stopping, *, safe_point: bool) 
         raise DomicileError(
             ErrorCode.INTERRUPTED,
             "stopped at once" if safe_point else "stopped",
-            safe="Every wave is whole: at its source or at its target." if safe_point else "Nothing was changed.",
+            safe=AT_ONCE if safe_point else "Nothing was changed.",
             hint="See where it stands with: domicile status; go on with: domicile resume MOVE." if safe_point else "",
         ) from None
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
+import logging
 import os
 from pathlib import Path
 import sys
 import traceback
 from typing import Annotated
 
+from rich.text import Text
 import typer
 
 from domicile.cli import demo, look_commands, move_commands, setup_commands
@@ -72,6 +74,7 @@ def main() -> None:
 def run(environ: Mapping[str, str]) -> int:
     """The program's exit code. Prints every error; none leaves here."""
     output = Output(environ)
+    _tame_logging(output)
     try:
         return _guarded(Session(environ, output), output)
     except BrokenPipeError:
@@ -100,6 +103,25 @@ def _guarded(session: Session, output: Output) -> int:
         output.flush()
         return bug.exit_code
     return 0
+
+
+class _Talk(logging.Handler):
+    """Domicile's own log lines as talk on stderr. Other libraries' are dropped: they may quote values."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.INFO)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.say(Text(record.getMessage(), style="dim"))
+
+
+def _tame_logging(output: Output) -> None:
+    logging.getLogger().addHandler(logging.NullHandler())
+    own = logging.getLogger("domicile")
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    own.handlers = [_Talk(output)]
 
 
 def _bug(error: Exception, environ: Mapping[str, str]) -> DomicileError:

@@ -62,7 +62,8 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     """One move: how far, how it goes, its waves, what is safe and what comes next."""
     yield Text.assemble((f"{now.dataset}: {now.source} -> {now.target}", "bold"), f"  move {now.move_id}")
     asked = " (pause asked for)" if now.pause_requested else " (abort asked for)" if now.abort_requested else ""
-    runner = f", carried by {now.runner}" if now.runner else ""
+    alone = " (nobody carries it now)" if now.status is Status.RUNNING else ""
+    runner = f", carried by {now.runner}" if now.runner else alone
     yield Text.assemble("status  ", styled(now.status), f"{asked}{runner}")
     arrived = sum(w.subjects for w in now.waves if w.phase in ARRIVED)
     yield Text(
@@ -75,6 +76,8 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     for wave in now.waves:
         if wave.error_code:
             yield Text.assemble((f"wave {wave.no}: error[{wave.error_code}]", "bold red"), f": {wave.error_message}")
+            if wave.error_hint:
+                yield Text(f"  next: {wave.error_hint}")
     yield Text()
     yield hanging(
         pair
