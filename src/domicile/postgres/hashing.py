@@ -8,10 +8,10 @@ PostgreSQL's own hashes follow its equality, which is coarser than a copy must b
 - ``hash_record_extended`` adds up its columns (times powers of 31), so the sum over rows adds up per column: two rows
   that swap a value keep their sum. `bound_hash` puts a last step after it that does not add up.
 - With seed 0 the float zero hashes like null: seeds are never 0.
+- An 8-byte integer or timestamp is folded to 32 bits first: -1 and 4294967295 are alike.
 
-So a column goes in natively only where its equality is that of its bytes; others go in as the bytes of their
-send function, or as text. What remains: a native 8-byte integer or timestamp has 32 bits of hash of its own
-(PostgreSQL folds its halves), everything else 64.
+So a column goes in natively only where its hash sees every bit of it; others go in as the bytes of their send function,
+or as text. Cost on the row of `benchmarks/verify.py`: a third more than the native hash of everything.
 """
 
 from __future__ import annotations
@@ -32,41 +32,28 @@ CATALOG = "pg_catalog"
 class Mode(StrEnum):
     """How much a hash sees, and what it costs."""
 
-    EXACT = "exact"  # every bit of every type above; the default
-    NATIVE = "native"  # jsonb by its own hash: twice as fast on it, blind to sign and scale of the numbers inside
+    EXACT = "exact"  # every bit; the default
+    NATIVE = "native"  # PostgreSQL's hash for jsonb and 8-byte types: faster, with the blind spots above
     AUDIT = "audit"  # SHA-256 of text forms: no trust in PostgreSQL's hash functions or in equal architectures
 
 
 DEFAULT_MODE = Mode.EXACT
 
-# Equality of these is equality of their bytes, and their hash is the same in every supported version.
+# The hash of these sees all their bytes, and is the same in every supported version.
 _NATIVE = frozenset(
-    {
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "oid",
-        "char",
-        "name",
-        "text",
-        "varchar",
-        "bytea",
-        "date",
-        "time",
-        "timestamp",
-        "timestamptz",
-        "uuid",
-        "inet",
-        "cidr",
-        "macaddr",
-        "macaddr8",
-        "pg_lsn",
-    }
+    {"bool", "int2", "int4", "oid", "char", "name", "text", "varchar", "bytea"}
+    | {"date", "uuid", "inet", "cidr", "macaddr", "macaddr8"}
 )
 _COLLATED = frozenset({"text", "varchar", "name"})
+# These lose something in their hash that their send function keeps.
 _SENT: Mapping[str, str] = MappingProxyType(
     {
+        "int8": "int8send",
+        "time": "time_send",
+        "timestamp": "timestamp_send",
+        "timestamptz": "timestamptz_send",
+        "pg_lsn": "pg_lsn_send",
+        "jsonb": "jsonb_send",
         "numeric": "numeric_send",
         "float4": "float4send",
         "float8": "float8send",
@@ -77,9 +64,9 @@ _SENT: Mapping[str, str] = MappingProxyType(
         "bit": "bit_send",
         "varbit": "varbit_send",
         "json": "json_send",
-        "jsonb": "jsonb_send",
     }
 )
+_FAST = frozenset({"int8", "time", "timestamp", "timestamptz", "pg_lsn", "jsonb"})
 
 # A record of every type that enters natively. Both servers must agree on its hash, and on the encoding of text.
 _PROBE = """
@@ -117,7 +104,7 @@ def hashed(col: Column, mode: Mode, alias: str = "t") -> Fragment:
     sent = _SENT.get(builtin)
     if mode is Mode.AUDIT and builtin != "bpchar":  # whose cast to text drops trailing blanks
         return sql.SQL("{}::pg_catalog.text").format(value)
-    if mode is Mode.NATIVE and builtin == "jsonb":
+    if mode is Mode.NATIVE and builtin in _FAST:
         return value
     if sent is not None:
         return sql.SQL("{}({})").format(sql.Identifier(CATALOG, sent), value)
