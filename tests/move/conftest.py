@@ -69,3 +69,11 @@ async def store_15(
     async with cloned(pg15, store_source_15) as source, cloned(pg18, store_target) as target:
         state = scratch / f"state-{tmp_path.name}"
         yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
+
+
+@pytest.fixture(params=["18-18", "15-18"])
+def either_store(request: pytest.FixtureRequest) -> Place:
+    """A store at two sites, 18 -> 18 and 15 -> 18."""
+    place = request.getfixturevalue("store" if request.param == "18-18" else "store_15")
+    assert isinstance(place, Place)
+    return place

@@ -45,9 +45,7 @@ async def every_row(conninfo: str) -> dict[str, Counter[str]]:
                and n.nspname !~ '^(pg_|information_schema|domicile)'"""
         )
         for schema, name in await tables.fetchall():
-            rows = await conn.execute(
-                sql.SQL("select md5(t::text) from {} as t").format(sql.Identifier(schema, name))
-            )
+            rows = await conn.execute(sql.SQL("select md5(t::text) from {} as t").format(sql.Identifier(schema, name)))
             found[f"{schema}.{name}"] = Counter(r[0] for r in await rows.fetchall())
     return found
 

@@ -29,9 +29,8 @@ async def plan_of(place: Place, where: str = ABROAD) -> Plan:
     return await commands.plan(place.workspace, Question(place.dataset, SOURCE, TARGET, where=where))
 
 
-@pytest.mark.parametrize("fixture", ["store", "store_15"])
-async def test_everybody_abroad_moves_and_nobody_else(fixture: str, request: pytest.FixtureRequest) -> None:
-    place: Place = request.getfixturevalue(fixture)
+async def test_everybody_abroad_moves_and_nobody_else(either_store: Place) -> None:
+    place = either_store
     tables = in_scope()
     before_source, before_target = await every_row(place.source), await every_row(place.target)
     abroad = await scalar(place.source, ABROAD_USERS)
@@ -106,9 +105,7 @@ async def test_the_guard_answers_with_the_home_during_soak(store: Place) -> None
 async def test_a_write_at_the_target_does_not_spoil_the_proof_nor_the_purge(store: Place) -> None:
     traveller = await scalar(store.source, "select min(id) from store.user_account where market = 'IN'")
     moved = await commands.apply(store.workspace, await plan_of(store))
-    await scalar(
-        store.target, "update store.user_account set full_name = 'x' where id = %s returning id", traveller
-    )
+    await scalar(store.target, "update store.user_account set full_name = 'x' where id = %s returning id", traveller)
     verified = await commands.verify(store.workspace, moved.move_id)
     assert verified.clean, "the source copy is what the verdict sealed"
     assert sum(c.rows_differing for c in verified.waves) == 1
