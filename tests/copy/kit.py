@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from tests.conftest import SitePair
 
 from domicile.model.datamap import DataMap, OwnerStep, Role, SubjectRule, TableRule
@@ -21,6 +21,7 @@ from domicile.move.failpoints import Failpoints
 from domicile.postgres import site_schema
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
+from domicile.postgres.ownership import rows_of_wave
 from domicile.postgres.rows import choose_format
 
 MOVE = MoveId("m1")
@@ -103,7 +104,10 @@ class Rig:
             table = source_schema.tables[name]
             row_format, why = choose_format(table, target_schema.tables[name])
             columns = tuple(c.name for c in table.stored_columns)
-            [(rows,)] = await self.texts(self.source, f"select count(*) from {name}")
+            of_wave = sql.SQL("select count(*) {} where m.wave = {}").format(
+                rows_of_wave(self.data_map, name), sql.Literal(self.wave.source_id)
+            )
+            [(rows,)] = await (await self.source.execute(of_wave)).fetchall()
             plans.append(TablePlan(name, columns, rows, 0, row_format, why))
         blank = dict.fromkeys(
             ("config_digest", "map_digest", "source_schema_digest", "target_schema_digest", "estimate_basis"), ""

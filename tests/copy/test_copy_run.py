@@ -24,12 +24,16 @@ ROWS_OF_WAVE = 20 + 20 * 50
 
 
 async def shop(sites: Rig, **limits: int) -> None:
-    """Forty users with fifty orders each; the odd ones move, in chunks of 100 rows."""
+    """Forty users with fifty orders each; the odd ones move, in chunks of 100 rows.
+
+    User 2 has 30,000 orders more: the wave is a small part of the table, so that each cell is a chunk.
+    """
     await sites.both(SHOP)
     await sites.source.execute(
         f"""insert into public.users select n, 'u' || n || '@example.org' from generate_series(1, {USERS}) n;
         insert into public.orders select n, 1 + n % {USERS}, 'secret ' || n
-        from generate_series(1, {USERS * 50}) n""".encode()
+        from generate_series(1, {USERS * 50}) n;
+        insert into public.orders select n, 2, '' from generate_series(100001, 130000) n""".encode()
     )
     await sites.register(MAP, MINE, **{"chunk_rows": 100, **limits})
 
@@ -88,7 +92,7 @@ async def test_resume_whatever_the_indexes(sites18: Rig) -> None:
     await sites18.both("drop index public.orders_user_id_idx")
     for name, table in list(sites18.move.source_schema.tables.items()):
         if name.name == "orders":
-            # Introspection of a later process would not list the index.
+            # Introspection by a later process would not list the index.
             object.__setattr__(table, "index_prefixes", (("id",),))
     await sites18.copy()
     assert len(sites18.reported) - before <= 6

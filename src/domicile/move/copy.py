@@ -6,10 +6,11 @@ collisions; sequences are beyond the wave's. Postcondition: every row of the wav
 the target, each once, with one row of ``domicile.progress`` per cell. Reversible: fully; step back deletes
 the rows by the owner predicate. Idempotent: cells already in progress are skipped.
 
-A table's members are cut into *cells*, ranges of ordinals of about ``limits.chunk_rows`` rows; their
-bounds follow from the plan alone, so a later process finds the same. A *chunk* is a run of neighbouring
-cells carried by one COPY and committed at once: one cell where the owner path has indexes, a whole share
-of the table where it has none, because there each chunk costs a scan of the table.
+A table's members are cut into *cells*, ranges of ordinals of about ``limits.chunk_rows`` rows; their bounds
+follow from the plan alone, so a later process finds the same. A *chunk* is a run of neighbouring cells carried by
+one COPY and committed at once. Where an index finds the rows, that is one cell. Where PostgreSQL will scan the table
+(no index on the owner path, or a wave that is a good part of the table), each chunk costs a scan: there it is a
+stream's whole share, which the wave's own limits keep to seconds.
 
 Method: exported snapshot and parallel COPY as in pg_dump -j; progress committed with the rows as in Vitess'
 copy_state.
@@ -48,6 +49,10 @@ _PROGRESS = """
            case when cell = %(first)s then %(bytes)s else 0 end
     from pg_catalog.generate_series(%(first)s::integer, %(last)s::integer) as cell"""
 
+# A wave of a larger part of a table is read by scanning it: from about here PostgreSQL itself prefers that, even to
+# read a single cell (measured: twenty chunks of 5 % each took twice the time of two halves).
+SCAN_FROM = 0.05
+
 # Triggers, foreign keys and the guard are switched off for this session alone; unique keys, checks and
 # not-null still hold.
 _REPLICA = {**SESSION, "session_replication_role": "replica"}
@@ -74,7 +79,7 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
     """
     await move.failpoints.reach("copy.before")
     done = await _done(move, wave)
-    todo = list(chunks(move.plan, wave.subjects, done, _indexed_tables(move)))
+    todo = list(chunks(move.plan, wave.subjects, done, _scanned_tables(move, wave)))
     if todo:
         streams = min(move.plan.limits.streams, len(todo))
         async with _exported_snapshot(move.source) as snapshot:
@@ -85,13 +90,13 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
     await move.failpoints.reach("copy.done")
 
 
-def chunks(plan: Plan, subjects: int, done: set[tuple[str, int]], indexed: set[TableName]) -> Iterable[Chunk]:
+def chunks(plan: Plan, subjects: int, done: set[tuple[str, int]], scanned: set[TableName]) -> Iterable[Chunk]:
     """What is left to copy of a wave with ``subjects`` members, in table order. Pure."""
     for table in plan.tables:
         size = cell_subjects(plan, table)
         cells = -(-subjects // size)
         left = [cell for cell in range(1, cells + 1) if (str(table.table), cell) not in done]
-        longest = 1 if table.table in indexed else -(-cells // plan.limits.streams)
+        longest = -(-cells // plan.limits.streams) if table.table in scanned else 1
         for first, last in _runs(left, longest):
             yield Chunk(table, first, last, (first - 1) * size, min(last * size, subjects))
 
@@ -191,8 +196,15 @@ async def _done(move: Move, wave: WaveAtSites) -> set[tuple[str, int]]:
             return {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
 
 
-def _indexed_tables(move: Move) -> set[TableName]:
-    return {t.table for t in move.plan.tables if path_is_indexed(move.data_map, move.source_schema, t.table)}
+def _scanned_tables(move: Move, wave: WaveAtSites) -> set[TableName]:
+    """Tables of which each chunk would read everything."""
+    share = wave.subjects / move.plan.cohort.size
+    return {
+        plan.table
+        for plan in move.plan.tables
+        if not path_is_indexed(move.data_map, move.source_schema, plan.table)
+        or plan.rows * share > SCAN_FROM * move.source_schema.tables[plan.table].rows_estimate
+    }
 
 
 def _levels(data_map: DataMap, todo: Iterable[Chunk]) -> list[deque[Chunk]]:

@@ -91,6 +91,9 @@ class _Pump:
         self._stop = stop
         self._what = what
         self._heard = time.monotonic()
+        self._both = select.poll()
+        self._both.register(source.socket, _IN)
+        self._both.register(target.socket, _IN)
 
     def run(self, out_sql: bytes, in_sql: bytes) -> Transferred:
         self._begin(self._target, in_sql, ExecStatus.COPY_IN)
@@ -172,10 +175,7 @@ class _Pump:
 
     def _wait_for_rows(self) -> None:
         """Until the source has sent something; meanwhile the target may fail, and is heard."""
-        poller = select.poll()
-        poller.register(self._source.socket, _IN)
-        poller.register(self._target.socket, _IN)
-        ready = dict(self._patiently(poller))
+        ready = dict(self._patiently(self._both))
         if self._target.socket in ready:
             with _Lost(self, self._target):
                 self._target.consume_input()
