@@ -21,7 +21,7 @@ SCHEMA = """
         "double" float8, doc jsonb, at timestamptz, bytes bytea);
     insert into app.users select generate_series(1, 9)"""
 SUBJECTS = 6  # of 9: the others' rows must not count
-ROUNDS = 40
+ROUNDS = 25
 TEXTS = """select coalesce(string_agg(t::text, E'\\n' order by t::text), '') from {} as t where t.user_id <= 6"""
 
 

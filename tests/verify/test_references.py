@@ -153,7 +153,8 @@ async def test_samples_equal_themselves(site_clusters: tuple[EmbeddedCluster, Em
         assert verdict.rows > 500
         if name == "pagila":
             await sites.target.execute(
-                "update public.payment set amount = amount + 0.01 where payment_id = (select min(payment_id) from public.payment where customer_id = 5)"
+                "update public.payment set amount = amount + 0.01"
+                " where payment_id = (select min(payment_id) from public.payment where customer_id = 5)"
             )
             await sites.target.execute("set session_replication_role = replica; delete from public.staff")
             verdict = await sites.verify(mapped)
