@@ -251,7 +251,7 @@ async def test_references(shop: Shop) -> None:
 
 async def test_shared_tables(shop: Shop) -> None:
     data_map = shop_map()
-    for policy, passed in ((SharedPolicy.REFUSE, False), (SharedPolicy.COPY, True)):
+    for policy, passed in ((SharedPolicy.REFUSE, False), (SharedPolicy.PRESENT, True)):
         rules = {**data_map.tables, KIND: TableRule(KIND, Role.SHARED, policy=policy)}
         plan = await shop.plan(data_map=replace(data_map, tables=rules))
         assert check(plan, "shared rows").passed is passed

@@ -70,7 +70,7 @@ def test_dump_reads_back_equal() -> None:
 def test_digest_is_of_the_meaning() -> None:
     again = GOOD.replace("# a shop\n", "").replace("[email, no]", "[no, email]").replace("      from", "   from")
     assert parse(again).digest == parse(GOOD).digest
-    for change in (("role: local", "role: reference"), ("key: id", "key: uid"), ("policy: refuse", "policy: copy")):
+    for change in (("role: local", "role: reference"), ("key: id", "key: uid"), ("policy: refuse", "policy: present")):
         assert parse(GOOD.replace(*change)).digest != parse(GOOD).digest
 
 
@@ -94,7 +94,7 @@ def changed(old: str, new: str) -> str:
         (changed("store.log:", "store.odd:"), 22, "comes twice"),
         (changed("  country:", "  store.log:"), 21, "comes twice"),
         (changed("{role: shared, policy: refuse}", "{role: shared}"), 19, "lacks 'policy'"),
-        (changed("{role: local}", "{role: local, policy: copy}"), 21, "has a policy"),
+        (changed("{role: local}", "{role: local, policy: present}"), 21, "has a policy"),
         (changed("{role: reference}", '{role: reference, owner: "a -> b(c)"}'), 20, "has an owner"),
         (changed("id <- store.user_account(address_id)", "address_id"), 18, "not an owner step"),
         (changed("order_id, line ->", "order_id ->"), 15, "1 columns against 2"),

@@ -25,7 +25,7 @@ tables:
   '"Odd Shop".residence': {role: owned, owner: 'who -> "Odd Shop"."User"("User Name")'}
   '"Odd Shop".basket': {role: owned, owner: 'owner -> "Odd Shop"."User"("User Name")'}
   '"Odd Shop".line': {role: owned, owner: 'basket -> "Odd Shop".basket(id)'}
-  '"Odd Shop".household': {role: shared, policy: copy, personal: [street]}
+  '"Odd Shop".household': {role: shared, policy: present, personal: [street]}
   '"Odd Shop".comment': {role: local}
   '"Odd Shop".session': {role: local}
   '"Odd Shop".base': {role: local}
@@ -113,14 +113,14 @@ async def test_structure(odd18: AsyncConnection, change: str, table: str, said: 
 @pytest.mark.parametrize(
     ("old", "new", "table", "said"),
     [
-        ("{role: shared, policy: copy, personal: [street]}", "{role: undecided}", "household", "is undecided"),
+        ("{role: shared, policy: present, personal: [street]}", "{role: undecided}", "household", "is undecided"),
         (
-            "{role: shared, policy: copy, personal: [street]}",
+            "{role: shared, policy: present, personal: [street]}",
             "{role: undecided}",
             "residence",
             "that table is undecided",
         ),
-        ("{role: shared, policy: copy, personal: [street]}", "{role: local}", "residence", "that table is local"),
+        ("{role: shared, policy: present, personal: [street]}", "{role: local}", "residence", "that table is local"),
         ("market: subject.country", "market: no sql", "User", "the market expression does not work"),
     ],
 )
@@ -137,7 +137,7 @@ async def test_wrong_path_of_a_fitting_type_shows_in_the_rows(odd18: AsyncConnec
 
 
 async def test_two_owners(odd18: AsyncConnection) -> None:
-    shared = "'\"Odd Shop\".household': {role: shared, policy: copy, personal: [street]}"
+    shared = "'\"Odd Shop\".household': {role: shared, policy: present, personal: [street]}"
     owned = "'\"Odd Shop\".household': {role: owned, owner: 'id <- \"Odd Shop\".residence(household)'}"
     assert shared in ODD
     findings = await check(odd18, parse(ODD.replace(shared, owned)))

@@ -32,7 +32,7 @@ class Role(StrEnum):
 class SharedPolicy(StrEnum):
     """What happens to a shared row that a moving subject's row refers to."""
 
-    COPY = "copy"  # the row is copied to the target and stays at the source
+    PRESENT = "present"  # it must be at the target already, put there by other means
     REFUSE = "refuse"  # a plan that would need the row is refused
 
 

@@ -120,7 +120,7 @@ def dump(data_map: DataMap, comments: Comments | None = None, header: Sequence[s
 _MEANING = {
     Role.SUBJECT: "one row is one subject",
     Role.OWNED: "every row has one owner and moves with it",
-    Role.SHARED: "rows that several subjects' rows refer to (policy: copy or refuse)",
+    Role.SHARED: "rows that several subjects' rows refer to (policy: present or refuse)",
     Role.REFERENCE: "the same at every site; never moved, its presence at the target is checked",
     Role.LOCAL: "belongs to the site, never moves",
     Role.UNDECIDED: "give each of these one of the roles above; a plan is refused until then",
@@ -145,7 +145,7 @@ def _rule(table: TableName, node: Node) -> TableRule:
         )
     policy = _one_of(given["policy"], "policy", SharedPolicy) if "policy" in given else None
     if policy is None and role is Role.SHARED:
-        raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: copy, or policy: refuse")
+        raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: present, or policy: refuse")
     if policy is not None and role is not Role.SHARED:
         raise given["policy"].refuse(f"{table} has a policy, but its role is {role}", "Policies are for shared tables.")
     return TableRule(

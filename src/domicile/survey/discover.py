@@ -187,7 +187,7 @@ def _name_references(state: State) -> None:
                     table.name,
                     f"looks personal ({', '.join(state.looks[table.name].strong)}), but is no one subject's",
                     f"{CANDIDATE} role: reference, if the same rows are at every site",
-                    f"{CANDIDATE} role: shared, with policy: copy or policy: refuse",
+                    f"{CANDIDATE} role: shared, with policy: present or policy: refuse",
                 )
             elif table.rows_estimate > REFERENCE_ROWS_MAX:
                 state.leave_open(table.name)
@@ -195,7 +195,7 @@ def _name_references(state: State) -> None:
                     table.name,
                     "large for reference data",
                     f"{CANDIDATE} role: reference, if the same rows are at every site",
-                    f"{CANDIDATE} role: shared, with policy: copy or policy: refuse",
+                    f"{CANDIDATE} role: shared, with policy: present or policy: refuse",
                 )
             else:
                 state.decide(table.name, Role.REFERENCE)
