@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import AsyncConnection, sql
 import pytest
 
@@ -25,6 +27,11 @@ PAIRS = [
 FIRST = Column("a", "", "")
 
 
+def native(values: Sequence[Fragment], seed: int) -> Fragment:
+    """What PostgreSQL offers: the hash that is not good enough."""
+    return sql.SQL("hash_record_extended(row({}), {})").format(sql.SQL(", ").join(values), sql.Literal(seed))
+
+
 async def hashes(conn: AsyncConnection, expression: Fragment, values: str) -> list[int]:
     statement = sql.SQL("select {} from (values {}) as t (id, a)").format(expression, sql.SQL(values))  # type: ignore[arg-type]  # written below
     return [row[0] for row in await (await conn.execute(statement)).fetchall()]
@@ -35,8 +42,8 @@ async def test_blind_spots_of_the_native_hash(database: str, kind: str, one: str
     values = f"(1, {one}::{kind}), (1, {other}::{kind})"
     col = Column("a", kind, kind)
     async with await connect(database, settings=SESSION) as conn:
-        alike = await hashes(conn, row_hash([column("t", "a")], 7, Mode.NATIVE), values)
-        assert alike[0] == alike[1], "PostgreSQL sees it now: the column could go in natively"
+        alike = await hashes(conn, native([column("t", "a")], 7), values)
+        assert alike[0] == alike[1], "PostgreSQL sees it now: good news for the benchmark"
         for mode in (Mode.EXACT, Mode.AUDIT):
             apart = await hashes(conn, row_hash([hashed(col, mode)], 7, mode), values)
             assert apart[0] != apart[1]
@@ -46,8 +53,8 @@ async def test_plain_sums_hide_swapped_values_and_bound_ones_do_not(database: st
     columns = [column("t", "id"), column("t", "a")]
     right, swapped = "(1, 'x'), (2, 'y')", "(1, 'y'), (2, 'x')"
     async with await connect(database, settings=SESSION) as conn:
-        plain = row_hash(columns, 7, Mode.NATIVE)
-        bound = bound_hash(sql.Literal(1), plain, Mode.NATIVE)
+        plain = native(columns, 7)
+        bound = bound_hash(sql.Literal(1), plain, Mode.EXACT)
         assert (sum(await hashes(conn, plain, right)) - sum(await hashes(conn, plain, swapped))) % 2**64 == 0
         assert (sum(await hashes(conn, bound, right)) - sum(await hashes(conn, bound, swapped))) % 2**64 != 0
 
@@ -56,9 +63,9 @@ async def test_null_is_not_zero(database: str) -> None:
     """With seed 0 it would be."""
     async with await connect(database, settings=SESSION) as conn:
         values = "(1, 0::float8), (1, null)"
-        zero_seed = await hashes(conn, row_hash([column("t", "a")], 0, Mode.NATIVE), values)
+        zero_seed = await hashes(conn, native([column("t", "a")], 0), values)
         assert zero_seed[0] == zero_seed[1]
-        own_seed = await hashes(conn, row_hash([column("t", "a")], seed_of(TableName("a", "b")), Mode.NATIVE), values)
+        own_seed = await hashes(conn, row_hash([column("t", "a")], seed_of(TableName("a", "b")), Mode.EXACT), values)
         assert own_seed[0] != own_seed[1]
 
 
