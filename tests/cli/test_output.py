@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from rich.text import Text
 from tests.cli import examples as ex
 
 from domicile.cli.confirm import confirm
+from domicile.cli.main import _bug, _tame_logging
 from domicile.cli.output import Output
 from domicile.cli.progress import PLAIN_SECONDS, watching
 from domicile.model.errors import EXIT_USAGE, DomicileError, ErrorCode
@@ -169,3 +171,33 @@ def test_purging_counts_rows_deleted() -> None:
         show(ex.replace(ex.RUNNING, waves=waves))
     assert "1,000 rows" in err.getvalue()
     assert "B/s" not in err.getvalue()
+
+
+def test_an_error_of_our_own_shows_its_place_and_not_its_words() -> None:
+    def fail() -> None:
+        raise ValueError("Key (email)=(somebody@example.com) already exists")
+
+    try:
+        fail()
+    except ValueError as error:
+        bug, whole = _bug(error, {}), _bug(error, {"DOMICILE_DEBUG": "1"})
+    assert bug.exit_code == 1
+    assert "ValueError" in bug.message
+    assert "somebody" not in repr(whole.as_dict()) + str(whole)
+    assert [str(f).split(" in ")[1] for f in whole.facts["at"]] == [  # type: ignore[attr-defined]
+        "test_an_error_of_our_own_shows_its_place_and_not_its_words",
+        "fail",
+    ]
+    assert len(bug.facts["at"]) == 1  # type: ignore[arg-type]
+
+
+def test_log_lines_of_our_own_are_talk_and_others_are_dropped() -> None:
+    sink, out, err = output()
+    _tame_logging(sink)
+    try:
+        logging.getLogger("domicile.sites").info("copied the wheel's servers to /var/lib/domicile")
+        logging.getLogger("psycopg").warning("a value")
+    finally:
+        logging.getLogger("domicile").handlers = []
+    assert err.getvalue() == "copied the wheel's servers to /var/lib/domicile\n"
+    assert out.getvalue() == ""

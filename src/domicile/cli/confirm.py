@@ -22,9 +22,5 @@ def confirm(output: Output, question: str, *, yes: bool) -> None:
         )
     output.stderr.print(f"{question} [y/N] ", end="")
     output.flush()
-    try:
-        answer = sys.stdin.readline()
-    except KeyboardInterrupt:
-        raise DomicileError(ErrorCode.INTERRUPTED, "stopped before it began") from None
-    if answer.strip().lower() not in ("y", "yes"):
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise DomicileError(ErrorCode.CONFIRMATION_MISSING, "not confirmed", hint="Answer y, or add --yes.")

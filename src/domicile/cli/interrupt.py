@@ -41,7 +41,11 @@ def run(main: Callable[[Stopping], Coroutine[Any, Any, T]], say: Say, *, safe_po
     point. Without, it cancels ``main`` and raises DomicileError (interrupted). The second signal cancels in
     any case; the third, or the end of the grace, is ``os._exit``.
     """
-    return asyncio.run(_supervise(main, say, safe_point=safe_point))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return asyncio.run(_supervise(main, say, safe_point=safe_point))
+    finally:
+        signal.signal(signal.SIGINT, before)  # asyncio leaves Python's own, which typer would turn into silence
 
 
 async def _supervise(main: Callable[[Stopping], Coroutine[Any, Any, T]], say: Say, *, safe_point: bool) -> T:

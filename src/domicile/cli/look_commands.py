@@ -67,7 +67,8 @@ def plan(
     else:
         session.output.result(made, *render_plan.plan(made, session.output.stdout.width))
     if output:
-        session.output.say(Text(f"wrote {output}; carry it out with: domicile apply {output}"))
+        way_on = "" if made.refusals else f"; carry it out with: domicile apply {output}"
+        session.output.say(Text(f"wrote {output}{way_on}"))
     if made.refusals:
         raise typer.Exit(EXIT_REFUSED)
 

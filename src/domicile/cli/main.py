@@ -11,17 +11,18 @@ from importlib.metadata import version
 import logging
 import os
 from pathlib import Path
+import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from rich.text import Text
 import typer
 
 from domicile.cli import demo, look_commands, move_commands, setup_commands
-from domicile.cli.output import Output
+from domicile.cli.output import Output, ReaderGone
 from domicile.cli.session import Session, session_of
-from domicile.model.errors import EXIT_INTERRUPTED, DomicileError, ErrorCode
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.settings import CONFIG_NAME
 
 EXIT_PIPE_CLOSED = 141  # as a shell reports SIGPIPE: whoever read our output has gone
@@ -68,7 +69,13 @@ def program(
 
 def main() -> None:
     """Run the program and exit with the documented code."""
+    signal.signal(signal.SIGINT, _on_early_signal)
     sys.exit(run(os.environ))
+
+
+def _on_early_signal(*_: object) -> NoReturn:
+    """Ctrl-C while modules load or a question waits; what takes longer handles signals itself (``cli/interrupt``)."""
+    raise DomicileError(ErrorCode.INTERRUPTED, "stopped before it began")
 
 
 def run(environ: Mapping[str, str]) -> int:
@@ -77,7 +84,7 @@ def run(environ: Mapping[str, str]) -> int:
     _tame_logging(output)
     try:
         return _guarded(Session(environ, output), output)
-    except BrokenPipeError:
+    except ReaderGone:
         # Nobody reads any more. Give the interpreter somewhere to flush to, or it complains on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
@@ -89,14 +96,12 @@ def _guarded(session: Session, output: Output) -> int:
     except SystemExit as end:
         output.flush()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:
+    except ReaderGone:
         raise
     except DomicileError as error:
         output.error(error)
         output.flush()
         return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except Exception as error:
         bug = _bug(error, session.environ)
         output.error(bug)

@@ -20,6 +20,10 @@ SECRET_LENGTH_MIN = 4  # hiding every "a" would say more than it hides
 PIPE_WIDTH = 1_000  # of text written to a file or pipe, unless COLUMNS says otherwise: one fact a line, for grep
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has gone (``domicile ... | head -1``). Not an OSError, for typer would end with 1."""
+
+
 class Output:
     """Prints results, talk and errors. ``json_wanted`` is set by the command once it has read its options."""
 
@@ -101,11 +105,17 @@ class _Scrubbed:
         return self._stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        self._stream.write(self._output.scrub(text))
+        try:
+            self._stream.write(self._output.scrub(text))
+        except BrokenPipeError:
+            raise ReaderGone from None
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -134,6 +144,8 @@ def error_text(error: DomicileError) -> Text:
 def _append_fact(text: Text, name: str, value: object, message: str) -> None:
     match plain(value):
         case [] | {} | "" | None:
+            return
+        case [str(single)] if single in message:
             return
         case list() as items:
             shown = [f"    {_fact(item)}\n" for item in items]

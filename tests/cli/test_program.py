@@ -1,0 +1,434 @@
+"""The program as its users run it: real processes, real databases, pipes, terminals and signals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+import fcntl
+import json
+import os
+from pathlib import Path
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+import pytest
+from tests.conftest import ROOT, create_database, drop_database
+
+from domicile.sites.embedded import EmbeddedCluster
+
+PROGRAM = str(Path(sys.executable).parent / "domicile")
+SCHEMA = """
+create schema app;
+create table app.account (id bigint primary key, market text not null, email text unique not null);
+create table app.note (id bigint primary key, account_id bigint not null references app.account (id), body text);
+create index on app.note (account_id);
+"""
+ROWS = """
+insert into app.account select n, case when n % 3 = 0 then 'CN' else 'IN' end, 'u' || n || '@example.com'
+  from generate_series(1, 60) n;
+insert into app.note select n, 1 + n % 60, repeat('text ', 20) from generate_series(1, 3000) n;
+"""
+MAP = """\
+version: 1
+dataset: app
+subject: {table: app.account, key: id, market: subject.market}
+tables:
+  app.account: {role: subject}
+  app.note: {role: owned, owner: account_id -> app.account(id)}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One ended call."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A folder with a configuration of two sites, and the two databases behind it."""
+
+    folder: Path
+    source: str
+    target: str
+    environ: Mapping[str, str]
+
+    def domicile(self, *arguments: str, stdin: str | None = None, **environ: str) -> Done:
+        ended = subprocess.run(
+            [PROGRAM, *arguments],
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        shown = ended.stdout + ended.stderr
+        for conninfo in (self.source, self.target):
+            assert str(conninfo_to_dict(conninfo)["password"]) not in shown
+        return Done(ended.returncode, ended.stdout, ended.stderr)
+
+    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        """Begin a call; its stderr grows in the file ``talk``."""
+        with (self.folder / "talk").open("w") as talk:
+            return subprocess.Popen(
+                [PROGRAM, *arguments],
+                cwd=self.folder,
+                env={**self.environ, **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=talk,
+                text=True,
+            )
+
+    def talk(self) -> str:
+        return (self.folder / "talk").read_text()
+
+    def plan(self, where: str = "market = 'IN'", name: str = "plan.json") -> str:
+        made = self.domicile("plan", "app", "--from", "beijing", "--to", "singapore", "--where", where, "-o", name)
+        assert made.code == 0, made.err
+        return name
+
+    def move(self) -> str:
+        return str(self.domicile("status", "--json").json["moves"][-1]["move_id"])
+
+    def at(self, conninfo: str) -> tuple[int, int]:
+        with psycopg.connect(conninfo) as conn:
+            row = conn.execute("select (select count(*) from app.account), (select count(*) from app.note)").fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+
+@pytest.fixture
+async def desk(pg18: EmbeddedCluster, tmp_path: Path) -> AsyncIterator[Desk]:
+    """Sixty accounts at beijing, twenty of them of China; an empty singapore; the control database beside them."""
+    names = [await create_database(pg18, prefix) for prefix in ("beijing", "singapore", "control")]
+    source, target = (pg18.conninfo(name) for name in names[:2])
+    for conninfo, statements in ((source, SCHEMA + ROWS), (target, SCHEMA)):
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
+            await conn.execute(statements.encode())
+    parameters = conninfo_to_dict(source)
+    without = make_conninfo("", **{k: v for k, v in parameters.items() if k not in ("password", "dbname")})
+    (tmp_path / "domicile.yaml").write_text(
+        f"""version: 1
+control: "{make_conninfo(without, dbname=names[2])} password=${{SITE_PASSWORD}}"
+sites:
+  beijing: {{jurisdiction: CN, conninfo: "{without} password=${{SITE_PASSWORD}}"}}
+  singapore: {{jurisdiction: SG, conninfo: "{without} password=${{SITE_PASSWORD}}"}}
+datasets:
+  app: {{map: app.map.yaml, at: {{beijing: dbname={names[0]}, singapore: dbname={names[1]}}}}}
+limits: {{canary_subjects_max: 2, wave_subjects_max: 8}}
+"""
+    )
+    (tmp_path / "app.map.yaml").write_text(MAP)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOMICILE_", "PG", "COLUMNS", "NO_COLOR"))}
+    yield Desk(tmp_path, source, target, {**kept, "SITE_PASSWORD": str(parameters["password"]), "TERM": "xterm"})
+    for name in names:
+        await drop_database(pg18, name)
+
+
+def test_init_writes_what_the_program_reads(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "password=xxxxxxxxxx", "password=xxxxxxxxxx", {**os.environ})
+    first = desk.domicile("init")
+    assert (first.code, first.out) == (0, "")
+    assert "domicile sites" in first.err
+    text = (tmp_path / "domicile.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=domicile.schema.json\n")
+    assert (tmp_path / "domicile.schema.json").read_text() == (ROOT / "schemas" / "domicile.schema.json").read_text()
+    (tmp_path / "domicile.yaml").write_text("mine")
+    again = desk.domicile("init")
+    assert again.code == 2
+    assert "error[file-exists]" in again.err
+    assert (tmp_path / "domicile.yaml").read_text() == "mine"
+    assert desk.domicile("--config", "other.yaml", "init").code == 0
+    assert desk.domicile("init", "--force").code == 0
+    assert (tmp_path / "domicile.yaml").read_text() == text
+    unset = desk.domicile("sites")
+    assert unset.code == 2
+    assert unset.err.count("SINGAPORE_PASSWORD") == 1, "said once"
+    assert "domicile.yaml:27:15: sites.singapore.conninfo: the environment variable SINGAPORE_PASSWORD" in unset.err
+
+
+def test_a_whole_move_from_the_command_line(desk: Desk) -> None:
+    sites = desk.domicile("sites", "--json")
+    assert sites.code == 0
+    assert [s["ready"] for s in sites.json["sites"]] == [True, True]
+
+    draft = desk.domicile("survey", "app", "--site", "beijing")
+    assert draft.code == 0
+    assert "role: subject" in draft.out
+    assert "next:" in draft.err
+    assert desk.domicile("survey", "app", "--site", "beijing", "-o", "app.map.yaml").code == 2, "a map is not replaced"
+    assert desk.domicile("survey", "app", "--site", "beijing", "--json").json["undecided"] == []
+
+    check = desk.domicile("map", "check", "app", "--site", "beijing", "--json")
+    assert (check.code, [f for f in check.json["findings"] if f["level"] == "error"]) == (0, [])
+
+    ask = ("plan", "app", "--from", "beijing", "--to", "singapore", "--where", "market = 'IN'")
+    shown = desk.domicile(*ask)
+    assert shown.code == 0
+    assert "40 subjects" in shown.out
+    assert "1 canary" in shown.out
+    desk.plan()
+    printed = desk.domicile(*ask, "--json")
+    (desk.folder / "printed.json").write_text(printed.out)
+    assert printed.json["cohort"] == json.loads((desk.folder / "plan.json").read_text())["cohort"]
+
+    refused = desk.domicile("apply", "plan.json")
+    assert (refused.code, refused.out) == (2, "")
+    assert "error[confirmation-missing]" in refused.err
+    assert desk.at(desk.source) == (60, 3000)
+
+    applied = desk.domicile("apply", "printed.json", "--yes", "--json")
+    assert applied.code == 0, applied.err
+    assert applied.json["status"] == "waiting"
+    assert {w["verdict"] for w in applied.json["waves"]} == {"clean"}
+    assert desk.at(desk.target) == (40, 2000)
+    move = applied.json["move_id"]
+
+    assert desk.domicile("status").out.count(move) == 1
+    assert desk.domicile("status", move, "--watch").code == 0
+    verified = desk.domicile("verify", move, "--json")
+    assert (verified.code, verified.json["clean"]) == (0, True)
+    report = desk.domicile("report", move, "--json")
+    assert report.json["rows"] == 2040
+    where = [desk.domicile("where", "app", key, "--json").json["home"] for key in ("1", "3")]
+    assert where == ["singapore", "beijing"]
+    assert desk.domicile("purge", move).code == 2
+    purged = desk.domicile("purge", move, "--yes", "--json")
+    assert (purged.code, purged.json["rows"], purged.json["left_at_source"]) == (0, 2040, 0)
+    assert desk.at(desk.source) == (20, 1000)
+    assert desk.domicile("status", move).out.splitlines()[1].split() == ["status", "done"]
+
+
+def test_the_embedded_control_database(desk: Desk) -> None:
+    text = re.sub("^control:.*\n", "", (desk.folder / "domicile.yaml").read_text(), flags=re.MULTILINE)
+    (desk.folder / "embedded.yaml").write_text(text)
+    found = desk.domicile("status", "--json", DOMICILE_CONFIG="embedded.yaml", DOMICILE_STATE=str(desk.folder / "st"))
+    assert (found.code, found.json) == (0, {"moves": []})
+    assert (desk.folder / "st").is_dir()
+    assert not (desk.folder / ".domicile").exists()
+
+
+AT = ("app", "--from", "beijing", "--to", "singapore")
+BAD_INPUT = (
+    (("status", "nobody"), 2, "move-unknown"),
+    (("plan", "shop", *AT[1:], "--where", "true"), 2, "config-invalid"),
+    (("plan", "app", "--from", "bejing", "--to", "singapore", "--where", "true"), 2, "config-invalid"),
+    (("plan", *AT, "--where", "nonsense"), 2, "condition-invalid"),
+    (("plan", *AT, "--where", "market = 'XX'"), 3, "cohort-empty"),
+    (("plan", *AT, "--subjects", "none.txt"), 2, "plan-invalid"),
+    (("apply", "none.json", "--yes"), 2, "plan-invalid"),
+    (("apply", "app.map.yaml", "--yes"), 2, "plan-invalid"),
+    (("where", "app", "no number"), 2, "condition-invalid"),
+)
+
+
+def test_bad_input_is_told_on_both_streams(desk: Desk) -> None:
+    for arguments, code, error in BAD_INPUT:
+        ended = desk.domicile(*arguments, "--json")
+        assert ended.code == code, (arguments, ended.err)
+        assert f"error[{error}]: " in ended.err
+        assert "\nsafe: " in ended.err
+        assert "\nnext: " in ended.err
+        assert set(ended.json) == {"error", "message", "facts", "safe", "hint"}
+        assert ended.json["error"] == error
+
+
+def test_a_plan_with_failed_checks_is_shown_and_refused(desk: Desk) -> None:
+    with psycopg.connect(desk.target) as conn:
+        conn.execute("alter table app.note add column more text")
+    ask = ("plan", "app", "--from", "beijing", "--to", "singapore", "--where", "true", "-o", "plan.json")
+    made = desk.domicile(*ask)
+    assert made.code == 3
+    assert "FAILED" in made.out
+    assert re.search(r"refused: \d failed checks?; apply would not begin", made.out)
+    assert "carry it out" not in made.err
+    applied = desk.domicile("apply", "plan.json")
+    assert applied.code == 3
+    assert "error[schemas-differ]" in applied.err
+
+
+def test_sites_that_cannot_be_reached(desk: Desk) -> None:
+    down = desk.domicile("sites", "--json", SITE_PASSWORD="a-wrong-password")
+    assert down.code == 4
+    assert [s["error_code"] for s in down.json["sites"]] == ["access-denied", "access-denied"]
+    assert "a-wrong-password" not in down.out + down.err
+    survey = desk.domicile("survey", "app", "--site", "beijing", SITE_PASSWORD="a-wrong-password")
+    assert survey.code == 4
+    assert "a-wrong-password" not in survey.out + survey.err
+
+
+def test_usage_errors(desk: Desk) -> None:
+    assert desk.domicile("nonsense").code == 2
+    text = desk.domicile("status", "nobody")
+    assert (text.code, text.out) == (2, ""), "without --json, an error is no data"
+    both = ("--where", "true", "--subjects", "x")
+    assert "exactly one" in desk.domicile("plan", "app", "--from", "a", "--to", "b", *both).err
+    assert desk.domicile("--config", "none.yaml", "sites").err.startswith(
+        "error[config-invalid]: there is no none.yaml"
+    )
+    unknown = desk.domicile("status", DOMICILE_FAILPOINT="no.such.point")
+    assert unknown.code == 2
+    assert "is no failpoint" in unknown.err
+    assert desk.domicile("--version").out.startswith("domicile ")
+
+
+def test_a_reader_that_goes_away(desk: Desk) -> None:
+    """As ``domicile ... | head -1``: no traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    asked = [PROGRAM, "sites", "--json"]
+    ended = subprocess.run(
+        asked,
+        cwd=desk.folder,
+        env=desk.environ,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def wait_for(process: subprocess.Popen[str], desk: Desk, pattern: str) -> str:
+    """Until the process has said so in its progress, which names the move first."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = re.search(rf"^(\S+): .*{pattern}", desk.talk(), re.MULTILINE)
+        if found:
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    pytest.fail(f"it never said {pattern!r} but: {desk.talk()}")
+
+
+def test_the_second_ctrl_c_stops_at_once_and_resume_goes_on(desk: Desk) -> None:
+    process = desk.start("apply", desk.plan(), "--yes", "--json", DOMICILE_FAILPOINT="verify.before:pause")
+    move = wait_for(process, desk, "wave 1: verify")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "the first only asks"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopping at the next safe point" in desk.talk()
+    assert json.loads(out)["error"] == "interrupted"
+    resumed = desk.domicile("resume", move, "--json")
+    assert (resumed.code, resumed.json["status"]) == (0, "waiting"), resumed.err
+    assert desk.at(desk.target) == (40, 2000)
+
+
+def test_the_first_ctrl_c_ends_after_the_wave_at_work(desk: Desk) -> None:
+    process = desk.start("apply", desk.plan(), "--yes", "--json")
+    wait_for(process, desk, "[1-9]/6 waves")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    status = json.loads(out)
+    assert process.returncode == (130 if status["status"] == "paused" else 0), desk.talk()
+    phases = {w["phase"] for w in status["waves"]}
+    assert phases <= {"soak", "planned"}, "every wave is whole"
+    resumed = desk.domicile("resume", status["move_id"], "--json")
+    assert (resumed.code, resumed.json["status"]) == (0, "waiting")
+
+
+def test_a_command_that_only_looks_ends_at_once(desk: Desk) -> None:
+    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    with psycopg.connect(desk.source) as conn, psycopg.connect(desk.source, autocommit=True) as eye:
+        conn.execute("lock table app.note in access exclusive mode")
+        process = desk.start("map", "check", "app", "--site", "beijing")
+        while eye.execute(waits).fetchone() == (0,) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert desk.talk().startswith("error[interrupted]: stopped\nsafe: Nothing was changed.")
+
+
+def test_pause_and_abort_from_another_terminal(desk: Desk) -> None:
+    process = desk.start("apply", desk.plan(), "--yes", DOMICILE_FAILPOINT="copy.before:pause")
+    move = wait_for(process, desk, "wave 1: copy")
+    paused = desk.domicile("pause", move, "--json")
+    assert (paused.code, paused.json["pause_requested"]) == (0, True)
+    process.kill()
+    process.communicate()
+    assert desk.domicile("abort", move).code == 2
+    aborted = desk.domicile("abort", move, "--yes", "--json")
+    assert (aborted.code, aborted.json["status"]) == (0, "aborted")
+    assert (desk.at(desk.source), desk.at(desk.target)) == ((60, 3000), (0, 0))
+
+
+def on_a_terminal(desk: Desk, arguments: tuple[str, ...], answer: bytes = b"", **environ: str) -> tuple[int, str]:
+    """Run under a pseudo-terminal of 60 columns, answering its question; the exit code and all that was shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(desk.folder)
+        os.execve(PROGRAM, [PROGRAM, *arguments], {**desk.environ, **environ})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65_536)
+        except OSError:  # Linux says EIO when the last writer has gone
+            break
+        shown += part
+        if b"[y/N]" in shown and answer:
+            os.write(terminal, answer)
+            answer = b""
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+async def test_a_narrow_terminal_asks_and_draws(desk: Desk) -> None:
+    desk.plan()
+    code, shown = await asyncio.to_thread(on_a_terminal, desk, ("apply", "plan.json"), b"y\n")
+    assert code == 0, shown
+    assert "Move them from beijing to singapore? [y/N]" in " ".join(shown.split())
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "rows/s" in plain
+    assert "█" in plain or "▓" in plain
+    assert max(len(line) for part in plain.splitlines() for line in part.split("\r")) <= 60
+    assert "\x1b[1;32msafe:" in shown
+    code, shown = await asyncio.to_thread(on_a_terminal, desk, ("status", desk.move()), NO_COLOR="1")
+    assert code == 0
+    assert "safe:" in shown
+    assert "\x1b[3" not in shown
+    assert ";3" not in shown
+    code, shown = await asyncio.to_thread(on_a_terminal, desk, ("purge", desk.move()), b"no\n")
+    assert code == 2
+    code, shown = await asyncio.to_thread(on_a_terminal, desk, ("purge", desk.move()), b"\x03")
+    assert code == 130
+    assert "stopped before it began" in shown
+    assert desk.at(desk.source) == (60, 3000)
+
+
+def test_completion_knows_the_configuration(desk: Desk) -> None:
+    asked = {"_DOMICILE_COMPLETE": "complete_bash", "COMP_WORDS": "domicile plan ", "COMP_CWORD": "2"}
+    assert desk.domicile(**asked).out.split() == ["app"]
+    asked |= {"COMP_WORDS": "domicile plan app --from ", "COMP_CWORD": "4"}
+    assert desk.domicile(**asked).out.split() == ["beijing", "singapore"]
+    (desk.folder / "domicile.yaml").write_text("broken")
+    ended = desk.domicile(**asked)
+    assert (ended.out.split(), ended.err) == ([], "")
