@@ -121,6 +121,10 @@ class _Pump:
         with _Lost(self, self._source):  # the target's errors were translated further in
             while True:
                 length, row = get(1)
+                if length == 0:
+                    # Mostly more has come meanwhile: reading costs less than asking poll() first.
+                    self._source.consume_input()
+                    length, row = get(1)
                 if length > 0:
                     parts.append(row)
                     size += length
