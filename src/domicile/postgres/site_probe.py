@@ -32,12 +32,8 @@ SAMPLES = 7  # round trips measured; the median is told
 OWNERS_LISTED_MAX = 10
 
 
-_PROBE: LiteralString = (
-    resources.files(__package__).joinpath("sql/site_probe.sql").read_text(encoding="utf-8")
-)
-_MAY_SET: LiteralString = (
-    "select pg_catalog.has_parameter_privilege('session_replication_role', 'SET') as may"
-)
+_PROBE: LiteralString = resources.files(__package__).joinpath("sql/site_probe.sql").read_text(encoding="utf-8")
+_MAY_SET: LiteralString = "select pg_catalog.has_parameter_privilege('session_replication_role', 'SET') as may"
 _MAY_IDENTIFY: LiteralString = (
     "select pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') as may"
 )
@@ -122,9 +118,7 @@ async def probe(site: SiteName, dataset: DatasetName, conninfo: str) -> SiteRepo
     """Look at one database. Never raises for what the site is or lacks: the report says it."""
     where = safe_conninfo(conninfo)
     try:
-        async with await connect(
-            conninfo, settings={**SESSION, "statement_timeout": STATEMENT_TIMEOUT}
-        ) as conn:
+        async with await connect(conninfo, settings={**SESSION, "statement_timeout": STATEMENT_TIMEOUT}) as conn:
             server, rights = await _look(conn)
             remote = not _local(conn)
             dbname = conn.info.dbname
@@ -132,9 +126,7 @@ async def probe(site: SiteName, dataset: DatasetName, conninfo: str) -> SiteRepo
         return SiteReport(site, dataset, where, False, str(error.code), error.message, error.hint)
     except psycopg.Error as error:
         said = error.diag.message_primary or type(error).__name__
-        return SiteReport(
-            site, dataset, where, False, str(ErrorCode.SITE_UNREACHABLE), said, "Try psql there."
-        )
+        return SiteReport(site, dataset, where, False, str(ErrorCode.SITE_UNREACHABLE), said, "Try psql there.")
     lacks = (*_server_lacks(server, remote=remote), *_right_lacks(rights, dbname, server.version_num))
     return SiteReport(site, dataset, where, True, server=server, rights=rights, lacks=lacks)
 
