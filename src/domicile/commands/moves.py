@@ -31,7 +31,6 @@ from domicile.model.workspace import Workspace
 from domicile.move import begin
 from domicile.move import purge as purging
 from domicile.move.carrier import Carrier
-from domicile.move.durable import carry, launched
 from domicile.move.run import Outcome
 from domicile.planner.freeze import freeze
 from domicile.postgres import waves
@@ -59,7 +58,8 @@ async def apply(
         record = await _create(desk, plan)
         async with carrier_for(desk, record.move_id) as carrier:
             await _freeze(desk, carrier, plan)
-            return await _carry(desk, carrier, "move", on_progress, stop)
+            await _carry(desk, carrier, "move", on_progress, stop)
+        return await _told(desk, record.move_id, on_progress)
 
 
 async def resume(
@@ -76,7 +76,8 @@ async def resume(
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
             await desk.moves.request(record.move_id, pause=False)
-            return await _carry(desk, carrier, "move", on_progress, stop)
+            await _carry(desk, carrier, "move", on_progress, stop)
+        return await _told(desk, record.move_id, on_progress)
 
 
 async def pause(workspace: Workspace, move_id: str) -> MoveStatus:
@@ -192,9 +193,12 @@ async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     await desk.moves.set_frozen(move_id)
 
 
-async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> MoveStatus:
+async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> None:
     """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
     not begun anew."""
+    # Importing DBOS takes half of a command's start; only orders that carry a move need it.
+    from domicile.move.durable import carry, launched  # noqa: PLC0415
+
     move_id = carrier.move.move_id
     async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
         await desk.moves.set_status(move_id, Status.RUNNING)
@@ -209,6 +213,10 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
             safe="The other process goes on from the last commit.",
             hint=f"Watch it with: domicile status {move_id} --watch",
         )
+
+
+async def _told(desk: Desk, move_id: MoveId, on_progress: Watch) -> MoveStatus:
+    """The status when nobody carries the move any more, also to whoever watches."""
     status = await desk.status(move_id)
     on_progress(status)
     return status

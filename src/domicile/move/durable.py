@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlencode
 
@@ -51,6 +52,8 @@ async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
         DBOS.launch()
         yield
     finally:
+        # DBOS made its own pool the loop's default and is about to close it: whoever comes after needs another.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
         await asyncio.to_thread(DBOS.destroy)
         del _carriers[move_id]
 
