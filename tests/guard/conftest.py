@@ -27,6 +27,14 @@ async def any_database(any_cluster: EmbeddedCluster) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def shop(any_database: str) -> AsyncIterator[Guarded]:
+async def shop(database: str) -> AsyncIterator[Guarded]:
+    """On PostgreSQL 18."""
+    async with guarded(database, SHOP, data_map("public.users", OWNED)) as found:
+        yield found
+
+
+@pytest.fixture
+async def any_shop(any_database: str) -> AsyncIterator[Guarded]:
+    """On each version, for what may differ between them."""
     async with guarded(any_database, SHOP, data_map("public.users", OWNED)) as found:
         yield found

@@ -1,4 +1,4 @@
-"""A shop with one table of every kind that the guard must cover, a wave of five subjects, and writers to try it with."""
+"""A shop with one table of every kind that the guard must cover, a wave of five subjects, and writers to try."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
+import pytest
 
 from domicile.model.datamap import DataMap, OwnerStep, Role, SubjectRule, TableRule
 from domicile.model.schema import TableName
@@ -23,7 +24,7 @@ HERE, THERE = SiteName("beijing"), SiteName("singapore")
 
 SHOP = """
 create table address (id bigint primary key, street text not null);
-create table users (id bigint primary key, name text not null default 'x', 
+create table users (id bigint primary key, name text not null default 'x',
     address_id bigint references address on delete set null on update cascade);
 create table orders (id bigint primary key, note text not null default '',
     user_id bigint references users on delete cascade on update cascade);
@@ -128,13 +129,11 @@ class Writer:
 
     async def refused(self, statement: str, sqlstate: str) -> psycopg.Error:
         """Run it, assert the refusal, end the transaction; returns the error."""
-        try:
+        with pytest.raises(psycopg.Error) as caught:
             await self.run(statement)
-        except psycopg.Error as error:
-            await self.conn.rollback()
-            assert error.sqlstate == sqlstate, (statement, error.sqlstate, str(error))
-            return error
-        raise AssertionError(f"passed the guard: {statement}")
+        await self.conn.rollback()
+        assert caught.value.sqlstate == sqlstate, (statement, str(caught.value))
+        return caught.value
 
     async def commit(self) -> None:
         await self.conn.commit()

@@ -47,7 +47,7 @@ REFUSED = {
     "truncate, leaf": "truncate event_1",
     "truncate, cascade": "truncate address cascade",
     "savepoint": "savepoint s; update orders set note = 'n' where id = 110; release s; delete from item where id = 300",
-    "replica identity does not matter": "update orders set id = 21 where id = 20",
+    "key": "update orders set id = 21 where id = 20",
 }
 
 PASSED = {
@@ -55,18 +55,24 @@ PASSED = {
     "update": "update orders set note = 'n' where id = 120",
     "update, owner": "update orders set user_id = 13 where id = 120",
     "delete": "delete from orders where id = 120",
-    "subject": "insert into users values (30); update users set name = 'n' where id > 10; delete from users where id = 12",
+    "subject": "insert into users values (30); update users set name = 'n' where id > 10;"
+    " delete from users where id = 12",
     "subject's key cascades": "update users set id = 40 where id = 12",
-    "two steps": "insert into item values (1, 1, 120); update item set qty = 2 where id = 1200; delete from item where id = 1200",
+    "two steps": "insert into item values (1, 1, 120); update item set qty = 2 where id = 1200;"
+    " delete from item where id = 1200",
     "inverse": "insert into address values (30, 's'); update address set street = 's' where id in (30, 12)",
-    "partition": "insert into event values (12, '2025-07-01', 'x'); update event set at = '2026-07-01' where user_id = 12",
+    "partition": "insert into event values (12, '2025-07-01', 'x');"
+    " update event set at = '2026-07-01' where user_id = 12",
     "quoted names": """update "Wish ""List" set note = 'n' where "user" = 12""",
-    "generated owner": """insert into profile values (30, '{"user": 12}'); update profile set doc = '{}' where id = 12""",
-    "nobody's": "insert into orders values (1, '', null); update orders set note = 'n' where id = 1; delete from orders where id = 1",
+    "generated owner": """insert into profile values (30, '{"user": 12}');
+        update profile set doc = '{}' where id = 12""",
+    "nobody's": "insert into orders values (1, '', null); update orders set note = 'n' where id = 1;"
+    " delete from orders where id = 1",
     "upsert": "insert into orders values (120, '', 12) on conflict (id) do update set note = 'n'",
     "merge": "merge into orders o using (values (120)) v (id) on o.id = v.id when matched then update set note = 'n'",
     "not in the map": "truncate outside",
-    "savepoint": "savepoint s; update orders set note = 'n' where id = 110; rollback to s; delete from item where id = 1300",
+    "savepoint": "savepoint s; update orders set note = 'n' where id = 110; rollback to s;"
+    " delete from item where id = 1300",
     "for update": "select * from orders where id = 20 for update",
 }
 
@@ -74,9 +80,9 @@ LEVELS = ("read committed", "repeatable read", "serializable")
 
 
 @pytest.mark.parametrize("level", LEVELS)
-async def test_every_verb_is_refused_and_outsiders_pass(shop: Guarded, level: str) -> None:
-    await shop.fence()
-    async with shop.writer(level) as writer:
+async def test_every_verb_is_refused_and_outsiders_pass(any_shop: Guarded, level: str) -> None:
+    await any_shop.fence()
+    async with any_shop.writer(level) as writer:
         for statement in REFUSED.values():
             await writer.refused(statement, "DM002")
         for statement in PASSED.values():
@@ -84,18 +90,18 @@ async def test_every_verb_is_refused_and_outsiders_pass(shop: Guarded, level: st
             await writer.conn.rollback()
 
 
-async def test_what_is_refused_would_run_without_the_fence(shop: Guarded) -> None:
-    await shop.arm()
-    async with shop.writer() as writer:
+async def test_what_is_refused_would_run_without_the_fence(any_shop: Guarded) -> None:
+    await any_shop.arm()
+    async with any_shop.writer() as writer:
         for which, statement in REFUSED.items():
             if which != "subject inserted":  # its row is there: the guard answers before the key would
                 await writer.run(statement)
                 await writer.conn.rollback()
 
 
-async def test_copy_is_refused_for_a_member_and_passes_for_outsiders(shop: Guarded) -> None:
-    await shop.fence()
-    async with shop.writer() as writer:
+async def test_copy_is_refused_for_a_member_and_passes_for_outsiders(any_shop: Guarded) -> None:
+    await any_shop.fence()
+    async with any_shop.writer() as writer:
         with pytest.raises(Exception, match="between two sites") as caught:
             async with writer.conn.cursor().copy("copy orders (id, user_id) from stdin") as rows:
                 await rows.write("1\t12\n2\t2\n")
@@ -106,18 +112,18 @@ async def test_copy_is_refused_for_a_member_and_passes_for_outsiders(shop: Guard
         await writer.commit()
 
 
-async def test_cascades_reach_the_guard_where_the_parent_is_out_of_scope(shop: Guarded) -> None:
-    await shop.conn.execute("alter table public.orders add column outside_id bigint")
+async def test_cascades_reach_the_guard_where_the_parent_is_out_of_scope(any_shop: Guarded) -> None:
+    await any_shop.conn.execute("alter table public.orders add column outside_id bigint")
     for rule in ("on delete cascade", "on delete set null", "on delete set default"):
-        await shop.conn.execute("alter table public.orders drop constraint if exists to_outside")
-        await shop.conn.execute(
-            f"alter table public.orders add constraint to_outside foreign key (outside_id) references public.outside {rule}"
-            " on update cascade"
+        await any_shop.conn.execute("alter table public.orders drop constraint if exists to_outside")
+        await any_shop.conn.execute(
+            "alter table public.orders add constraint to_outside foreign key (outside_id)"
+            f" references public.outside {rule} on update cascade"
         )
-        await shop.mark("open")
-        await shop.conn.execute("update public.orders set outside_id = user_id")
-        await shop.fence()
-        async with shop.writer() as writer:
+        await any_shop.mark("open")
+        await any_shop.conn.execute("update public.orders set outside_id = user_id")
+        await any_shop.fence()
+        async with any_shop.writer() as writer:
             await writer.refused("delete from outside where id = 2", "DM002")
             await writer.refused("update outside set id = 99 where id = 2", "DM002")
             await writer.run("update outside set id = 99 where id = 12; delete from outside where id = 13")

@@ -197,7 +197,7 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
     """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
     not begun anew."""
     # Importing DBOS takes half of a command's start; only orders that carry a move need it.
-    from domicile.move.durable import carry, launched  # noqa: PLC0415
+    from domicile.move.durable import carry, launched
 
     move_id = carrier.move.move_id
     async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):

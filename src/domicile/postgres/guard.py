@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 import time
 
-from psycopg import errors, sql
+from psycopg import DataError, ProgrammingError, errors, sql
 from psycopg.pq import TransactionStatus
 
 from domicile.model.datamap import DataMap
@@ -76,6 +76,7 @@ async def install(conn: Connection, data_map: DataMap, schema: Schema, *, here: 
         await conn.execute(writer.functions())
         for root in roots.values():
             comment = f"Refuses writes to {root.name} at {here} for subjects whose home is elsewhere. Made by domicile."
+            await _try_lookup(conn, writer, root.name)
             await conn.execute(writer.trigger_function(root.name, root.oid, comment))
             await conn.execute(_REGISTER, (root.oid, str(root.name), writer.joins(root.name)))
     for relation in found:
@@ -146,9 +147,9 @@ async def remove(conn: Connection, tables: Iterable[TableName]) -> None:
             await _with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, deadline)
     async with conn.transaction():
         await conn.execute(_INSTALL_LOCK)
-        for relation in found:
-            await conn.execute(sql.SQL("drop function if exists {}()").format(function_name(relation.oid)))
-            await conn.execute("delete from domicile.guarded where relation = %s", (relation.oid,))
+        for (function,) in await (await conn.execute(STATEMENTS["leftovers"])).fetchall():
+            await conn.execute(sql.SQL("drop function {}()").format(sql.Identifier("domicile", function)))
+        await conn.execute(STATEMENTS["unregister"])
 
 
 async def set_fence(conn: Connection, wave_id: int, mark: str, home: str, epoch: int) -> None:
@@ -237,6 +238,22 @@ def _switch(relation: Relation, how: str, trigger: str) -> sql.Composed:
     """ONLY: each partition is switched by itself, so that no transaction holds the locks of all."""
     verb = sql.SQL("enable") if how == "enable" else sql.SQL("disable")
     return sql.SQL("alter table only {} {} trigger {}").format(ident(relation.name), verb, sql.Identifier(trigger))
+
+
+async def _try_lookup(conn: Connection, writer: GuardSql, table: TableName) -> None:
+    """PL/pgSQL looks at its statements when they run, which is in the application's transactions: too late."""
+    try:
+        async with conn.transaction():
+            await conn.execute(writer.lookup(table))
+    except errors.InsufficientPrivilege:
+        raise
+    except (ProgrammingError, DataError) as error:
+        raise DomicileError(
+            ErrorCode.MAP_INVALID,
+            f"owners of {table} cannot be looked up: {error.diag.message_primary}",
+            facts={"table": str(table), "sqlstate": error.sqlstate},
+            hint="Correct the owner path of the table in the data map, then run: domicile map check",
+        ) from error
 
 
 async def _refuse_later_triggers(conn: Connection, found: Sequence[Relation]) -> None:

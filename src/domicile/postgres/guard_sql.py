@@ -61,6 +61,13 @@ class GuardSql:
             comment=sql.Literal(comment),
         )
 
+    def lookup(self, table: TableName) -> sql.Composed:
+        """The search for owners as a statement that only a plan is asked for, with the table in the record's place."""
+        tables, condition = self._owners(table, "new")
+        return sql.SQL("explain select m.wave, m.ordinal from {} as new, {} where {}").format(
+            ident(table), tables, condition
+        )
+
     def timing(self, table: TableName) -> sql.SQL:
         """BEFORE, so that a refusal comes ahead of what a stale copy of the rows would object to; AFTER where the owner
         is in a generated column, which has no value yet before."""
@@ -77,7 +84,13 @@ class GuardSql:
         return path[0].columns if path else (self.data_map.subject.key,)
 
     def _find(self, table: TableName, record: str) -> sql.Composed:
-        """``perform`` that meets each member who owns the record, through the owner path."""
+        """``perform`` that meets each member who owns the record."""
+        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid) from {} where {}").format(
+            *self._owners(table, record)
+        )
+
+    def _owners(self, table: TableName, record: str) -> tuple[sql.Composed, sql.Composed]:
+        """The tables and the condition that lead from the record through the owner path to ``domicile.member as m``."""
         tables: list[sql.Composable] = []
         conditions: list[sql.Composable] = []
         at, at_table = record, table
@@ -96,9 +109,7 @@ class GuardSql:
         value = _collated(column(at, last), owner.collation, self.collation)
         tables.append(sql.SQL("domicile.member as m"))
         conditions.append(sql.SQL("m.subject {} {}").format(_operator(self._subject_key()), value))
-        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid) from {} where {}").format(
-            sql.SQL(", ").join(tables), sql.SQL(" and ").join(conditions)
-        )
+        return sql.SQL(", ").join(tables), sql.SQL(" and ").join(conditions)
 
     def _joined_steps(self, table: TableName) -> Sequence[Any]:
         """The path without a last step to the subject's own key: there the referring column is the owner already."""
