@@ -44,6 +44,8 @@ async def run(carrier: Carrier, no: int) -> None:
             lock_timeout_ms=move.plan.limits.lock_timeout_ms,
             seconds_max=move.plan.limits.fence_seconds_max,
         )
+        # Where an earlier wave had armed the guard, a writer from before this wave's mark may still be under way.
+        await guard.drain(target, tables, seconds_max=move.plan.limits.fence_seconds_max)
         await _refuse_collisions(carrier, source, target, at_source.id, target_id)
 
 
