@@ -56,9 +56,7 @@ def pg15_bindir() -> Path:
     found = next((b for b in binaries.installed() if b.major == 15), None)
     if found is None:
         if os.environ.get("DOMICILE_REQUIRE_PG15") == "1":
-            pytest.fail(
-                "PostgreSQL 15 is required here (DOMICILE_REQUIRE_PG15=1): apt-get install postgresql-15"
-            )
+            pytest.fail("PostgreSQL 15 is required here (DOMICILE_REQUIRE_PG15=1): apt-get install postgresql-15")
         pytest.skip("PostgreSQL 15 is not installed (apt-get install postgresql-15)")
     return found.bindir
 
@@ -100,14 +98,10 @@ async def drop_database(cluster: EmbeddedCluster, name: str) -> None:
         prepared = await connection.execute("select gid from pg_prepared_xacts where database = %s", (name,))
         gids = [row[0] for row in await prepared.fetchall()]
         if gids:
-            async with await psycopg.AsyncConnection.connect(
-                cluster.conninfo(name), autocommit=True
-            ) as inside:
+            async with await psycopg.AsyncConnection.connect(cluster.conninfo(name), autocommit=True) as inside:
                 for gid in gids:
                     await inside.execute(sql.SQL("rollback prepared {}").format(sql.Literal(gid)))
-        await connection.execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        )
+        await connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

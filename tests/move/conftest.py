@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.move.places import Place, cloned, execute, workspace_for
 
 from domicile import world
 from domicile.sites.embedded import EmbeddedCluster
-from tests.move.places import Place, cloned, execute, workspace_for
 
 USERS_SCALE = 0.01  # 200 users, about 10,000 rows
 STORE_MAP = Path(world.__file__).parent / "store.map.yaml"

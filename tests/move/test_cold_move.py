@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from tests.move.conftest import STORE_MAP
+from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar, together
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Plan, Question
 from domicile.survey import datamap_file
-from tests.move.conftest import STORE_MAP
-from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar, together
 
 ABROAD = "market <> 'CN'"
 MAINLAND_USERS = "select count(*) from store.user_account where market = 'CN'"
@@ -200,7 +200,7 @@ async def test_the_control_database_holds_no_subject(store: Place) -> None:
     """Scan every column of every control table for the keys, mails and names of those who moved."""
     rows = await scalar(
         store.source,
-        "select string_agg(email || '|' || full_name || '|' || phone, '|') from store.user_account where market <> 'CN'",
+        "select string_agg(concat_ws('|', email, full_name, phone), '|') from store.user_account where market <> 'CN'",
     )
     moved = await commands.apply(store.workspace, await plan_of(store))
     needles = {n for n in str(rows).split("|") if len(n) > 5}

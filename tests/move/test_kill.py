@@ -1,4 +1,4 @@
-"""kill -9 at every named failpoint, for real: the mover is a process of its own, and what it leaves is continued by another."""
+"""kill -9 at every named failpoint, for real: the mover is a process of its own; what it leaves, another continues."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import signal
 import sys
 
 import pytest
-
-from domicile.move.failpoints import POINTS
-from domicile.sites.embedded import EmbeddedCluster
 from tests.move.conftest import STORE_MAP
 from tests.move.places import cloned, every_row, execute, scalar, together
 from tests.move.test_cold_move import in_scope
+
+from domicile.move.failpoints import POINTS
+from domicile.sites.embedded import EmbeddedCluster
 
 PROCESS_SECONDS_MAX = 120
 STEP_BACK_POINTS = {p for p in POINTS if p.startswith("stepback.")}
@@ -33,14 +33,12 @@ CONFIG = """
 version: 1
 state: {state}
 sites:
-  beijing: {{jurisdiction: CN}}
-  singapore: {{jurisdiction: SG}}
+  beijing: {{jurisdiction: CN, conninfo: "{source}"}}
+  singapore: {{jurisdiction: SG, conninfo: "{target}"}}
 datasets:
   store:
     map: {map}
-    at:
-      beijing: "{source}"
-      singapore: "{target}"
+    at: [beijing, singapore]
 limits:
   wave_subjects_max: 60
   canary_subjects_max: 5

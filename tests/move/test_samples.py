@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.move.places import SOURCE, TARGET, Place, Rows, every_row, execute, scalar, together, workspace_for
+from tests.samples import EXAMPLES, load_chinook, load_chinook_elsewhere, load_pagila, load_pagila_elsewhere
 
 from domicile import commands
 from domicile.model.phase import Status
 from domicile.model.plan import Question
 from domicile.sites.embedded import EmbeddedCluster
-from tests.move.places import SOURCE, TARGET, Place, Rows, every_row, execute, scalar, together, workspace_for
-from tests.samples import EXAMPLES, load_chinook, load_chinook_elsewhere, load_pagila, load_pagila_elsewhere
 
 _OF_CHINA = """
     from customer join address using (address_id) join city using (city_id) join country using (country_id)
@@ -33,9 +33,7 @@ CHINOOK_IN_SCOPE = {"public.customer", "public.invoice", "public.invoice_line"}
 
 
 @pytest.fixture
-def pagila(
-    site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path, samples: Path
-) -> Place:
+def pagila(site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path) -> Place:
     source = load_pagila(site_clusters[0].conninfo())
     target = load_pagila_elsewhere(site_clusters[1].conninfo())
     state = scratch / f"state-{tmp_path.name}"
@@ -43,9 +41,7 @@ def pagila(
 
 
 @pytest.fixture
-def chinook(
-    site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path, samples: Path
-) -> Place:
+def chinook(site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path) -> Place:
     source = load_chinook(site_clusters[0].conninfo())
     target = load_chinook_elsewhere(site_clusters[1].conninfo())
     state = scratch / f"state-{tmp_path.name}"

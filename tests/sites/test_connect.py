@@ -55,9 +55,7 @@ async def test_session_settings_override_all_defaults(pg18: EmbeddedCluster, pg1
 
 
 async def test_plain_connection_keeps_the_users_own_settings(pg18: EmbeddedCluster) -> None:
-    async with await connect(
-        make_conninfo(pg18.conninfo(), options="-c timezone=Asia/Shanghai")
-    ) as connection:
+    async with await connect(make_conninfo(pg18.conninfo(), options="-c timezone=Asia/Shanghai")) as connection:
         assert connection.autocommit
         assert connection.info.parameter_status("TimeZone") == "Asia/Shanghai"
         assert connection.info.parameter_status("application_name") == "domicile"
@@ -128,9 +126,7 @@ async def test_no_answer_in_time() -> None:
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
-        error = await refused(
-            f"host=127.0.0.1 port={mute.getsockname()[1]} connect_timeout=2 password={SECRET}"
-        )
+        error = await refused(f"host=127.0.0.1 port={mute.getsockname()[1]} connect_timeout=2 password={SECRET}")
     assert (error.code, error.facts["reason"]) == (ErrorCode.SITE_UNREACHABLE, "timeout")
 
 

@@ -77,10 +77,7 @@ async def test_settings_are_durable(pg18: EmbeddedCluster, pg15: EmbeddedCluster
     for cluster in (pg18, pg15):
         found = {name: await one(cluster, f"select current_setting('{name}')") for name in wanted}
         assert found == wanted
-        assert (
-            await one(cluster, "select datcollate || ' ' || datctype from pg_database limit 1")
-            == "C.UTF-8 C.UTF-8"
-        )
+        assert await one(cluster, "select datcollate || ' ' || datctype from pg_database limit 1") == "C.UTF-8 C.UTF-8"
 
 
 async def test_stop_start_keeps_rows_and_kill_recovers(scratch: Path) -> None:
@@ -204,9 +201,7 @@ async def test_url_and_conninfo_stand_a_hostile_environment(
 
 
 async def test_no_values_of_rows_in_the_server_log(pg18: EmbeddedCluster) -> None:
-    await one(
-        pg18, "create table secret_t (v text primary key); insert into secret_t values ('Asha-log'); select 1"
-    )
+    await one(pg18, "create table secret_t (v text primary key); insert into secret_t values ('Asha-log'); select 1")
     with pytest.raises(psycopg.errors.UniqueViolation):
         await one(pg18, "insert into secret_t values ('Asha-log') returning 1")
     await one(pg18, "drop table secret_t; select 1")
@@ -256,9 +251,7 @@ async def test_closed_directories_stay_closed(
     closed.mkdir(mode=0o700)
     spec = binaries.bundled().bindir.parent.parent
     for part in (spec, spec.with_name(spec.name + ".libs")):
-        shutil.copytree(
-            part, closed / part.name, symlinks=True, ignore=shutil.ignore_patterns("pginstall", "*.a")
-        )
+        shutil.copytree(part, closed / part.name, symlinks=True, ignore=shutil.ignore_patterns("pginstall", "*.a"))
     bundled = binaries.at(closed / spec.name / "pginstall18" / "bin", bundled=True)
     monkeypatch.setattr(binaries, "bundled", lambda: bundled)
     mask = os.umask(0o077)

@@ -150,9 +150,7 @@ async def test_every_declared_reference_holds(world: tuple[Connection, Counts, l
         pairs = zip(columns, target_columns, strict=True)
         join = " and ".join(f'a."{mine}" = b."{theirs}"' for mine, theirs in pairs)
         some = " and ".join(f'a."{mine}" is not null' for mine in columns)
-        lost = (
-            f"select from {table} as a where {some} and not exists (select from {target} as b where {join})"
-        )
+        lost = f"select from {table} as a where {some} and not exists (select from {target} as b where {join})"
         assert await rows(conn, lost) == [], name
     # the reference nobody declared, and the agreement of the two ways from an order to its owner
     assert await value(conn, STRANGE_INVITERS) == 0

@@ -128,12 +128,13 @@ async def purge(
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         all_waves = await desk.figures.waves(record.move_id)
-        if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
+        if not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
             raise _forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
-            await _carry(desk, carrier, "purge", on_progress, stop)
+            if any(w.phase is not Phase.DONE for w in all_waves):
+                await _carry(desk, carrier, "purge", on_progress, stop)
             failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
             if failed:
                 raise DomicileError(
@@ -200,12 +201,11 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
     from domicile.move.durable import carry, launched
 
     move_id = carrier.move.move_id
-    async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
+    if kind == "move":  # a purge leaves the status of a paused or aborted move as it is
         await desk.moves.set_status(move_id, Status.RUNNING)
+    async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
         outcome = await carry(move_id, kind, (await desk.moves.get(move_id)).attempt)
     await desk.moves.next_attempt(move_id)
-    if kind == "purge" and (await desk.moves.get(move_id)).status is Status.RUNNING:
-        await desk.moves.set_status(move_id, Status.WAITING)
     if outcome is Outcome.LOST:
         raise DomicileError(
             ErrorCode.LEASE_LOST,

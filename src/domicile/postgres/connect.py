@@ -20,6 +20,8 @@ CONNECT_TIMEOUT_S = 10
 APPLICATION_NAME = "domicile"
 HIDDEN = "***"
 SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+# A wide-area line that was cut tells nobody: the kernel has to ask. About a minute until the other side is given up.
+_KEEPALIVES = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 4, "tcp_user_timeout": 60_000}
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 # What the engine relies on, whatever the role's, the database's or the server's defaults are. Texts of values
@@ -39,6 +41,7 @@ SESSION: Mapping[str, str] = MappingProxyType(
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
         "row_security": "off",
         "default_transaction_isolation": "read committed",
         "default_transaction_read_only": "off",
@@ -168,9 +171,7 @@ _REASONS = (
         "Add it to ~/.pg_service.conf or the file that PGSERVICEFILE names.",
     ),
 )
-_ALL_SIGNS = frozenset(
-    {"no-such-database", "no-such-role"}
-)  # reasons that need all their signs; others need one
+_ALL_SIGNS = frozenset({"no-such-database", "no-such-role"})  # reasons that need all their signs; others need one
 _OTHER = _Reason(
     "other",
     (),
@@ -197,6 +198,8 @@ async def connect(
     parameters["application_name"] = application_name
     if "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    for name, value in _KEEPALIVES.items():
+        parameters.setdefault(name, value)
     try:
         connection = await psycopg.AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
     except psycopg.OperationalError as error:
@@ -255,9 +258,7 @@ def _refused(conninfo: str, said: str) -> DomicileError:
     for name in SECRET_PARAMETERS:
         if secret := _parse(conninfo).get(name):
             said = said.replace(str(secret), HIDDEN)
-    reason = next(
-        (r for r in _REASONS if (all if r.name in _ALL_SIGNS else any)(s in said for s in r.signs)), _OTHER
-    )
+    reason = next((r for r in _REASONS if (all if r.name in _ALL_SIGNS else any)(s in said for s in r.signs)), _OTHER)
     where = safe_conninfo(conninfo)
     return DomicileError(
         reason.code,

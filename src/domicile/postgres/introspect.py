@@ -104,9 +104,7 @@ async def read_schema(conn: Connection) -> Schema:
             unique_keys=tuple(_unique_key(i) for i in indexes[root.oid] if i[4]),
             references=referring[root.name],
             index_prefixes=_prefixes([indexes[leaf.oid] for leaf in leaves or tree]),
-            triggers=tuple(
-                sorted({Trigger(t[1], t[2]) for r in tree for t in triggers[r.oid]}, key=_trigger_order)
-            ),
+            triggers=tuple(sorted({Trigger(t[1], t[2]) for r in tree for t in triggers[r.oid]}, key=_trigger_order)),
             partitions=tuple(leaf.name for leaf in leaves) if root.kind == "p" else (),
             inherits=tuple(names[p] for p in root.parents if p in names),
             persistence=_PERSISTENCE[root.persistence],
@@ -193,9 +191,7 @@ def _statements(text: str) -> Mapping[str, LiteralString]:
     return {name: cast("LiteralString", body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-_STATEMENTS = _statements(
-    resources.files(__package__).joinpath("sql/introspect.sql").read_text(encoding="utf-8")
-)
+_STATEMENTS = _statements(resources.files(__package__).joinpath("sql/introspect.sql").read_text(encoding="utf-8"))
 
 
 def _by_first(rows: Rows) -> Mapping[int, list[tuple[Any, ...]]]:
@@ -238,9 +234,7 @@ def _unique_key(row: tuple[Any, ...]) -> UniqueKey:
 
 def _prefixes(indexes_of_leaves: Sequence[Rows]) -> tuple[tuple[str, ...], ...]:
     """The column lists that a usable index leads with, in every one of the leaves."""
-    usable = [
-        {tuple(i[2])[: i[3]] for i in indexes if i[10] and not i[6] and i[3]} for indexes in indexes_of_leaves
-    ]
+    usable = [{tuple(i[2])[: i[3]] for i in indexes if i[10] and not i[6] and i[3]} for indexes in indexes_of_leaves]
     return tuple(sorted(set.intersection(*usable))) if usable else ()
 
 

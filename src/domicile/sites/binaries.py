@@ -114,9 +114,7 @@ def reachable(binaries: Binaries, identity: Identity) -> Binaries:
         _copy_wheel(binaries.bindir.parent, place)
     moved = at(copy, bundled=True)
     if not identity.may_execute(copy / "postgres"):
-        raise DomicileError(
-            ErrorCode.CLUSTER_FAILED, f"uid {identity.uid} cannot run PostgreSQL from {copy} either"
-        )
+        raise DomicileError(ErrorCode.CLUSTER_FAILED, f"uid {identity.uid} cannot run PostgreSQL from {copy} either")
     return moved
 
 

@@ -115,9 +115,7 @@ class EmbeddedCluster:
         base.parent.mkdir(parents=True, exist_ok=True)
         programs.enterable(base)
         cluster = cls(base, programs.reachable(found, identity), identity, settings)
-        cluster._password = await asyncio.to_thread(
-            ensure_initialised, base, cluster.data, cluster.binaries, identity
-        )
+        cluster._password = await asyncio.to_thread(ensure_initialised, base, cluster.data, cluster.binaries, identity)
         return cluster
 
     def conninfo(self, dbname: str = SUPERUSER) -> str:
@@ -217,9 +215,7 @@ class EmbeddedCluster:
         server_log = self.base / "server.log"
         with server_log.open("ab") as output:
             before = output.tell()
-            self._process = spawn(
-                _command(self, self._open_port()), self.data, output, self.identity, outlive=outlive
-            )
+            self._process = spawn(_command(self, self._open_port()), self.data, output, self.identity, outlive=outlive)
         try:
             ready = await self._ready(time.monotonic() + READY_S)
         except BaseException:
@@ -246,9 +242,7 @@ class EmbeddedCluster:
 
     def _open_port(self) -> int:
         if self.port is None:
-            raise DomicileError(
-                ErrorCode.CLUSTER_FAILED, f"the embedded PostgreSQL {self.name!r} is not running"
-            )
+            raise DomicileError(ErrorCode.CLUSTER_FAILED, f"the embedded PostgreSQL {self.name!r} is not running")
         return self.port
 
 

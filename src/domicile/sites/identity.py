@@ -66,9 +66,7 @@ def server_identity(user: str | None = None) -> Identity:
                 hint="Name an existing unprivileged account, or run domicile as an ordinary user.",
             ) from None
         if entry.pw_uid == 0:
-            raise DomicileError(
-                ErrorCode.CLUSTER_FAILED, f"{entry.pw_name!r} is root; PostgreSQL does not run as root"
-            )
+            raise DomicileError(ErrorCode.CLUSTER_FAILED, f"{entry.pw_name!r} is root; PostgreSQL does not run as root")
         return Identity(entry.pw_uid, entry.pw_gid, drops=True)
     uid = os.geteuid()
     try:

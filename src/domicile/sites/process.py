@@ -98,9 +98,7 @@ class ServerProcess:
             self.child.stdin.close()
 
 
-def spawn(
-    argv: Sequence[str], data: Path, output: BinaryIO, identity: Identity, *, outlive: bool
-) -> ServerProcess:
+def spawn(argv: Sequence[str], data: Path, output: BinaryIO, identity: Identity, *, outlive: bool) -> ServerProcess:
     """Start a server in a session of its own (a terminal's Ctrl-C must reach us first, not it).
 
     Unless ``outlive``, it is shut down when our process ends, in whatever way. Raises ``DomicileError``.
@@ -197,9 +195,7 @@ def _serves(pid: int, data: Path) -> bool:
     """True for a postgres process of this data directory; the lifeline's shell carries the mark too, and is
     not one."""
     command, _, arguments = _command_line(pid).partition("\0")
-    program = command.partition(" ")[0].rstrip(
-        ":"
-    )  # a child's title is "postgres: cluster_name: what it does"
+    program = command.partition(" ")[0].rstrip(":")  # a child's title is "postgres: cluster_name: what it does"
     return Path(program).name == "postgres" and mark(data) in command + arguments
 
 

@@ -117,9 +117,7 @@ async def populate(
     same site fails on the primary keys and changes nothing.
     """
     users = round(USERS * scale)
-    return await _fill(
-        conn, _World(site_number, seed, users, round(users * ORDERS_PER_USER), STORE_MARKETS), progress
-    )
+    return await _fill(conn, _World(site_number, seed, users, round(users * ORDERS_PER_USER), STORE_MARKETS), progress)
 
 
 async def populate_residents(
