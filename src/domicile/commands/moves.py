@@ -204,8 +204,7 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
     if kind == "move":  # a purge leaves the status of a paused or aborted move as it is
         await desk.moves.set_status(move_id, Status.RUNNING)
     async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
-        outcome = await carry(move_id, kind, (await desk.moves.get(move_id)).attempt)
-    await desk.moves.next_attempt(move_id)
+        outcome = await carry(move_id, kind)
     if outcome is Outcome.LOST:
         raise DomicileError(
             ErrorCode.LEASE_LOST,

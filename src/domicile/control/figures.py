@@ -49,6 +49,9 @@ class Figures:
             created_at=record.created_at,
             waves=waves,
             plan_digest=record.plan_digest,
+            error_code=record.error_code,
+            error_message=record.error_message,
+            error_hint=record.error_hint,
             safe=safe,
             next=following,
         )

@@ -36,11 +36,15 @@ class MoveRecord:
     runner: str
     frozen: bool
     created_at: str
+    error_code: str
+    error_message: str
+    error_hint: str
 
 
 _MOVES = """
     select move_id, dataset, source, target, status, plan, plan_digest, pause_requested, abort_requested, attempt,
-        generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        error_code, error_message, error_hint
     from domicile_control.move
     where (%(move_id)s::text is null or move_id = %(move_id)s)
         and (%(plan_digest)s::text is null or plan_digest = %(plan_digest)s and status <> 'aborted')
@@ -98,13 +102,21 @@ class Moves:
         """Every move, oldest first."""
         return await self._select()
 
-    async def set_status(self, move_id: MoveId, status: Status) -> None:
-        """Record how the move goes; an ended move keeps the time it ended."""
+    async def set_status(self, move_id: MoveId, status: Status, error: DomicileError | None = None) -> None:
+        """Record how the move goes, and why when it failed outside a wave; an ended move keeps the time it ended."""
         await self._conn.execute(
             """update domicile_control.move set status = %(status)s,
+                 error_code = %(code)s, error_message = %(message)s, error_hint = %(hint)s,
                  ended_at = case when %(ended)s then coalesce(ended_at, now()) end
                where move_id = %(move_id)s""",
-            {"status": status, "ended": status in (Status.DONE, Status.ABORTED), "move_id": move_id},
+            {
+                "status": status,
+                "ended": status in (Status.DONE, Status.ABORTED),
+                "move_id": move_id,
+                "code": error.code if error else "",
+                "message": error.message[:ERROR_MESSAGE_MAX] if error else "",
+                "hint": error.hint[:ERROR_MESSAGE_MAX] if error else "",
+            },
         )
 
     async def request(self, move_id: MoveId, *, pause: bool | None = None, abort: bool | None = None) -> None:

@@ -50,6 +50,9 @@ class MoveStatus:
     created_at: str
     waves: tuple[WaveStatus, ...]
     plan_digest: str
+    error_code: str = ""  # of the move's own edges; a wave's error stands with the wave
+    error_message: str = ""
+    error_hint: str = ""
     safe: str = ""  # one sentence: what is safe now
     next: str = ""  # one sentence: what to do next
 

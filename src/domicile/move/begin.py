@@ -7,14 +7,19 @@ durable part; ``run`` and ``end`` are its first and last step. All idempotent.
 
 from __future__ import annotations
 
+import logging
+
 from psycopg import AsyncConnection
 
 from domicile.control.figures import Figures
+from domicile.model.errors import DomicileError
 from domicile.model.phase import Phase, Status
 from domicile.move import stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, site_schema, waves
 from domicile.postgres.lease import take_over
+
+log = logging.getLogger(__name__)
 
 _OUTCOME_STATUS = {
     "paused": Status.PAUSED,
@@ -44,8 +49,12 @@ async def run(carrier: Carrier) -> None:
     """The guard stands at both sites, disarmed: it costs nothing until a wave nears its fence."""
     move = carrier.move
     async with carrier.sites() as (source, target):
-        await guard.install(source, move.data_map, move.source_schema, here=move.source_site)
-        await guard.install(target, move.data_map, move.target_schema, here=move.target_site)
+        seconds = move.plan.limits.fence_seconds_max
+        for conn, schema, here in (
+            (source, move.source_schema, move.source_site),
+            (target, move.target_schema, move.target_site),
+        ):
+            await guard.install(conn, move.data_map, schema, here=here, seconds_max=seconds)
 
 
 async def end(carrier: Carrier, outcome: str) -> None:
@@ -60,15 +69,20 @@ async def end(carrier: Carrier, outcome: str) -> None:
 
 
 async def release_guards(carrier: Carrier) -> None:
-    """Disarm the guard where no wave needs it any more."""
+    """Disarm the guard where no wave needs it any more. Where a table cannot be locked now it stays armed, at the cost of a
+    little time per write and refuses nobody; the next move or purge disarms it."""
     limits = carrier.move.plan.limits
     tables = carrier.move.data_map.in_scope()
     async with carrier.sites() as (source, target):
         for conn in (source, target):
-            if not await waves.waves_that_need_the_guard(conn):
+            if await waves.waves_that_need_the_guard(conn):
+                continue
+            try:
                 await guard.disarm(
                     conn, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max
                 )
+            except DomicileError as error:
+                log.warning("the guard stays armed for now: %s", error.message)
 
 
 async def _forget_unmoved(carrier: Carrier) -> None:

@@ -22,11 +22,13 @@ from domicile.model.phase import Phase, Status
 from domicile.model.site import MoveId
 from domicile.move import begin, purge
 from domicile.move.carrier import Carrier
-from domicile.move.run import PHASES, Outcome, run_phase, run_purge
+from domicile.move.run import PHASES, Outcome, run_edge, run_phase, run_purge
 
 APPLICATION_VERSION = "domicile-cold-1"
 SYSTEM_SCHEMA = "domicile_dbos"
 CONNECTIONS_MAX = 4
+POLLING_SECONDS = 0.1  # how often the end of a workflow that was taken up again is looked for
+UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 
 _carriers: dict[str, Carrier] = {}  # the moves this process carries; workflows get ids only
 
@@ -58,19 +60,30 @@ async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
         del _carriers[move_id]
 
 
-async def carry(move_id: MoveId, kind: str, attempt: int) -> Outcome:
-    """Start the workflow of this attempt, or join it when a crash left it unfinished; returns how it
-    ended."""
+async def carry(move_id: MoveId, kind: str) -> Outcome:
+    """Join the workflow that a crash left unfinished, or begin another attempt; returns how it ended."""
     workflow = {"move": move_workflow, "purge": purge_workflow}[kind]
-    with SetWorkflowID(f"{move_id}/{kind}/{attempt}"):
+    moves = _carriers[move_id].moves
+    attempt = (await moves.get(move_id)).attempt
+    while await _ended(name := f"{move_id}/{kind}/{attempt}"):
+        attempt = await moves.next_attempt(move_id)
+    with SetWorkflowID(name):
         handle = await DBOS.start_workflow_async(workflow, move_id)
-    return Outcome(await handle.get_result())
+    return Outcome(await handle.get_result(polling_interval_sec=POLLING_SECONDS))
+
+
+async def _ended(workflow_id: str) -> bool:
+    """True when an attempt is over, however it ended: it can only be followed by another."""
+    known = await DBOS.get_workflow_status_async(workflow_id)
+    return known is not None and known.status not in UNFINISHED
 
 
 @DBOS.workflow(name="domicile.move")
 async def move_workflow(move_id: str) -> str:
     """Every wave in order; stops at the first that is not handed over."""
-    await begin_step(move_id)
+    begun = await begin_step(move_id)
+    if begun != Outcome.DONE:
+        return begun
     for no in await waves_step(move_id):
         outcome = await gate_step(move_id)
         if outcome == Outcome.DONE:
@@ -101,8 +114,8 @@ async def purge_workflow(move_id: str) -> str:
 
 
 @DBOS.step()
-async def begin_step(move_id: str) -> None:
-    await begin.run(_carriers[move_id])
+async def begin_step(move_id: str) -> str:
+    return str(await run_edge(_carriers[move_id], begin.run))
 
 
 @DBOS.step()
@@ -143,14 +156,16 @@ async def purge_step(move_id: str, no: int) -> str:
 
 @DBOS.step()
 async def purge_end_step(move_id: str) -> str:
-    carrier = _carriers[move_id]
+    return str(await run_edge(_carriers[move_id], _end_purge))
+
+
+async def _end_purge(carrier: Carrier) -> None:
+    move_id = carrier.move.move_id
     await purge.vacuum(carrier)
     await begin.release_guards(carrier)
-    waves = await carrier.figures.waves(MoveId(move_id))
-    if all(w.status is Status.DONE for w in waves):
-        await carrier.moves.set_status(MoveId(move_id), Status.DONE)
+    if all(w.status is Status.DONE for w in await carrier.figures.waves(move_id)):
+        await carrier.moves.set_status(move_id, Status.DONE)
     await carrier.move.failpoints.reach("purge.done")
-    return str(Outcome.DONE)
 
 
 def _url(conninfo: str) -> str:

@@ -82,6 +82,19 @@ async def run_purge(carrier: Carrier, no: int) -> Outcome:
     return Outcome.DONE
 
 
+async def run_edge(carrier: Carrier, work: Callable[[Carrier], Awaitable[None]]) -> Outcome:
+    """Carry out what lies before the first wave or after the last purge; a failure fails the move, no wave."""
+    try:
+        await work(carrier)
+    except Exception as trouble:
+        error = _as_error(trouble)
+        if error.code is ErrorCode.LEASE_LOST:
+            return Outcome.LOST
+        await carrier.moves.set_status(carrier.move.move_id, Status.FAILED, error)
+        return Outcome.FAILED
+    return Outcome.DONE
+
+
 async def settle(carrier: Carrier, no: int) -> None:
     """A wave that failed half-way is stepped back first, unless it has departed: then only forward is
     right."""

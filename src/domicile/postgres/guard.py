@@ -21,12 +21,13 @@ from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Schema, TableName
 from domicile.model.site import SiteName
+from domicile.postgres import drain as drains
+from domicile.postgres import guard_filter
 from domicile.postgres.drain import (
     WRITE_MODES,
     Blocker,
     DrainReport,
     blockers,
-    drain,
     holders,
     over_budget,
 )
@@ -60,7 +61,9 @@ _FENCE = "update domicile.wave set mark = %s, home = %s, epoch = %s where id = %
 _MAY_SET_DEADLOCK_TIMEOUT = "select pg_catalog.has_parameter_privilege('deadlock_timeout', 'set')"
 
 
-async def install(conn: Connection, data_map: DataMap, schema: Schema, *, here: SiteName) -> None:
+async def install(
+    conn: Connection, data_map: DataMap, schema: Schema, *, here: SiteName, seconds_max: float = SECONDS_MAX
+) -> None:
     """Give every in-scope table its trigger function and its triggers, disabled. Needs the site schema.
 
     Idempotent: functions are brought up to date, triggers that are there stay as they are, armed or not. Raises
@@ -74,6 +77,8 @@ async def install(conn: Connection, data_map: DataMap, schema: Schema, *, here: 
     async with conn.transaction():
         await conn.execute(_INSTALL_LOCK)
         await conn.execute(writer.functions())
+        if (new_filter := writer.filter()) is not None:
+            await conn.execute(new_filter)
         for root in roots.values():
             comment = f"Refuses writes to {root.name} at {here} for subjects whose home is elsewhere. Made by domicile."
             await _try_lookup(conn, writer, root.name)
@@ -82,7 +87,7 @@ async def install(conn: Connection, data_map: DataMap, schema: Schema, *, here: 
     for relation in found:
         statements = _creation(relation, writer.timing(roots[relation.root].name))
         if statements:
-            await _with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, time.monotonic() + SECONDS_MAX)
+            await _with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, time.monotonic() + seconds_max)
 
 
 async def arm(
@@ -114,6 +119,7 @@ async def arm(
         statements = [_switch(relation, "enable", trigger) for trigger in sorted(off)]
         if off:
             await _with_lock(conn, relation, statements, lock_timeout_ms, deadline)
+    await guard_filter.refresh(conn)
 
 
 async def disarm(
@@ -150,6 +156,16 @@ async def remove(conn: Connection, tables: Iterable[TableName]) -> None:
         for (function,) in await (await conn.execute(STATEMENTS["leftovers"])).fetchall():
             await conn.execute(sql.SQL("drop function {}()").format(sql.Identifier("domicile", function)))
         await conn.execute(STATEMENTS["unregister"])
+
+
+async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: float) -> DrainReport:
+    """Wait until every writer from before the mark has ended (see `postgres.drain`); then fit the filter to the wave.
+
+    Blocks nobody; idempotent. Raises fence-budget with the blockers.
+    """
+    report = await drains.drain(conn, tables, seconds_max=seconds_max)
+    await guard_filter.refresh(conn)
+    return report
 
 
 async def set_fence(conn: Connection, wave_id: int, mark: str, home: str, epoch: int) -> None:

@@ -18,6 +18,13 @@ from domicile.postgres.ownership import column, ident
 TRIGGER = "zz_domicile_guard"  # sorts last, so that it sees the row as the application's own triggers leave it
 TRUNCATE_TRIGGER = "zz_domicile_guard_truncate"
 
+# The types the filter can take, as format_type writes them.
+KEY_TYPES: Mapping[str, sql.SQL] = {
+    "bigint": sql.SQL("pg_catalog.int8"),
+    "text": sql.SQL("pg_catalog.text"),
+    "uuid": sql.SQL("pg_catalog.uuid"),
+}
+
 Connection = AsyncConnection[Any]
 
 
@@ -59,6 +66,24 @@ class GuardSql:
             find_new=self._find(table, "new"),
             same_owner=same,
             comment=sql.Literal(comment),
+            fast_path=self._fast_path(table, same),
+        )
+
+    def filter(self) -> sql.Composed | None:
+        """The filter that lets nobody through unasked, for a kind of key that has one."""
+        kind = _kind(self._subject_key())
+        if kind is None:
+            return None
+        return sql.SQL(STATEMENTS["filter"]).format(type=KEY_TYPES[kind], body=sql.Literal("select true"))
+
+    def _fast_path(self, table: TableName, same_owner: sql.Composed) -> sql.Composable:
+        """Nothing where owners are found through other tables, or the filter could take equal keys for different."""
+        own = self._own_columns(table)[0]
+        kind = _kind(self._subject_key())
+        if self.joins(table) or kind is None or kind != _kind(self.schema.tables[table].column(own)):
+            return sql.SQL("")
+        return sql.SQL(STATEMENTS["fast_path"]).format(
+            same_owner=same_owner, owner=column("new", own), type=KEY_TYPES[kind]
         )
 
     def lookup(self, table: TableName) -> sql.Composed:
@@ -118,6 +143,20 @@ class GuardSql:
 
     def _subject_key(self) -> Column:
         return self.schema.tables[self.data_map.subject.table].column(self.data_map.subject.key)
+
+
+def _kind(of: Column) -> str | None:
+    """The key of KEY_TYPES under which equal values of the column have equal hashes; None for other types."""
+    if of.base_schema != "pg_catalog" or not of.collation_deterministic:
+        return None
+    return {
+        "int2": "bigint",
+        "int4": "bigint",
+        "int8": "bigint",
+        "text": "text",
+        "varchar": "text",
+        "uuid": "uuid",
+    }.get(of.base_type)
 
 
 def function_name(oid: int) -> sql.Identifier:

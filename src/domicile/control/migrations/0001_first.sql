@@ -33,6 +33,9 @@ create table domicile_control.move (
     generation      bigint not null default 0,   -- the lease's fencing token
     runner          text not null default '',
     frozen          boolean not null default false,  -- the cohort is written down at the source
+    error_code      text not null default '',    -- of the move's own edges; a wave's error stands with the wave
+    error_message   text not null default '',
+    error_hint      text not null default '',
     created_at      timestamptz not null default now(),
     ended_at        timestamptz,
     check ((ended_at is not null) = (status in ('done', 'aborted')))

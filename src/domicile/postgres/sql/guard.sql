@@ -86,12 +86,42 @@ revoke all on function domicile.guard_snapshot(), domicile.guard_truncate(),
     domicile.guard_ask(pg_catalog.int4, pg_catalog.int4, pg_catalog.oid),
     domicile.guard_answer(pg_catalog.text, pg_catalog.text, pg_catalog.int8, pg_catalog.text, pg_catalog.oid) from public;
 
+-- name: filter
+-- False for a key that no wave between homes or departed has; true for all others and a few more. SQL, so that it is inlined into the
+-- trigger functions and costs no call; replaced as a whole, so that all sessions have the latest: they hear of it when they lock a table,
+-- and who holds his lock from before is waited for by the drain. note_fence makes it "true" with each fence, postgres/guard_filter.py
+-- narrows it again.
+create or replace function domicile.guard_filter(key {type}) returns boolean language sql stable as {body};
+revoke all on function domicile.guard_filter({type}) from public;
+
+-- name: filter_type
+-- What kind of key this database's filter takes, and how many members it must know.
+select pg_catalog.format_type(p.proargtypes[0], null),
+       (select count(*) from domicile.wave as w join domicile.member as m on m.wave = w.id
+        where w.mark in ('fenced', 'arriving', 'departed'))
+from pg_catalog.pg_proc as p
+where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter';
+
+-- name: filter_bits
+select distinct {hash} & %(mask)s
+from domicile.wave as w
+join domicile.member as m on m.wave = w.id
+cross join lateral (select m.subject::{type} as key) as subject
+where w.mark in ('fenced', 'arriving', 'departed');
+
+-- name: fast_path
+-- Before anything else, in every isolation level: the filter is outside all snapshots, and the row itself names its owner.
+    if ({same_owner}) is not false and {owner} is not null and domicile.guard_filter({owner}::{type}) is not true then
+        return new;
+    end if;
+
 -- name: trigger_function
--- One per table. {find_old} and {find_new} ask for every member that owns the row; for an outsider that is one probe of an index. In a short
--- transaction each expression costs about as much as a quarter of the probe (PL/pgSQL prepares it anew in every transaction): hence the
--- order, in which INSERT meets two of them and an UPDATE that keeps the owner three. In a DELETE new is null, so that no owner is the same.
+-- One per table. {find_old} and {find_new} ask for every member that owns the row. In a short transaction each expression costs about as
+-- much as a quarter of the probe of an index (PL/pgSQL prepares it anew in every transaction): hence the order, in which INSERT meets
+-- few of them and an UPDATE that keeps the owner one more. In a DELETE new is null, so that no owner is the same.
 create or replace function {function}() returns trigger language plpgsql security definer as $body$
 begin
+{fast_path}
     if pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.<>) 'read committed' then
         perform domicile.guard_snapshot();
     end if;

@@ -78,15 +78,28 @@ create table if not exists domicile.guarded (
     joins      integer not null check (joins >= 0)
 );
 
--- Whoever writes a mark that refuses writers, by whatever statement, also writes fence_xid: the two cannot come apart.
+-- Whoever writes a mark that refuses writers, by whatever statement, also writes fence_xid and voids the guard's filter: they cannot come
+-- apart. The members of a wave are stored before its mark refuses, or in the same transaction.
 create or replace function domicile.note_fence() returns trigger language plpgsql as $body$
+declare
+    arguments text;
 begin
     if tg_op = 'UPDATE' and old.mark in ('fenced', 'departed', 'arriving') then
         return null;  -- those writers were refused before
     end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'a wave is fenced under READ COMMITTED only: an older snapshot might not see the filter';
+    end if;
     -- One fence at a time from here to its commit: then whoever sees the latest fence sees all before it.
-    perform pg_catalog.pg_advisory_xact_lock(7237123425614523493);  -- "domicile" read as a number
-    perform pg_catalog.setval('domicile.fence_xid', pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8);
+    perform pg_advisory_xact_lock(7237123425614523493);  -- "domicile" read as a number
+    perform setval('domicile.fence_xid', pg_current_xact_id()::text::bigint);
+    for arguments in
+        select pg_get_function_arguments(p.oid) from pg_proc as p
+        where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter'
+    loop
+        execute format('create or replace function domicile.guard_filter(%s) returns boolean language sql stable as %L',
+                       arguments, 'select true');
+    end loop;
     return null;
 end
 $body$;
@@ -95,8 +108,8 @@ $body$;
 -- long. ALWAYS, because the mover's sessions have the replica role, in which ordinary triggers rest.
 do $body$
 begin
-    if not exists (select from pg_catalog.pg_trigger
-                   where tgrelid = 'domicile.wave'::pg_catalog.regclass and tgname = 'note_fence') then
+    if not exists (select from pg_trigger
+                   where tgrelid = 'domicile.wave'::regclass and tgname = 'note_fence') then
         create constraint trigger note_fence after insert or update of mark on domicile.wave
             deferrable initially deferred for each row
             when (new.mark in ('fenced', 'departed', 'arriving')) execute function domicile.note_fence();

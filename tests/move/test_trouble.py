@@ -1,0 +1,140 @@
+"""What goes wrong half-way: the wave steps back, the source serves, status says so, and there is a way on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import psycopg
+import pytest
+from tests.move.places import SOURCE, TARGET, Place, Rows, every_row, execute, scalar
+from tests.move.test_cold_move import ABROAD, plan_of
+
+from domicile import commands
+from domicile.commands.desk import open_desk
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status
+from domicile.model.plan import Question
+from domicile.model.report import MoveStatus
+from domicile.model.site import DatasetName
+
+# A user of the target who has the address of one that moves: it is unique there.
+_OCCUPY = """
+    insert into store.user_account (email, phone, full_name, market, locale, created_at)
+    values (%s, '+65 0000 0000', 'namesake', 'SG', 'en-SG', now()) returning id"""
+_LEAVE = "delete from store.user_account where full_name = 'namesake'"
+_LAST_INDIAN = "select email from store.user_account where market = 'IN' order by id desc limit 1"
+
+
+async def both(place: Place) -> tuple[Rows, Rows]:
+    return await every_row(place.source), await every_row(place.target)
+
+
+async def stuck(place: Place) -> tuple[MoveStatus, tuple[Rows, Rows]]:
+    """A move whose canary went through and whose last wave cannot; and the rows of both sites just before it began."""
+    plan = await plan_of(place, "market = 'IN'")
+    assert len(plan.waves) > 1
+    taken = await scalar(place.source, _LAST_INDIAN)
+    await scalar(place.target, _OCCUPY, taken)
+    before = await both(place)
+    return await commands.apply(place.workspace, plan), before
+
+
+async def guards(conninfo: str) -> object:
+    """How many triggers of the guard there are."""
+    return await scalar(conninfo, "select count(*) from pg_trigger where starts_with(tgname, 'zz_domicile')")
+
+
+async def test_a_collision_fails_the_wave_and_changes_nothing(store: Place) -> None:
+    failed, before = await stuck(store)
+    assert failed.status is Status.FAILED
+    wave = failed.waves[-1]
+    assert (wave.phase, wave.status, wave.error_code) == (Phase.PLANNED, Status.FAILED, ErrorCode.KEYS_COLLIDE)
+    assert "resume" in failed.next
+    source, _ = await both(store)
+    assert source == before[0]
+    victim = await scalar(store.source, "select max(id) from store.user_account where market = 'IN'")
+    touched = "update store.user_account set locale = locale where id = %s returning id"
+    assert await scalar(store.source, touched, victim) == victim, "the source serves the failed wave"
+    assert await scalar(store.target, "select count(*) from store.user_account where id = %s", victim) == 0
+
+    await execute(store.target, _LEAVE)
+    done = await commands.resume(store.workspace, failed.move_id)
+    assert done.status is Status.WAITING
+    assert {w.verdict for w in done.waves} == {"clean"}
+
+
+async def test_abort_after_a_failure_forgets_what_did_not_move(store: Place) -> None:
+    failed, _ = await stuck(store)
+    aborted = await commands.abort(store.workspace, failed.move_id)
+    assert aborted.status is Status.ABORTED
+    assert aborted.waves[-1].status is Status.ABORTED
+    assert {w.phase for w in aborted.waves} == {Phase.SOAK, Phase.PLANNED}
+    assert await scalar(store.source, "select count(*) from domicile.wave where mark = 'open'") == 0
+    purged = await commands.purge(store.workspace, failed.move_id)
+    assert purged.waves == len(aborted.waves) - 1
+    (after,) = await commands.status(store.workspace, failed.move_id)
+    assert after.status is Status.ABORTED
+    await execute(store.target, _LEAVE)
+    rest = await commands.apply(store.workspace, await plan_of(store, "market = 'IN'"))
+    assert rest.status is Status.WAITING, "those who did not move can be planned again"
+
+
+async def test_abort_of_a_move_that_moved_nobody_leaves_no_trace(store: Place) -> None:
+    taken = await scalar(store.source, "select email from store.user_account where market = 'IN' order by id limit 1")
+    plan = await plan_of(store, "market = 'IN'")
+    await scalar(store.target, _OCCUPY, taken)
+    before = await both(store)
+    failed = await commands.apply(store.workspace, plan)
+    assert failed.status is Status.FAILED
+    await commands.abort(store.workspace, failed.move_id)
+    assert await both(store) == before
+    for site in (store.source, store.target):
+        assert await guards(site) == 0
+        for table in ("move", "wave", "member", "progress"):
+            assert await scalar(site, f"select count(*) from domicile.{table}") == 0, table
+    async with open_desk(store.workspace) as desk:
+        row = await (await desk.conn.execute("select count(*) from domicile_directory.reservation")).fetchone()
+        assert row == (0,)
+
+
+async def test_a_table_that_is_dropped_half_way(store: Place) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    paused = await commands.apply(store.workspace, await plan_of(store), stop=stop)
+    assert paused.status is Status.PAUSED
+    await execute(store.target, "drop table store.review cascade")
+    with pytest.raises(DomicileError) as refused:
+        await commands.resume(store.workspace, paused.move_id)
+    assert refused.value.code is ErrorCode.SCHEMA_CHANGED
+    assert refused.value.facts["missing"] == ["store.review"]
+    assert (await commands.abort(store.workspace, paused.move_id)).status is Status.ABORTED
+
+
+async def test_an_unreachable_target_is_named_and_nothing_changes(store: Place) -> None:
+    before = await every_row(store.source)
+    plan = await plan_of(store)
+    dataset = store.workspace.dataset("store")
+    nowhere = replace(dataset, at={**dataset.at, TARGET: "host=127.0.0.1 port=1 dbname=x user=x"})
+    broken = replace(store.workspace, datasets={DatasetName("store"): nowhere})
+    with pytest.raises(DomicileError) as refused:
+        await commands.apply(broken, plan)
+    assert refused.value.code is ErrorCode.SITE_UNREACHABLE
+    assert await every_row(store.source) == before
+    assert (await commands.apply(store.workspace, plan)).status is Status.WAITING, "the same plan goes on afterwards"
+
+
+async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) -> None:
+    """Somebody holds a write open on a table of the move for longer than the budget."""
+    limits = replace(store.workspace.limits, fence_seconds_max=1.0)
+    question = Question(store.dataset, SOURCE, TARGET, where=ABROAD)
+    plan = await commands.plan(store.workspace, question, limits=limits)
+    async with await psycopg.AsyncConnection.connect(store.source, application_name="slow-job") as holder:
+        await holder.execute("update store.user_account set locale = locale where market = 'CN'")
+        failed = await commands.apply(store.workspace, plan)
+        assert failed.status is Status.FAILED
+        assert failed.error_code == ErrorCode.FENCE_BUDGET
+        assert "user_account" in failed.error_message
+        assert {w.phase for w in failed.waves} == {Phase.PLANNED}
+        await holder.commit()
+    assert (await commands.resume(store.workspace, failed.move_id)).status is Status.WAITING
