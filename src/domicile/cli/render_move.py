@@ -73,17 +73,22 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     )
     yield Text()
     yield _waves(now.waves, width)
+    yield from _error("move", now)
     for wave in now.waves:
-        if wave.error_code:
-            yield Text.assemble((f"wave {wave.no}: error[{wave.error_code}]", "bold red"), f": {wave.error_message}")
-            if wave.error_hint:
-                yield Text(f"  next: {wave.error_hint}")
+        yield from _error(f"wave {wave.no}", wave)
     yield Text()
     yield hanging(
         pair
         for pair in ((Text("safe:", style="bold green"), now.safe), (Text("next:", style="bold"), now.next))
         if pair[1]
     )
+
+
+def _error(where: str, failed: MoveStatus | WaveStatus) -> Iterator[RenderableType]:
+    if failed.error_code:
+        yield Text.assemble((f"{where}: error[{failed.error_code}]", "bold red"), f": {failed.error_message}")
+        if failed.error_hint:
+            yield Text(f"  next: {failed.error_hint}")
 
 
 def styled(status: Status) -> Text:

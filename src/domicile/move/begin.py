@@ -69,8 +69,11 @@ async def end(carrier: Carrier, outcome: str) -> None:
 
 
 async def release_guards(carrier: Carrier) -> None:
-    """Disarm the guard where no wave needs it any more. Where a table cannot be locked now it stays armed, at the cost of a
-    little time per write and refuses nobody; the next move or purge disarms it."""
+    """Disarm the guard where no wave needs it any more.
+
+    Where a table cannot be locked now the guard stays armed, at the cost of a little time per write; it refuses nobody
+    there, and the next move or purge disarms it.
+    """
     limits = carrier.move.plan.limits
     tables = carrier.move.data_map.in_scope()
     async with carrier.sites() as (source, target):
