@@ -274,3 +274,37 @@ async def test_no_guard_function_outlives_its_table(database: str) -> None:
         assert await shop.value("select count(*) from pg_proc where proname ~ '^guard_[0-9]'") == 0
         with pytest.raises(psycopg.errors.UndefinedTable):
             await shop.conn.execute("select * from public.event")
+
+
+async def test_nobody_disarms_what_a_wave_needs(shop: Guarded) -> None:
+    await shop.fence()
+    for mark in ("fenced", "arriving", "departed"):
+        await shop.mark(mark)
+        await guard.disarm(shop.conn, shop.tables)
+        assert await shop.value(f"{TRIGGERS} = 'D'") == 0
+    await shop.mark("resident")
+    await guard.disarm(shop.conn, shop.tables)
+    assert await shop.value(f"{TRIGGERS} = 'O'") == 0
+
+
+async def test_a_guard_disarmed_between_arming_and_fence_is_noticed(shop: Guarded) -> None:
+    """Two moves at one site: the one that ends disarms just before the other's mark."""
+    await shop.arm()
+    await guard.disarm(shop.conn, shop.tables)
+    await shop.mark("fenced")
+    with pytest.raises(DomicileError, match="disarmed while the fence closed") as caught:
+        await shop.drain()
+    assert caught.value.code is ErrorCode.FENCE_BUDGET
+
+
+async def test_a_disarming_under_way_is_waited_for_by_the_drain_and_noticed(shop: Guarded) -> None:
+    await shop.arm()
+    async with await connect(shop.conninfo, settings=SESSION) as other:
+        await other.execute("begin; alter table public.orders disable trigger zz_domicile_guard")
+        await shop.mark("fenced")
+        draining = asyncio.create_task(shop.drain())
+        await asyncio.sleep(0.2)
+        assert not draining.done()
+        await other.execute("commit")
+        with pytest.raises(DomicileError, match="disarmed while the fence closed"):
+            await draining

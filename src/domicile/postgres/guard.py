@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 import time
 
-from psycopg import DataError, ProgrammingError, errors, sql
+from psycopg import DatabaseError, DataError, ProgrammingError, errors, sql
 from psycopg.pq import TransactionStatus
 
 from domicile.model.datamap import DataMap
@@ -50,6 +50,7 @@ LOCK_TIMEOUT_MS = 100  # how long a try may make other writers queue
 SECONDS_MAX = 30.0  # for all tries together, where the caller has no budget of its own
 PAUSE_SECONDS_MIN = 0.05  # between tries, doubled each time
 PAUSE_SECONDS_MAX = 1.0
+NEEDED = "DM003"  # raised by sql/guard.sql, seen by nobody else
 # Whatever stands in the way of ALTER TABLE ... ENABLE TRIGGER (SHARE ROW EXCLUSIVE).
 _IN_THE_WAY = (*WRITE_MODES, "ShareUpdateExclusiveLock", "ShareLock")
 
@@ -130,12 +131,19 @@ async def disarm(
     seconds_max: float = SECONDS_MAX,
 ) -> None:
     """Disable the guard's triggers, as carefully as `arm` enables them. Idempotent; a table that is gone or has none is
-    passed over."""
+    passed over. Where a wave needs the guard, of this move or another, it stays armed."""
     deadline = time.monotonic() + seconds_max
     for relation in await relations(conn, tables):
         statements = [_switch(relation, "disable", trigger) for trigger in sorted(relation.armed)]
-        if statements:
+        if not statements:
+            continue
+        statements.append(sql.SQL(STATEMENTS["refuse_disarm"]).format())
+        try:
             await _with_lock(conn, relation, statements, lock_timeout_ms, deadline)
+        except DatabaseError as error:
+            if error.sqlstate != NEEDED:
+                raise
+            return
 
 
 async def remove(conn: Connection, tables: Iterable[TableName]) -> None:
@@ -161,9 +169,14 @@ async def remove(conn: Connection, tables: Iterable[TableName]) -> None:
 async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: float) -> DrainReport:
     """Wait until every writer from before the mark has ended (see `postgres.drain`); then fit the filter to the wave.
 
-    Blocks nobody; idempotent. Raises fence-budget with the blockers.
+    Blocks nobody; idempotent. Raises fence-budget with the blockers, or when another move disarmed the guard meanwhile;
+    from now on none can, because the mark is there to see.
     """
+    tables = tuple(tables)
     report = await drains.drain(conn, tables, seconds_max=seconds_max)
+    disarmed = [r for r in await relations(conn, tables) if TRIGGER not in r.armed]
+    if disarmed:
+        raise _disarmed(disarmed[0])
     await guard_filter.refresh(conn)
     return report
 
@@ -282,6 +295,16 @@ async def _refuse_later_triggers(conn: Connection, found: Sequence[Relation]) ->
             facts={"triggers": later},
             hint=f"Give each a name that sorts before {TRIGGER}: alter trigger ... on ... rename to ...;",
         )
+
+
+def _disarmed(relation: Relation) -> DomicileError:
+    return DomicileError(
+        ErrorCode.FENCE_BUDGET,
+        f"the guard of {relation.name} was disarmed while the fence closed, by another move that ended",
+        facts={"table": str(relation.name)},
+        safe="The wave is not fenced; the source serves.",
+        hint="Go on with: domicile resume",
+    )
 
 
 def _not_installed(relation: Relation) -> DomicileError:

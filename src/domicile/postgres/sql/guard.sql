@@ -143,6 +143,16 @@ $body$;
 revoke all on function {function}() from public;
 comment on function {function}() is {comment};
 
+-- name: refuse_disarm
+-- Asked under the table's lock: another move may have put up a fence since its mover found the guard armed.
+do $body$
+begin
+    if exists (select from domicile.wave where mark in ('fenced', 'arriving', 'departed')) then
+        raise exception 'the guard is needed' using errcode = 'DM003';
+    end if;
+end
+$body$;
+
 -- name: relations
 -- The tables named and all their partitions, roots first; the guard's triggers on each. leaf: one that holds rows.
 with recursive tree (oid, root, depth) as (
