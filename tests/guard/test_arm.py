@@ -282,7 +282,12 @@ async def test_nobody_disarms_what_a_wave_needs(shop: Guarded) -> None:
         await shop.mark(mark)
         await guard.disarm(shop.conn, shop.tables)
         assert await shop.value(f"{TRIGGERS} = 'D'") == 0
-    await shop.mark("resident")
+    async with shop.writer() as writer:
+        await writer.refused("truncate event", "DM002")
+        await shop.conn.execute("update domicile.wave set purged_at = now()")
+        await writer.run("truncate event")
+        await writer.conn.rollback()
+        await writer.refused("update orders set note = 'n' where id = 20", "DM001")  # as long as another wave needs it
     await guard.disarm(shop.conn, shop.tables)
     assert await shop.value(f"{TRIGGERS} = 'O'") == 0
 

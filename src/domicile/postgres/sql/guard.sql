@@ -65,7 +65,7 @@ begin
 end
 $body$;
 
--- TRUNCATE takes everybody's rows, so it waits until nobody here is between homes or departed.
+-- TRUNCATE takes everybody's rows, so it waits until nobody here is between homes, or departed and not purged.
 create or replace function domicile.guard_truncate() returns trigger language plpgsql security definer as $body$
 declare
     latest pg_catalog.record;
@@ -73,7 +73,7 @@ begin
     perform domicile.guard_snapshot();
     select w.home, w.epoch, v.dataset into latest
     from domicile.wave as w join domicile.move as v on v.move_id operator(pg_catalog.=) w.move_id
-    where w.mark operator(pg_catalog.=) any (array['fenced', 'arriving', 'departed'])
+    where w.mark operator(pg_catalog.=) any (array['fenced', 'arriving', 'departed']) and w.purged_at is null
     order by w.epoch desc limit 1;
     if latest.home is not null then
         perform domicile.guard_answer('fenced', latest.home, latest.epoch, latest.dataset, tg_relid);
@@ -147,7 +147,7 @@ comment on function {function}() is {comment};
 -- Asked under the table's lock: another move may have put up a fence since its mover found the guard armed.
 do $body$
 begin
-    if exists (select from domicile.wave where mark in ('fenced', 'arriving', 'departed')) then
+    if exists (select from domicile.wave where mark in ('fenced', 'arriving') or (mark = 'departed' and purged_at is null)) then
         raise exception 'the guard is needed' using errcode = 'DM003';
     end if;
 end
