@@ -3,6 +3,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 ARGS   ?=
+# Tests mostly wait for servers and processes: three at once fill two cores.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench clean
@@ -28,7 +30,7 @@ demo: setup ## a whole move on embedded sites: make demo ARGS="--scale 2"
 	@exec $(BIN)/domicile demo $(ARGS)
 
 test: setup ## the tests: make test ARGS="-k guard"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 lint: setup ## ruff, strict types, import contracts, size budgets
 	$(BIN)/ruff check .
