@@ -166,3 +166,14 @@ async def test_killed_again_and_again(company: Company) -> None:
     await company.ok("resume", move)
     await company.ok("purge", move, "--yes")
     await judge(company, before)
+
+
+async def test_a_purge_carries_nothing_else_on(company: Company) -> None:
+    """Killed in the second wave; the order to purge the first does not resume the rest."""
+    await planned(company)
+    code, _, err = await company.run("apply", "plan.json", "--yes", failpoint="copy.before:kill:2")
+    assert code == -signal.SIGKILL, err
+    move = await company.move_id()
+    await company.ok("purge", move, "--yes")
+    waves = json.loads(await company.ok("status", move, "--json"))["waves"]
+    assert [w["phase"] for w in waves[:2]] == ["done", "copy"]

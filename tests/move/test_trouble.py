@@ -138,3 +138,74 @@ async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) ->
         assert {w.phase for w in failed.waves} == {Phase.PLANNED}
         await holder.commit()
     assert (await commands.resume(store.workspace, failed.move_id)).status is Status.WAITING
+
+
+async def test_a_person_at_the_target_with_the_same_key_survives_the_step_back(store: Place) -> None:
+    """The target gave the id of one who moves to a user of its own, after the plan: that user's rows are not ours."""
+    plan = await plan_of(store, "market = 'IN'")
+    taken = await scalar(store.source, "select max(id) from store.user_account where market = 'IN'")
+    await execute(
+        store.target,
+        f"""insert into store.user_account (id, email, phone, full_name, market, locale, created_at)
+            values ({taken}, 'innocent@example.org', '+65 0000 0000', 'Innocent', 'SG', 'en-SG', now())""",
+        f"""insert into store.cart (user_id, updated_at) values ({taken}, now())""",
+    )
+    before = await every_row(store.target)
+    failed = await commands.apply(store.workspace, plan)
+    assert failed.waves[-1].error_code == ErrorCode.KEYS_COLLIDE
+    await commands.abort(store.workspace, failed.move_id)
+    moved = {f"wave {w.no}" for w in failed.waves if w.phase is Phase.SOAK}
+    assert moved, "the canary went through"
+    name = await scalar(store.target, "select full_name from store.user_account where id = %s", taken)
+    assert name == "Innocent"
+    after = await every_row(store.target)
+    for table, rows in before.items():
+        assert rows <= after[table], table
+
+
+async def seen(conninfo: str, mark: str) -> None:
+    """Wait until a wave has the mark."""
+    while not await scalar(conninfo, "select to_regclass('domicile.wave') is not null"):
+        await asyncio.sleep(0.01)
+    while not await scalar(conninfo, "select count(*) from domicile.wave where mark = %s", mark):
+        await asyncio.sleep(0.01)
+
+
+async def test_an_arrival_in_doubt_is_waited_for(store: Place) -> None:
+    """The connection broke while COMMIT was under way: the step back may conclude nothing until that is decided."""
+    workspace = replace(store.workspace, failpoint="handover.departed:error")
+    plan = await plan_of(store, "market = 'IN'")
+    marks: list[object] = []
+    async with await psycopg.AsyncConnection.connect(store.target) as lost:
+
+        async def arrive_late() -> None:
+            """What the lost transaction does: it holds the lease's row, then makes the wave resident, late."""
+            await seen(store.target, "arriving")
+            await lost.execute("select from domicile.move for share")
+            await seen(store.source, "departed")
+            await lost.execute("update domicile.wave set mark = 'resident', home = 'singapore' where no = 1")
+            await asyncio.sleep(1.0)
+            marks.append(await scalar(store.source, "select mark from domicile.wave where no = 1"))
+            await lost.commit()
+
+        late = asyncio.create_task(arrive_late())
+        failed = await commands.apply(workspace, plan)
+        await late
+    assert marks == ["departed"], "the source stays shut while the arrival is in doubt"
+    assert failed.status is Status.FAILED
+    assert await scalar(store.source, "select mark from domicile.wave where no = 1") == "departed", "never two homes"
+    done = await commands.resume(store.workspace, failed.move_id)
+    assert done.status is Status.WAITING
+
+
+async def test_abort_after_the_arrival_finishes_the_wave_that_lives_at_the_target(store: Place) -> None:
+    workspace = replace(store.workspace, failpoint="handover.arrived:error")
+    failed = await commands.apply(workspace, await plan_of(store, "market = 'IN'"))
+    assert failed.status is Status.FAILED
+    assert failed.waves[0].phase is Phase.HANDOVER
+    aborted = await commands.abort(store.workspace, failed.move_id)
+    assert aborted.status is Status.ABORTED
+    assert aborted.waves[0].phase is Phase.SOAK
+    traveller = str(await scalar(store.source, "select min(id) from store.user_account where market = 'IN'"))
+    assert (await commands.where(store.workspace, "store", traveller)).home == TARGET
+    assert (await commands.purge(store.workspace, failed.move_id)).left_at_source == 0

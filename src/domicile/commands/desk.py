@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-import json
 import os
 from pathlib import Path
 import socket
@@ -48,6 +47,18 @@ class Desk:
     figures: Figures
     directory: Directory
     journal: Journal
+    keyed: SubjectHash = field(repr=False)
+
+    def keyed_digest(self, plan: Plan) -> str:
+        """The plan's digest as this database keeps it: keyed, because a digest of one person's condition names them."""
+        return self.keyed(plan.dataset, plan.digest).hex()
+
+    def to_store(self, plan: Plan) -> Plan:
+        """The plan for the control database: its condition stays in the operator's own file, its digests are keyed."""
+        cohort = replace(
+            plan.cohort, where="", subjects_file="", digest=self.keyed(plan.dataset, plan.cohort.digest).hex()
+        )
+        return replace(plan, cohort=cohort, digest=self.keyed_digest(plan))
 
     async def status(self, move_id: MoveId) -> MoveStatus:
         """The move as an operator sees it now."""
@@ -77,8 +88,9 @@ async def second_desk(desk: Desk) -> AsyncIterator[Desk]:
 @asynccontextmanager
 async def _desk(workspace: Workspace, conninfo: str) -> AsyncIterator[Desk]:
     async with await open_control(conninfo) as conn:
-        directory = Directory(conn, SubjectHash.of_state(workspace.state_dir))
-        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory, Journal(conn))
+        keyed = SubjectHash.of_state(workspace.state_dir)
+        directory = Directory(conn, keyed)
+        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory, Journal(conn), keyed)
 
 
 @asynccontextmanager
@@ -122,15 +134,8 @@ def load_map(workspace: Workspace, dataset: str) -> DataMap:
 
 
 def stored_plan(record: MoveRecord) -> Plan:
-    """The plan as the control database keeps it: without condition and file name; ``digest`` is the
-    original's."""
-    return replace(plan_file.load(json.dumps(record.plan)), digest=record.plan_digest)
-
-
-def to_store(plan: Plan) -> str:
-    """The plan for the control database. Its condition may hold a personal value, so it stays in the
-    operator's own file."""
-    return plan_file.dump(plan_file.seal(replace(plan, cohort=replace(plan.cohort, where="", subjects_file=""))))
+    """The plan as the control database keeps it: without condition and file name, digests keyed."""
+    return plan_file.decode(record.plan)
 
 
 def require_same_map(plan: Plan, data_map: DataMap) -> None:

@@ -18,7 +18,6 @@ from domicile.commands.desk import (
     require_same_map,
     second_desk,
     stale,
-    to_store,
 )
 from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord, already_applied
@@ -32,6 +31,7 @@ from domicile.move import begin
 from domicile.move import purge as purging
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
+from domicile.planner import plan_file
 from domicile.planner.freeze import freeze
 from domicile.postgres import waves
 
@@ -74,6 +74,8 @@ async def resume(
         if not record.frozen:
             raise _not_begun(record)
         async with carrier_for(desk, record.move_id) as carrier:
+            if ended((await desk.moves.get(record.move_id)).status):  # by another process, before the lease was free
+                return await desk.status(record.move_id)
             await begin.enlist(carrier)
             await desk.moves.request(record.move_id, pause=False)
             await _carry(desk, carrier, "move", on_progress, stop)
@@ -163,12 +165,13 @@ def _require_fit(workspace: Workspace, plan: Plan) -> None:
 
 async def _create(desk: Desk, plan: Plan) -> MoveRecord:
     """The move of this plan: new, or one whose beginning was cut before its cohort was frozen."""
-    existing = await desk.moves.of_plan(plan.digest)
+    existing = await desk.moves.of_plan(desk.keyed_digest(plan))
     if existing is not None:
         if existing.frozen:
             raise already_applied(existing)
         return existing
-    return await desk.moves.create(_new_id(plan), plan, to_store(plan), getpass.getuser())
+    kept = desk.to_store(plan)
+    return await desk.moves.create(_new_id(plan), kept, plan_file.dump(kept), getpass.getuser())
 
 
 def _new_id(plan: Plan) -> MoveId:
@@ -184,8 +187,9 @@ async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     try:
         async with carrier.source() as source:
             await freeze(source, plan, carrier.move.data_map, move_id, subjects=subjects)
-            await source.execute("analyze domicile.member")
-    except DomicileError:
+    except DomicileError as error:
+        if error.code is ErrorCode.LEASE_LOST:
+            raise
         async with carrier.sites() as (source, target):
             await waves.forget_move(source, move_id)
             await waves.forget_move(target, move_id)
@@ -203,7 +207,7 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
     move_id = carrier.move.move_id
     if kind == "move":  # a purge leaves the status of a paused or aborted move as it is
         await desk.moves.set_status(move_id, Status.RUNNING)
-    async with launched(carrier, desk.conninfo), _watched(desk, move_id, on_progress, stop):
+    async with launched(carrier, desk.conninfo, kind), _watched(desk, move_id, on_progress, stop):
         outcome = await carry(move_id, kind)
     if outcome is Outcome.LOST:
         raise DomicileError(

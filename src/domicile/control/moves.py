@@ -186,7 +186,7 @@ class Moves:
 
     async def verdict(self, move_id: MoveId, no: int, verdict: Verdict) -> None:
         """Seal what verify found."""
-        tables = [{"table": str(t.table), "rows": t.rows, "digest": str(t.digest)} for t in verdict.tables]
+        tables = [{"table": str(t.table), "rows": t.rows} for t in verdict.tables]
         await self._conn.execute(
             """update domicile_control.wave set verdict = %s, source_root = %s, target_root = %s, tables = %s
                where move_id = %s and no = %s""",

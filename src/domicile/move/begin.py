@@ -13,11 +13,13 @@ from psycopg import AsyncConnection
 
 from domicile.control.figures import Figures
 from domicile.model.errors import DomicileError
+from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
-from domicile.move import stepback
+from domicile.model.report import WaveStatus
+from domicile.move import handover, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, site_schema, waves
-from domicile.postgres.lease import take_over
+from domicile.postgres.lease import settle_doubt, take_over
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +64,10 @@ async def end(carrier: Carrier, outcome: str) -> None:
     move_id = carrier.move.move_id
     if outcome == "aborted":
         await _forget_unmoved(carrier)
-    await release_guards(carrier)
     if outcome != "lost":
         await carrier.moves.set_status(move_id, _OUTCOME_STATUS.get(outcome, Status.WAITING))
         await carrier.moves.request(move_id, pause=False, abort=False)
+    await release_guards(carrier)
 
 
 async def release_guards(carrier: Carrier) -> None:
@@ -75,17 +77,18 @@ async def release_guards(carrier: Carrier) -> None:
     there, and the next move or purge disarms it.
     """
     limits = carrier.move.plan.limits
-    tables = carrier.move.data_map.in_scope()
-    async with carrier.sites() as (source, target):
-        for conn in (source, target):
-            if await waves.waves_that_need_the_guard(conn):
-                continue
-            try:
-                await guard.disarm(
-                    conn, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max
-                )
-            except DomicileError as error:
-                log.warning("the guard stays armed for now: %s", error.message)
+    for site in (carrier.source, carrier.target):
+        try:
+            async with site() as conn:
+                if not await waves.waves_that_need_the_guard(conn):
+                    await guard.disarm(
+                        conn,
+                        carrier.move.data_map.in_scope(),
+                        lock_timeout_ms=limits.lock_timeout_ms,
+                        seconds_max=limits.fence_seconds_max,
+                    )
+        except DomicileError as error:
+            log.warning("the guard stays armed for now: %s", error.message)
 
 
 async def _forget_unmoved(carrier: Carrier) -> None:
@@ -94,8 +97,16 @@ async def _forget_unmoved(carrier: Carrier) -> None:
     move_id = carrier.move.move_id
     figures: Figures = carrier.figures
     all_waves = await figures.waves(move_id)
-    unmoved = [w for w in all_waves if w.phase not in (Phase.SOAK, Phase.PURGE, Phase.DONE)]
-    for wave in unmoved:
+    unmoved: list[WaveStatus] = []
+    for wave in all_waves:
+        if wave.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE):
+            continue
+        if wave.phase is Phase.HANDOVER and await _lives_at_target(carrier, wave.no):
+            await carrier.moves.enter(move_id, wave.no, Phase.HANDOVER)
+            await handover.run(carrier, wave.no)  # too late to take it back: finish it
+            await carrier.moves.enter(move_id, wave.no, Phase.SOAK)
+            continue
+        unmoved.append(wave)
         if wave.phase is not Phase.PLANNED:
             await stepback.run(carrier, wave.no)
         await carrier.moves.back_to_planned(move_id, wave.no, Status.ABORTED)
@@ -107,6 +118,14 @@ async def _forget_unmoved(carrier: Carrier) -> None:
             await waves.forget_move(target, move_id)
             await _remove_guard_if_idle(carrier, source)
             await _remove_guard_if_idle(carrier, target)
+
+
+async def _lives_at_target(carrier: Carrier, no: int) -> bool:
+    move = carrier.move
+    async with carrier.target() as target:
+        await settle_doubt(target, move.move_id, move.generation)
+        record = await waves.find_wave(target, move.move_id, no)
+    return waves.target_mark(record) is TargetMark.RESIDENT
 
 
 async def _forget(carrier: Carrier, source: AsyncConnection, no: int) -> None:

@@ -1,10 +1,10 @@
 """Moves as durable workflows on DBOS: steps that ended are not repeated after a crash, a step that was cut is
 repeated whole.
 
-A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a
-row. The executor id is the move's, so that a process recovers the move it carries and no other; the lease
-keeps it to one process. The application version is fixed by hand and changes only when the order of steps
-does. Source: DBOS 3.4, ``launch`` and ``_recovery``.
+A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a row. The
+executor id is ``<move>/<kind>``, so that a process takes up again what it was ordered to and nothing else; the lease
+keeps it to one process. The application version is fixed by hand and changes only when the order of steps does. Source:
+DBOS 3.4, ``launch`` and ``_recovery``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import quote, urlencode
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
@@ -34,7 +35,7 @@ _carriers: dict[str, Carrier] = {}  # the moves this process carries; workflows 
 
 
 @asynccontextmanager
-async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
+async def launched(carrier: Carrier, control: str, kind: str) -> AsyncIterator[None]:
     """DBOS runs for this move while the block does; what a crash left of the move's workflows is taken up
     again."""
     move_id = carrier.move.move_id
@@ -44,7 +45,7 @@ async def launched(carrier: Carrier, control: str) -> AsyncIterator[None]:
         system_database_url=_url(control),
         dbos_system_schema=SYSTEM_SCHEMA,
         application_version=APPLICATION_VERSION,
-        executor_id=move_id,
+        executor_id=f"{move_id}/{kind}",
         log_level="CRITICAL",
         sys_db_pool_size=CONNECTIONS_MAX,
         notification_listener_polling_interval_sec=0.1,
@@ -139,8 +140,8 @@ async def phase_step(move_id: str, no: int, phase: str) -> str:
 
 @DBOS.step()
 async def end_step(move_id: str, outcome: str) -> str:
-    await begin.end(_carriers[move_id], Outcome(outcome))
-    return outcome
+    ended = await run_edge(_carriers[move_id], partial(begin.end, outcome=Outcome(outcome)))
+    return outcome if ended is Outcome.DONE else str(ended)
 
 
 @DBOS.step()

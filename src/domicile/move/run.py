@@ -59,7 +59,8 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
     if wave.phase is Phase.PLANNED and phase is not Phase.PREPARE:
         return Outcome.FAILED  # stepped back by settle: a crash had cut the step back itself
     try:
-        await slices.refuse_abort(carrier)
+        if phase is not Phase.HANDOVER or not await slices.has_departed(carrier, no):
+            await slices.refuse_abort(carrier)
         await carrier.moves.enter(move_id, no, phase)
         await PHASES[phase](carrier, no)
         if phase is Phase.HANDOVER:
@@ -72,11 +73,16 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
 async def run_purge(carrier: Carrier, no: int) -> Outcome:
     """Purge one wave. A failure leaves it in its phase, to be continued: what is removed is removed."""
     move_id = carrier.move.move_id
+    if (await carrier.figures.wave(move_id, no)).phase is Phase.DONE:
+        return Outcome.DONE
     try:
         await carrier.moves.enter(move_id, no, Phase.PURGE)
         await purge.run(carrier, no)
     except Exception as trouble:
-        await carrier.moves.fail(move_id, no, _as_error(trouble))
+        error = _as_error(trouble)
+        if error.code is ErrorCode.LEASE_LOST:
+            return Outcome.LOST
+        await carrier.moves.fail(move_id, no, error)
         return Outcome.FAILED
     await carrier.moves.enter(move_id, no, Phase.DONE)
     return Outcome.DONE

@@ -15,9 +15,10 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
-from domicile.postgres.lease import assert_lease
+from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.ownership import delete_rows_of_wave
 
+_COPIED = "select distinct table_name from domicile.progress where wave = %s"
 CLEAN_SUBJECTS = 1_000  # subjects per clean-up transaction at the target
 
 
@@ -25,6 +26,7 @@ async def run(carrier: Carrier, no: int) -> None:
     """Carry out the step back of wave ``no``."""
     move = carrier.move
     async with carrier.target() as target:
+        await settle_doubt(target, move.move_id, move.generation)
         at_target = await waves.find_wave(target, move.move_id, no)
         if waves.target_mark(at_target) is TargetMark.RESIDENT:
             raise DomicileError(
@@ -45,14 +47,17 @@ async def run(carrier: Carrier, no: int) -> None:
 async def open_source(carrier: Carrier, no: int) -> None:
     """Only the first half, for a target that cannot be reached: safe as long as the wave has not departed."""
     async with carrier.source() as source:
+        await settle_doubt(source, carrier.move.move_id, carrier.move.generation)
         record = await waves.find_wave(source, carrier.move.move_id, no)
         if waves.source_mark(record) is SourceMark.FENCED:
             await _open(carrier, source, record)
 
 
 async def _open_source(carrier: Carrier, no: int) -> None:
+    move = carrier.move
     async with carrier.source() as source:
-        await _open(carrier, source, await waves.find_wave(source, carrier.move.move_id, no))
+        await settle_doubt(source, move.move_id, move.generation)
+        await _open(carrier, source, await waves.find_wave(source, move.move_id, no))
 
 
 async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord | None) -> None:
@@ -66,12 +71,15 @@ async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRec
 async def _clean_target(carrier: Carrier, target: AsyncConnection, wave_id: int) -> None:
     move = carrier.move
     subjects = await waves.count_members(target, wave_id)
+    # Only where something was copied: before that, rows of these subjects' keys are somebody else's (a collision).
+    copied = {name for (name,) in await (await target.execute(_COPIED, (wave_id,))).fetchall()}
     await target.execute("set session_replication_role = replica")
     for first in range(0, subjects, CLEAN_SUBJECTS):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
             for table in reversed(move.data_map.in_scope()):
-                if table in move.target_schema.tables:  # one that was dropped half-way took its rows along
+                # One that was dropped half-way took its rows along.
+                if str(table) in copied and table in move.target_schema.tables:
                     await target.execute(
                         delete_rows_of_wave(move.data_map, table), (wave_id, first, first + CLEAN_SUBJECTS)
                     )

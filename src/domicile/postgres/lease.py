@@ -12,7 +12,9 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import MoveId
 
+DOUBT_SECONDS_MAX = 15
 ASSERT_SQL = "select true from domicile.move where move_id = %s and generation = %s for share"
+_SETTLE_SQL = "select true from domicile.move where move_id = %s and generation = %s for update"
 _RAISE_SQL = """
     update domicile.move set generation = %(generation)s
     where move_id = %(move_id)s and generation < %(generation)s"""
@@ -30,6 +32,17 @@ async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) 
             safe="This process stopped before writing anything more; the other one goes on from the last commit.",
             hint=f"Watch it with: domicile status {move_id} --watch",
         )
+
+
+async def settle_doubt(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
+    """Wait until no transaction of the mover is open at this site any more, so that what is read next is decided.
+
+    A connection that broke may leave its transaction behind, its COMMIT on the way: it holds the lease's row, which
+    this takes for itself alone. Raises when it is not free within `DOUBT_SECONDS_MAX`: then nothing may be concluded.
+    """
+    async with conn.transaction():
+        await conn.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (f"{DOUBT_SECONDS_MAX}s",))
+        await conn.execute(_SETTLE_SQL, (move_id, generation))
 
 
 async def take_over(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:

@@ -123,8 +123,12 @@ async def set_purged(conn: AsyncConnection, wave_id: int) -> None:
 
 
 async def forget_move(conn: AsyncConnection, move_id: MoveId) -> None:
-    """Remove the move's row; its waves must be gone or go with it. Idempotent."""
-    await conn.execute("delete from domicile.move where move_id = %s", (move_id,))
+    """Remove the move's row and every trace of its waves, members included. Idempotent."""
+    async with conn.transaction():
+        cursor = await conn.execute("select id from domicile.wave where move_id = %s", (move_id,))
+        for (wave_id,) in await cursor.fetchall():
+            await forget_wave(conn, wave_id)
+        await conn.execute("delete from domicile.move where move_id = %s", (move_id,))
 
 
 async def members(conn: AsyncConnection, wave_id: int) -> AsyncIterator[tuple[int, str]]:

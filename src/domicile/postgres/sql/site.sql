@@ -47,7 +47,7 @@ create table if not exists domicile.progress (
     primary key (wave, table_name, chunk)
 );
 
--- What verify found in a wave that failed (source only): row keys are personal, so they stay in the database they come from.
+-- What verify found in a wave that failed (source only): row keys are personal, so they stay in the databases of the dataset.
 create table if not exists domicile.discrepancy (
     wave       integer not null,
     table_name text not null,
