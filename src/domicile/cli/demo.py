@@ -26,11 +26,15 @@ def demo(
     context: typer.Context,
     scale: Annotated[float, typer.Option(help="Size of the store; 1 is 20,000 users.")] = 1.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sites running at the end, until Ctrl-C.")] = False,
+    postgres: Annotated[
+        Path | None,
+        typer.Option(help="Programs of an installed PostgreSQL to use, e.g. /usr/lib/postgresql/15/bin."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """See a whole move: four PostgreSQL sites, a generated store, its users moved and proven. Leaves nothing behind."""
     output = session_of(context, json=json).output
-    account = asyncio.run(_Performance(output, keep=keep).play(scale))
+    account = asyncio.run(_Performance(output, keep=keep, postgres=postgres).play(scale))
     if not account.proven:
         raise typer.Exit(EXIT_DISCREPANCY)
 
@@ -38,9 +42,10 @@ def demo(
 class _Performance:
     """One demo with its signals. The first signal stops it; others change nothing, because the removal must end."""
 
-    def __init__(self, output: Output, *, keep: bool) -> None:
+    def __init__(self, output: Output, *, keep: bool, postgres: Path | None) -> None:
         self._output = output
         self._keep = keep
+        self._postgres = postgres
         self._stopped = False
         self._enough: asyncio.Event | None = None  # set: who kept the sites has seen enough
 
@@ -69,7 +74,7 @@ class _Performance:
         from domicile.demo.story import Options, run
 
         with render_demo.Teller(self._output) as tell:
-            account = await run(Options(scale, self._hold if self._keep else None), tell)
+            account = await run(Options(scale, self._hold if self._keep else None, self._postgres), tell)
         if not self._keep:
             self._show(account)
         return account

@@ -73,7 +73,7 @@ async def open_desk(workspace: Workspace) -> AsyncIterator[Desk]:
         async with _desk(workspace, workspace.control) as desk:
             yield desk
         return
-    async with control_cluster(workspace.state_dir) as cluster:
+    async with control_cluster(workspace.state_dir, bindir=workspace.postgres) as cluster:
         async with _desk(workspace, cluster.conninfo(CONTROL_DATABASE)) as desk:
             yield desk
 

@@ -44,6 +44,7 @@ class Sites:
     """The running servers by site. ``directory`` holds everything they have on disk."""
 
     directory: Path
+    postgres: Path | None = None  # programs of an installed PostgreSQL, instead of the bundled one
     clusters: dict[SiteName, EmbeddedCluster] = field(default_factory=dict)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     # The first in the queue, whose store takes longest to fill, must not wait for the initdb of all others.
@@ -52,7 +53,9 @@ class Sites:
     async def start(self, name: SiteName) -> str:
         """Start a site with an empty database for the store; returns its conninfo, which holds a secret."""
         async with self._making:
-            cluster = await whole(EmbeddedCluster.create(self.directory, name, settings=_SETTINGS))
+            cluster = await whole(
+                EmbeddedCluster.create(self.directory, name, bindir=self.postgres, settings=_SETTINGS)
+            )
             self.clusters[name] = cluster
             await whole(cluster.start())
         async with await connect(cluster.conninfo()) as conn:
@@ -62,7 +65,8 @@ class Sites:
     async def start_control(self) -> None:
         """Hold the control database for the whole demo: else each command would start and stop it."""
         async with self._making:
-            await whole(self._stack.enter_async_context(control_cluster(self.directory / STATE_NAME)))
+            control = control_cluster(self.directory / STATE_NAME, bindir=self.postgres)
+            await whole(self._stack.enter_async_context(control))
 
     def conninfo(self, name: SiteName) -> str:
         """Where the store is at that site."""
@@ -80,6 +84,7 @@ class Sites:
             config_digest=hashlib.sha256(" ".join(SITES).encode()).hexdigest(),
             base_dir=self.directory,
             limits=limits,
+            postgres=self.postgres,
         )
 
     def write_config(self) -> Path:
@@ -95,6 +100,7 @@ class Sites:
         config = {
             "version": 1,
             "state": STATE_NAME,
+            **({"postgres": str(self.postgres)} if self.postgres else {}),
             "sites": {
                 str(s.name): {"jurisdiction": s.jurisdiction, "provider": s.provider, "conninfo": places[s.name]}
                 for s in SITES.values()
@@ -112,10 +118,10 @@ class Sites:
 
 
 @asynccontextmanager
-async def demo_sites() -> AsyncIterator[Sites]:
+async def demo_sites(postgres: Path | None = None) -> AsyncIterator[Sites]:
     """An empty scratch directory to start sites in; at the end, however it comes, no server and no file is left."""
     with scratch_directory("domicile-demo-") as directory:
-        sites = Sites(directory)
+        sites = Sites(directory, postgres)
         try:
             yield sites
         finally:

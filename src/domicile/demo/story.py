@@ -36,10 +36,12 @@ Keep = Callable[[Path, Account], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Options:
     """``scale`` 1 is 20,000 users. ``keep`` is awaited before the sites are removed, with the path of a
-    ``domicile.yaml`` for them."""
+    ``domicile.yaml`` for them. ``postgres`` holds the programs of an installed PostgreSQL to use.
+    """
 
     scale: float = 1.0
     keep: Keep | None = None
+    postgres: Path | None = None
 
 
 @dataclass(slots=True)
@@ -175,7 +177,7 @@ async def run(options: Options, tell: Tell) -> Account:
             hint="Scale 1 is 20,000 users.",
         )
     try:
-        async with demo_sites() as sites:
+        async with demo_sites(options.postgres) as sites:
             return await _Story(options, tell, sites).play()
     except ExceptionGroup as several:
         raise _first(several) from several

@@ -26,6 +26,7 @@ class Workspace:
     base_dir: Path  # relative paths in the configuration start here
     limits: Limits = field(default_factory=Limits)
     control: str = field(default=CONTROL_EMBEDDED, repr=False)
+    postgres: Path | None = None  # programs of an installed PostgreSQL for the embedded control database
     failpoint: str = ""
 
     def dataset(self, name: str) -> Dataset:

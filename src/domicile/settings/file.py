@@ -86,6 +86,10 @@ class ConfigFile(Entry):
     """
     state: Text = ".domicile"
     """The directory for the embedded control database and keys, relative to this file."""
+    postgres: Text | None = None
+    """The directory with the programs of an installed PostgreSQL (initdb, postgres) to run the embedded control
+    database with, instead of the bundled one. A database that exists stays with the version that made it.
+    """
     sites: dict[Name, SiteEntry] = Field(min_length=1)
     """Where data can live."""
     datasets: dict[Name, DatasetEntry] = Field(default_factory=dict)

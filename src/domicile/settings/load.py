@@ -85,6 +85,7 @@ class _Reader:
             base_dir=base,
             limits=Limits(**self._entry.limits.model_dump()),
             control=control,
+            postgres=Path(self._entry.postgres) if self._entry.postgres else None,
         )
 
     def _control(self) -> str:
