@@ -39,7 +39,7 @@ async def enlist(carrier: Carrier) -> None:
             (source, move.source_site, "source", move.target_site),
             (target, move.target_site, "target", move.source_site),
         ):
-            await site_schema.install(conn, key.type_name)
+            await site_schema.install(conn, key.type_name, key.collation)
             await waves.register_move(
                 conn,
                 waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation),

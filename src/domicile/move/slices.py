@@ -49,12 +49,13 @@ async def verify_rows(carrier: Carrier, no: int) -> None:
     if verdict.clean:
         return
     broken = "".join(f"; {count} rows without their parent by {name}" for name, count in verdict.broken_references)
+    together = "Subjects who refer to each other must be in one wave: plan with larger limits. " if broken else ""
     raise DomicileError(
         ErrorCode.DISCREPANCY,
         f"{verdict.discrepancies_total} discrepancies in wave {no}{broken}",
         facts={"discrepancies": verdict.discrepancies_total, "broken_references": dict(verdict.broken_references)},
         safe="The wave steps back; the source serves and nothing has changed.",
-        hint=f"See them with: domicile report {carrier.move.move_id}; then: domicile resume {carrier.move.move_id}",
+        hint=f"{together}See them with: domicile report {carrier.move.move_id}; domicile resume tries again.",
     )
 
 

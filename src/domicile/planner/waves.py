@@ -25,7 +25,12 @@ class Weight:
 
 
 def canary_size(subjects: int, limits: Limits) -> int:
-    """How many subjects the first wave may hold: about one per cent, within its limit, at least one."""
+    """How many subjects the first wave may hold: about one per cent, within its limit, at least one.
+
+    A limit of 0 makes the first wave like any other, for subjects who refer to each other and must move together.
+    """
+    if not limits.canary_subjects_max:
+        return limits.wave_subjects_max
     return max(1, min(limits.canary_subjects_max, limits.wave_subjects_max, subjects // CANARY_SHARE))
 
 

@@ -83,7 +83,7 @@ def _checked(text: str, stand_ins: Mapping[str, str] | None = None) -> Parameter
         raise ConninfoProblem("in a URL, write @ in a password as %40 and / as %2F, or take it from ${A_VARIABLE}")
     try:
         parsed = conninfo_to_dict(text)
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
         raise ConninfoProblem(f"not a libpq connection string{_nearest_option(str(error))}") from None
     parameters = {name: str(value) for name, value in parsed.items() if value is not None}
     ports = parameters.get("port", "")

@@ -61,7 +61,7 @@ class LimitsEntry(Entry):
     """Most bytes in a wave; one subject alone may exceed it."""
     wave_seconds_max: float = Field(default=_DEFAULTS.wave_seconds_max, gt=0)
     """Longest estimated copy of a wave, in seconds: in a cold move its subjects cannot write meanwhile."""
-    canary_subjects_max: int = Field(default=_DEFAULTS.canary_subjects_max, ge=1)
+    canary_subjects_max: int = Field(default=_DEFAULTS.canary_subjects_max, ge=0)
     """Most subjects in the first wave."""
     chunk_rows: int = Field(default=_DEFAULTS.chunk_rows, ge=1)
     """Rows copied in one transaction, about."""
