@@ -19,7 +19,7 @@ from domicile.model.report import WaveStatus
 from domicile.move import handover, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, site_schema, waves
-from domicile.postgres.lease import settle_doubt, take_over
+from domicile.postgres.lease import settle_doubt
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ async def enlist(carrier: Carrier) -> None:
                 conn,
                 waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation),
             )
-            await take_over(conn, move.move_id, move.generation)
 
 
 async def run(carrier: Carrier) -> None:

@@ -59,8 +59,7 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
     if wave.phase is Phase.PLANNED and phase is not Phase.PREPARE:
         return Outcome.FAILED  # stepped back by settle: a crash had cut the step back itself
     try:
-        if phase is not Phase.HANDOVER or not await slices.has_departed(carrier, no):
-            await slices.refuse_abort(carrier)
+        await slices.refuse_abort(carrier, no if phase is Phase.HANDOVER else None)
         await carrier.moves.enter(move_id, no, phase)
         await PHASES[phase](carrier, no)
         if phase is Phase.HANDOVER:

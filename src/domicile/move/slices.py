@@ -59,10 +59,14 @@ async def verify_rows(carrier: Carrier, no: int) -> None:
     )
 
 
-async def refuse_abort(carrier: Carrier) -> None:
-    """Raise interrupted when an operator has asked for the abort of the move."""
+async def refuse_abort(carrier: Carrier, handed_over: int | None = None) -> None:
+    """Raise interrupted when an operator has asked for the abort of the move.
+
+    ``handed_over``: this wave is in its handover, and goes on if it has departed. The sites are asked only then: its
+    writers wait.
+    """
     record = await carrier.moves.get(carrier.move.move_id)
-    if record.abort_requested:
+    if record.abort_requested and not (handed_over is not None and await has_departed(carrier, handed_over)):
         raise DomicileError(ErrorCode.INTERRUPTED, "the move is aborted by order")
 
 

@@ -15,9 +15,6 @@ from domicile.model.site import MoveId
 DOUBT_SECONDS_MAX = 15
 ASSERT_SQL = "select true from domicile.move where move_id = %s and generation = %s for share"
 _SETTLE_SQL = "select true from domicile.move where move_id = %s and generation = %s for update"
-_RAISE_SQL = """
-    update domicile.move set generation = %(generation)s
-    where move_id = %(move_id)s and generation < %(generation)s"""
 
 
 async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
@@ -43,8 +40,3 @@ async def settle_doubt(conn: AsyncConnection, move_id: MoveId, generation: int) 
     async with conn.transaction():
         await conn.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (f"{DOUBT_SECONDS_MAX}s",))
         await conn.execute(_SETTLE_SQL, (move_id, generation))
-
-
-async def take_over(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
-    """Raise the site's generation; waits for a former holder's open transaction to end. Idempotent."""
-    await conn.execute(_RAISE_SQL, {"move_id": move_id, "generation": generation})

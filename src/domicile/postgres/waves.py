@@ -73,7 +73,10 @@ class MoveAtSite:
 
 
 async def register_move(conn: AsyncConnection, move: MoveAtSite) -> None:
-    """Make the move known at the site, or raise its generation. Idempotent."""
+    """Make the move known at the site, or raise its generation: this takes the lease over.
+
+    Waits for a former holder's open transaction to end, because that holds the row. Idempotent.
+    """
     await conn.execute(
         _REGISTER_MOVE,
         {
