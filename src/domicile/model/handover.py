@@ -18,6 +18,7 @@ class SourceMark(StrEnum):
     """What the source's own mark says of the wave."""
 
     OPEN = "open"  # not fenced: the source accepts writes
+    CLOSING = "closing"  # accepted under the wave's lock, which the mover is about to take for itself (live)
     FENCED = "fenced"  # refused with DM002: between homes, nothing decided
     DEPARTED = "departed"  # refused with DM001: the home is elsewhere
 

@@ -18,6 +18,28 @@ class Format(StrEnum):
     TEXT = "text"
 
 
+class Mode(StrEnum):
+    """How waves are carried."""
+
+    LIVE = "live"  # users write all the while, but for the pause of the handover
+    COLD = "cold"  # a wave is fenced while it is copied
+
+
+class WayBack(StrEnum):
+    """What may cross back from the target after a wave's handover: the policy of the soak."""
+
+    STREAM = "stream"  # the source copy is kept current
+    HOLD = "hold"  # nothing, unless a rollback is ordered
+    NONE = "none"  # nothing, ever: no rollback
+
+
+class SignUps(StrEnum):
+    """What happens to new subjects who fit the plan's condition once the move has begun."""
+
+    REFUSE = "refuse"  # the source answers DM001 and names the target
+    ACCEPT = "accept"  # they begin at the source and are swept by the last wave
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What an operator asks to be planned: who (a condition, or a file of subject keys), from where to
@@ -28,6 +50,8 @@ class Question:
     target: str
     where: str = ""
     subjects_file: str = ""
+    way_back: WayBack = WayBack.HOLD
+    sign_ups: SignUps = SignUps.REFUSE  # without a condition there is nobody to refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,7 @@ class Check:
     hint: str = ""
     blocking: bool = True  # False: a warning, printed but not refused
     code: str = "plan-refused"  # the ErrorCode that apply raises for it
+    mode: Mode | None = None  # a check that only this way of carrying needs; None: both
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +118,13 @@ class Limits:
     fence_seconds_max: float = 10.0
     lock_timeout_ms: int = 100
     purge_chunk_rows: int = 20_000
+    pause_ms_max: int = 1_000  # of a handover, as writers of the wave see it; beyond it the wave steps back and tries again
+    handover_tries: int = 20
+    catch_up_seconds_max: float = 600.0  # from the end of the copy until the wave is ready to be handed over
+    lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins
+    wal_bytes_max: int = 16 * 1024 * 1024 * 1024  # that the source keeps for the stream
+    probe_p99_ratio_max: float = 1.5  # of a probe write at either site against its measure before; beyond it: slower
+    probe_p99_ms_min: float = 20.0  # below it nobody is slowed down, whatever the ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +141,8 @@ class Plan:
     waves: tuple[WavePlan, ...]
     checks: tuple[Check, ...]
     limits: Limits
+    way_back: WayBack
+    sign_ups: SignUps
     config_digest: str
     map_digest: str
     source_schema_digest: str
@@ -131,5 +165,9 @@ class Plan:
 
     @property
     def refusals(self) -> tuple[Check, ...]:
-        """The checks that stop this plan."""
-        return tuple(c for c in self.checks if c.blocking and not c.passed)
+        """The checks that stop this plan, however it is carried out."""
+        return tuple(c for c in self.checks if c.blocking and not c.passed and c.mode is None)
+
+    def refusals_of(self, mode: Mode) -> tuple[Check, ...]:
+        """The checks that stop this plan when it is carried out so."""
+        return tuple(c for c in self.checks if c.blocking and not c.passed and c.mode in (None, mode))

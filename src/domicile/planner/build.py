@@ -79,6 +79,8 @@ async def _build(request: PlanRequest, source: AsyncConnection, target: AsyncCon
             waves=waves,
             checks=outcome,
             limits=request.limits,
+            way_back=request.way_back,
+            sign_ups=request.sign_ups,
             config_digest=request.config_digest,
             map_digest=request.data_map.digest,
             source_schema_digest=schema_digest(source_schema, tables),

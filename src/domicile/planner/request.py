@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from domicile.model.datamap import DataMap
-from domicile.model.plan import Limits
+from domicile.model.plan import Limits, SignUps, WayBack
 from domicile.model.site import DatasetName, SiteName
 from domicile.planner.estimate import LAB_RATES, Rates
 
@@ -33,3 +33,5 @@ class PlanRequest:
     subjects_file: str = ""
     limits: Limits = field(default_factory=Limits)
     rates: Rates = LAB_RATES
+    way_back: WayBack = WayBack.HOLD
+    sign_ups: SignUps = SignUps.REFUSE

@@ -73,6 +73,20 @@ class LimitsEntry(Entry):
     """How long arming the guard may make other writers queue, in milliseconds."""
     purge_chunk_rows: int = Field(default=_DEFAULTS.purge_chunk_rows, ge=1)
     """Rows deleted in one transaction, about."""
+    pause_ms_max: int = Field(default=_DEFAULTS.pause_ms_max, ge=10, le=60_000)
+    """How long a live handover may make the writers of its wave wait, in milliseconds, before it steps back."""
+    handover_tries: int = Field(default=_DEFAULTS.handover_tries, ge=1)
+    """How often a live handover is tried before its wave fails."""
+    catch_up_seconds_max: float = Field(default=_DEFAULTS.catch_up_seconds_max, gt=0)
+    """How long a wave may take from the end of its copy until it is ready to be handed over, in seconds."""
+    lag_bytes_max: int = Field(default=_DEFAULTS.lag_bytes_max, ge=1)
+    """How far behind the source, in bytes of its log, a wave may be when its handover begins."""
+    wal_bytes_max: int = Field(default=_DEFAULTS.wal_bytes_max, ge=1)
+    """How much log a site may keep for the stream, in bytes, before the wave is given up."""
+    probe_p99_ratio_max: float = Field(default=_DEFAULTS.probe_p99_ratio_max, ge=1)
+    """How much slower a probe write at a site may become (99th percentile against before) until the move slows down."""
+    probe_p99_ms_min: float = Field(default=_DEFAULTS.probe_p99_ms_min, ge=0)
+    """A probe write faster than this, in milliseconds, never slows the move down."""
 
 
 class ConfigFile(Entry):

@@ -21,10 +21,14 @@ create table if not exists domicile.wave (
     id      integer generated always as identity primary key,
     move_id text not null references domicile.move on delete cascade,
     no      integer not null check (no > 0),
-    mark    text not null check (mark in ('open', 'fenced', 'departed', 'arriving', 'resident')),
+    mark    text not null check (mark in ('open', 'closing', 'fenced', 'departed', 'arriving', 'resident')),
     home    text not null,   -- the site that is home under this mark
     epoch   bigint not null check (epoch >= 0),
     purged_at timestamptz,   -- the source copy is gone; the guard need not stand for this wave any more
+    -- Of the stream that ends here: the snapshot it continues (pg_current_snapshot at the other site), and the position behind the last
+    -- transaction applied, committed with its rows.
+    seam     text,
+    position pg_lsn,
     unique (move_id, no)
 );
 
