@@ -23,7 +23,7 @@ from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord, already_applied
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, ended
-from domicile.model.plan import Plan
+from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
@@ -45,7 +45,12 @@ def _quiet(_: MoveStatus) -> None:
 
 
 async def apply(
-    workspace: Workspace, plan: Plan, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+    workspace: Workspace,
+    plan: Plan,
+    *,
+    mode: Mode = Mode.COLD,
+    on_progress: Watch = _quiet,
+    stop: asyncio.Event | None = None,
 ) -> MoveStatus:
     """Carry a plan out until every wave lives at the target, or a pause, an abort or a failure ends the
     attempt.
@@ -53,9 +58,9 @@ async def apply(
     Raises plan-refused, plan-stale, plan-applied and whatever keeps the move from beginning; a wave that
     fails is not raised but stands in the status. Killed at any point, it is continued with ``resume``.
     """
-    _require_fit(workspace, plan)
+    _require_fit(workspace, plan, mode)
     async with open_desk(workspace) as desk:
-        record = await _create(desk, plan)
+        record = await _create(desk, plan, mode)
         async with carrier_for(desk, record.move_id) as carrier:
             await _freeze(desk, carrier, plan)
             await _carry(desk, carrier, "move", on_progress, stop)
@@ -149,13 +154,13 @@ async def purge(
             return await _purge_report(desk, carrier, time.monotonic() - begun)
 
 
-def _require_fit(workspace: Workspace, plan: Plan) -> None:
-    if plan.refusals:
-        first = plan.refusals[0]
+def _require_fit(workspace: Workspace, plan: Plan, mode: Mode) -> None:
+    if refusals := plan.refusals_of(mode):
+        first = refusals[0]
         raise DomicileError(
             ErrorCode(first.code),
-            f"the plan has {len(plan.refusals)} failed checks; the first: {first.detail}",
-            facts={"checks": [c.name for c in plan.refusals]},
+            f"the plan has {len(refusals)} failed checks; the first: {first.detail}",
+            facts={"checks": [c.name for c in refusals]},
             hint=first.hint or "Mend what the checks name, then plan again.",
         )
     if plan.config_digest != workspace.config_digest:
@@ -163,7 +168,7 @@ def _require_fit(workspace: Workspace, plan: Plan) -> None:
     require_same_map(plan, load_map(workspace, plan.dataset))
 
 
-async def _create(desk: Desk, plan: Plan) -> MoveRecord:
+async def _create(desk: Desk, plan: Plan, mode: Mode) -> MoveRecord:
     """The move of this plan: new, or one whose beginning was cut before its cohort was frozen."""
     existing = await desk.moves.of_plan(desk.keyed_digest(plan))
     if existing is not None:
@@ -171,7 +176,7 @@ async def _create(desk: Desk, plan: Plan) -> MoveRecord:
             raise already_applied(existing)
         return existing
     kept = desk.to_store(plan)
-    return await desk.moves.create(_new_id(plan), kept, plan_file.dump(kept), getpass.getuser())
+    return await desk.moves.create(_new_id(plan), kept, plan_file.dump(kept), mode, getpass.getuser())
 
 
 def _new_id(plan: Plan) -> MoveId:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+import json
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -9,9 +11,10 @@ from psycopg.rows import dict_row
 
 from domicile.control.moves import MoveRecord
 from domicile.model.phase import Phase, Status
-from domicile.model.report import MoveStatus, WaveStatus
+from domicile.model.report import InTheWay, LiveFigures, MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 
+_OWN_TYPES = ("phase", "status", "live")
 _WAVES = "select * from domicile_control.wave where move_id = %s order by no"
 
 
@@ -39,6 +42,7 @@ class Figures:
             dataset=record.dataset,
             source=record.source,
             target=record.target,
+            mode=record.mode,
             status=record.status,
             pause_requested=record.pause_requested,
             abort_requested=record.abort_requested,
@@ -115,6 +119,13 @@ class Figures:
             (move_id, no),
         )
 
+    async def live(self, move_id: MoveId, no: int, figures: LiveFigures) -> None:
+        """How a live wave goes now, in place of what was known before."""
+        await self._conn.execute(
+            "update domicile_control.wave set live = %s where move_id = %s and no = %s",
+            (json.dumps(asdict(figures)), move_id, no),
+        )
+
     async def purged(self, move_id: MoveId, no: int, rows: int) -> None:
         """``rows`` rows are gone from the source, as its journal says (a total, not an increment)."""
         await self._conn.execute(
@@ -129,10 +140,14 @@ class Figures:
 
 
 def _wave(row: dict[str, Any]) -> WaveStatus:
-    same = {
-        name: row[name] for name in WaveStatus.__dataclass_fields__ if name in row and name not in ("phase", "status")
-    }
-    return WaveStatus(phase=Phase(row["phase"]), status=Status(row["status"]), **same)
+    same = {name: row[name] for name in WaveStatus.__dataclass_fields__ if name in row and name not in _OWN_TYPES}
+    return WaveStatus(phase=Phase(row["phase"]), status=Status(row["status"]), live=_live(row["live"]), **same)
+
+
+def _live(kept: dict[str, Any]) -> LiveFigures | None:
+    if not kept:
+        return None
+    return LiveFigures(**{**kept, "blockers": tuple(InTheWay(**blocker) for blocker in kept["blockers"])})
 
 
 def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, errors
 from domicile.control.journal import Journal
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, may_follow
-from domicile.model.plan import Plan
+from domicile.model.plan import Mode, Plan
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import Verdict
 
@@ -26,6 +26,7 @@ class MoveRecord:
     dataset: DatasetName
     source: SiteName
     target: SiteName
+    mode: Mode
     status: Status
     plan: dict[str, Any]
     plan_digest: str
@@ -42,7 +43,7 @@ class MoveRecord:
 
 
 _MOVES = """
-    select move_id, dataset, source, target, status, plan, plan_digest, pause_requested, abort_requested, attempt,
+    select move_id, dataset, source, target, mode, status, plan, plan_digest, pause_requested, abort_requested, attempt,
         generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         error_code, error_message, error_hint
     from domicile_control.move
@@ -59,14 +60,14 @@ class Moves:
         self._conn = conn
         self._journal = Journal(conn)
 
-    async def create(self, move_id: MoveId, plan: Plan, plan_json: str, given_by: str) -> MoveRecord:
+    async def create(self, move_id: MoveId, plan: Plan, plan_json: str, mode: Mode, given_by: str) -> MoveRecord:
         """Write down a new move with its waves; a plan that was applied before is refused (plan-applied)."""
-        values = (move_id, plan.dataset, plan.source, plan.target, plan_json, plan.digest)
+        values = (move_id, plan.dataset, plan.source, plan.target, mode, plan_json, plan.digest)
         try:
             async with self._conn.transaction():
                 await self._conn.execute(
-                    """insert into domicile_control.move (move_id, dataset, source, target, plan, plan_digest)
-                       values (%s, %s, %s, %s, %s, %s)""",
+                    """insert into domicile_control.move (move_id, dataset, source, target, mode, plan, plan_digest)
+                       values (%s, %s, %s, %s, %s, %s, %s)""",
                     values,
                 )
                 async with self._conn.cursor() as cursor:
@@ -175,7 +176,7 @@ class Moves:
         await self._conn.execute(
             """update domicile_control.wave set phase = 'planned', status = %(status)s, rows_copied = 0,
                  bytes_copied = 0, fenced_at = null, fence_seconds = null, copy_seconds = null,
-                 verdict = '', source_root = '', target_root = '', tables = '[]',
+                 verdict = '', source_root = '', target_root = '', tables = '[]', live = '{}',
                  error_code = case when %(keep)s then error_code else '' end,
                  error_message = case when %(keep)s then error_message else '' end,
                  error_hint = case when %(keep)s then error_hint else '' end
@@ -200,10 +201,19 @@ class Moves:
             ),
         )
 
+    async def seal(self, move_id: MoveId, no: int, source_root: str) -> None:
+        """The root of the copy that stays behind, frozen since its departure: a purge removes nothing else."""
+        await self._conn.execute(
+            "update domicile_control.wave set source_root = %s where move_id = %s and no = %s",
+            (source_root, move_id, no),
+        )
+
     async def _select(self, *, move_id: str | None = None, plan_digest: str | None = None) -> tuple[MoveRecord, ...]:
         cursor = await self._conn.execute(_MOVES, {"move_id": move_id, "plan_digest": plan_digest})
         return tuple(
-            MoveRecord(MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Status(r[4]), r[5], *r[6:])
+            MoveRecord(
+                MoveId(r[0]), DatasetName(r[1]), SiteName(r[2]), SiteName(r[3]), Mode(r[4]), Status(r[5]), *r[6:]
+            )
             for r in await cursor.fetchall()
         )
 

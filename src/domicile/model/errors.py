@@ -39,6 +39,10 @@ class ErrorCode(StrEnum):
     PHASE_FORBIDS = "phase-forbids"
     LEASE_LOST = "lease-lost"
     FENCE_BUDGET = "fence-budget"
+    PAUSE_BUDGET = "pause-budget"
+    LAG_BUDGET = "lag-budget"
+    WAL_BUDGET = "wal-budget"
+    WAY_BACK_CLOSED = "way-back-closed"
     KEYS_COLLIDE = "keys-collide"
     COPY_FAILED = "copy-failed"
     DISK_FULL = "disk-full"
@@ -85,6 +89,7 @@ _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
         ErrorCode.KEYS_COLLIDE: EXIT_REFUSED,
         ErrorCode.REFERENCE_MISSING: EXIT_REFUSED,
         ErrorCode.VERDICT_MISSING: EXIT_REFUSED,
+        ErrorCode.WAY_BACK_CLOSED: EXIT_REFUSED,
         ErrorCode.DISCREPANCY: EXIT_DISCREPANCY,
         ErrorCode.INTERRUPTED: EXIT_INTERRUPTED,
     }

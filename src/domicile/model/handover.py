@@ -1,9 +1,11 @@
 """The machine inside the handover: facts in, next action out. No input or output; ``move/handover.py`` acts
 on it.
 
-Invariant: at no instant do both sites accept writes of the wave. The source accepts only in ``OPEN``; the
-target only in ``RESIDENT``; no legal edge leads to a pair (OPEN, RESIDENT), and every crash leaves a pair
-from which ``next_action`` finds the way on.
+Invariant: at no instant do both sites accept writes of the wave. The source accepts only in ``OPEN`` and, under the
+wave's lock, in ``CLOSING``; the target only in ``RESIDENT``; no legal edge leads to a pair of both, and every crash
+leaves a pair from which ``next_action`` finds the way on.
+
+A wave that is rolled back goes the same way with the sites exchanged: "source" is the site that loses it.
 
 Point of no return: the target's commit that makes the wave resident.
 """
@@ -34,18 +36,22 @@ class TargetMark(StrEnum):
 class Action(StrEnum):
     """One step; each is a single commit at one site (or in the directory) and may be repeated."""
 
-    DEPART = "depart"  # source: fenced -> departed
+    DEPART = "depart"  # source: fenced, or closing and locked -> departed
     ARRIVE = "arrive"  # target: arriving -> resident; the point of no return
     PUBLISH = "publish"  # directory: the reservation becomes the record
-    RETURN = "return"  # source: departed -> fenced, because the target said no
+    RETURN = "return"  # source: departed -> fenced (live: open), because the target said no
     STEP_BACK = "step back"  # the fence opens, the target forgets the wave: nothing happened
     FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Both sites' own marks, what the directory holds, and whether the wave is fit (verdict clean, keys
-    proven)."""
+    """Both sites' own marks, what the directory holds, and whether the wave is fit.
+
+    Fit, cold: the verdict is clean, the keys are proven. Live: besides, this process holds the wave's lock (before the
+    departure) and has in hand whatever was written up to the departure (after it). A process that comes after a crash
+    has neither, so for it a live wave is unfit, and goes back until it has caught up again.
+    """
 
     source: SourceMark
     target: TargetMark
@@ -54,7 +60,7 @@ class Facts:
 
     def two_homes(self) -> bool:
         """The one thing that must never be."""
-        return self.source is SourceMark.OPEN and self.target is TargetMark.RESIDENT
+        return self.source in (SourceMark.OPEN, SourceMark.CLOSING) and self.target is TargetMark.RESIDENT
 
 
 def next_action(facts: Facts) -> Action:
@@ -68,7 +74,7 @@ def next_action(facts: Facts) -> Action:
             return Action.ARRIVE
         case Facts(source=SourceMark.DEPARTED):
             return Action.RETURN
-        case Facts(source=SourceMark.FENCED, target=TargetMark.ARRIVING, fit=True):
+        case Facts(source=SourceMark.FENCED | SourceMark.CLOSING, target=TargetMark.ARRIVING, fit=True):
             return Action.DEPART
         case _:
             return Action.STEP_BACK

@@ -3,9 +3,11 @@ constraints.
 
 State diagram (``docs/explanation/life-of-a-move.md`` shows the same; a test compares the three):
 
-    planned -> prepare -> fence -> copy -> verify -> handover -> soak -> purge -> done
+    cold: planned -> prepare -> fence -> copy -> verify -> handover -> soak -> purge -> done
+    live: planned -> prepare -> copy -> catchup -> verify -> handover -> soak -> purge -> done
 
-A wave that fails before its handover steps back to ``planned``: the source serves and nothing has changed.
+A wave that fails before its handover steps back to ``planned``: the source serves and nothing has changed. In soak it
+may be rolled back: ``rollback`` is a handover in the other direction, and ends in ``planned`` too.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+
+from domicile.model.plan import Mode
 
 
 class Phase(StrEnum):
@@ -22,9 +26,11 @@ class Phase(StrEnum):
     PREPARE = "prepare"
     FENCE = "fence"
     COPY = "copy"
+    CATCHUP = "catchup"  # live: what was written since the copy's snapshot follows
     VERIFY = "verify"
     HANDOVER = "handover"
     SOAK = "soak"
+    ROLLBACK = "rollback"
     PURGE = "purge"
     DONE = "done"
 
@@ -42,22 +48,35 @@ class Status(StrEnum):
 
 
 ORDER: tuple[Phase, ...] = tuple(Phase)
+"""The order in which a wave meets them, of which each way of carrying leaves some out."""
+
+PHASES_OF: Mapping[Mode, tuple[Phase, ...]] = MappingProxyType(
+    {
+        Mode.COLD: (Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY, Phase.HANDOVER),
+        Mode.LIVE: (Phase.PREPARE, Phase.COPY, Phase.CATCHUP, Phase.VERIFY, Phase.HANDOVER),
+    }
+)
+"""What an order to move carries a wave through, by way of carrying."""
 
 NEXT: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
     {
         Phase.PLANNED: frozenset({Phase.PREPARE}),
-        Phase.PREPARE: frozenset({Phase.FENCE, Phase.PLANNED}),
+        Phase.PREPARE: frozenset({Phase.FENCE, Phase.COPY, Phase.PLANNED}),
         Phase.FENCE: frozenset({Phase.COPY, Phase.PLANNED}),
-        Phase.COPY: frozenset({Phase.VERIFY, Phase.PLANNED}),
+        Phase.COPY: frozenset({Phase.VERIFY, Phase.CATCHUP, Phase.PLANNED}),
+        Phase.CATCHUP: frozenset({Phase.VERIFY, Phase.PLANNED}),
         Phase.VERIFY: frozenset({Phase.HANDOVER, Phase.PLANNED}),
         Phase.HANDOVER: frozenset({Phase.SOAK, Phase.PLANNED}),
-        Phase.SOAK: frozenset({Phase.PURGE}),
+        Phase.SOAK: frozenset({Phase.PURGE, Phase.ROLLBACK}),
+        Phase.ROLLBACK: frozenset({Phase.SOAK, Phase.PLANNED}),
         Phase.PURGE: frozenset({Phase.DONE}),
         Phase.DONE: frozenset(),
     }
 )
 
-REVERSIBLE: frozenset[Phase] = frozenset({Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY})
+REVERSIBLE: frozenset[Phase] = frozenset(
+    {Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.CATCHUP, Phase.VERIFY}
+)
 """Phases in which ``abort`` leaves no trace. In ``handover`` the target is asked first."""
 
 

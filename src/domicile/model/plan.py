@@ -118,7 +118,9 @@ class Limits:
     fence_seconds_max: float = 10.0
     lock_timeout_ms: int = 100
     purge_chunk_rows: int = 20_000
-    pause_ms_max: int = 1_000  # of a handover, as writers of the wave see it; beyond it the wave steps back and tries again
+    pause_ms_max: int = (
+        1_000  # of a handover, as writers of the wave see it; beyond it the wave steps back and tries again
+    )
     handover_tries: int = 20
     catch_up_seconds_max: float = 600.0  # from the end of the copy until the wave is ready to be handed over
     lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins

@@ -5,8 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from domicile.model.phase import Phase, Status
+from domicile.model.plan import Mode
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
+
+
+@dataclass(frozen=True, slots=True)
+class InTheWay:
+    """A transaction that a handover waits for. ``pid`` is None for a prepared one, ``age_s`` where we may not see it."""
+
+    pid: int | None
+    application: str
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFigures:
+    """How a live wave goes: what it lacks, what it costs, and the pause of its handover.
+
+    ``pause_ms`` runs from the moment the mover asked for the wave's lock, so that a writer could begin to wait, until
+    the target had answered and the lock was free again: nobody at the source waited longer. ``round_trip_ms`` is that of
+    the line between the mover and the site that became the home.
+    """
+
+    lag_bytes: int | None = None  # of the origin's log, not yet committed at the destination
+    lag_seconds: float | None = None  # by the origin's clock
+    changes: int = 0  # applied since the copy
+    dirty_rows: int | None = None  # touched since they were compared
+    dirty_subjects: int | None = None
+    blockers: tuple[InTheWay, ...] = ()
+    wal_bytes: int | None = None  # kept at the origin for the stream
+    probe_p99_ms: float | None = None  # of a write at the source, now
+    probe_base_ms: float | None = None  # before the move
+    slowed: float = 0.0  # share of the time the mover holds itself back, 0 to 1
+    tries: int = 0  # handovers tried
+    last_try: str = ""  # why the last one stepped back
+    seconds_left: float | None = None  # estimate until the handover; None when unknown
+    pause_ms: float | None = None
+    round_trip_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +66,7 @@ class WaveStatus:
     error_code: str = ""
     error_message: str = ""
     error_hint: str = ""
+    live: LiveFigures | None = None  # None in a cold move, and before a wave begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +92,7 @@ class MoveStatus:
     error_hint: str = ""
     safe: str = ""  # one sentence: what is safe now
     next: str = ""  # one sentence: what to do next
+    mode: Mode = Mode.LIVE
 
     @property
     def rows_copied(self) -> int:

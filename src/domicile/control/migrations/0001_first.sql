@@ -10,12 +10,14 @@ create table domicile_control.phase_edge (
 );
 insert into domicile_control.phase_edge (before, after) values
     ('planned', 'prepare'),
-    ('prepare', 'fence'),    ('prepare', 'planned'),
+    ('prepare', 'fence'),    ('prepare', 'copy'),     ('prepare', 'planned'),
     ('fence', 'copy'),       ('fence', 'planned'),
-    ('copy', 'verify'),      ('copy', 'planned'),
+    ('copy', 'verify'),      ('copy', 'catchup'),     ('copy', 'planned'),
+    ('catchup', 'verify'),   ('catchup', 'planned'),
     ('verify', 'handover'),  ('verify', 'planned'),
     ('handover', 'soak'),    ('handover', 'planned'),
-    ('soak', 'purge'),
+    ('soak', 'purge'),       ('soak', 'rollback'),
+    ('rollback', 'soak'),    ('rollback', 'planned'),
     ('purge', 'done');
 
 create table domicile_control.move (
@@ -23,6 +25,7 @@ create table domicile_control.move (
     dataset         text not null,
     source          text not null,
     target          text not null check (target <> source),
+    mode            text not null default 'live' check (mode in ('live', 'cold')),
     status          text not null default 'pending'
                     check (status in ('pending', 'running', 'waiting', 'paused', 'failed', 'done', 'aborted')),
     plan            jsonb not null,          -- the plan without its condition, which may hold a personal value
@@ -47,7 +50,8 @@ create table domicile_control.wave (
     move_id       text not null references domicile_control.move,
     no            integer not null check (no > 0),
     phase         text not null default 'planned'
-                  check (phase in ('planned', 'prepare', 'fence', 'copy', 'verify', 'handover', 'soak', 'purge', 'done')),
+                  check (phase in ('planned', 'prepare', 'fence', 'copy', 'catchup', 'verify', 'handover', 'soak',
+                                   'rollback', 'purge', 'done')),
     status        text not null default 'pending'
                   check (status in ('pending', 'running', 'waiting', 'paused', 'failed', 'done', 'aborted')),
     subjects      integer not null check (subjects >= 0),
@@ -63,11 +67,12 @@ create table domicile_control.wave (
     source_root   text not null default '',
     target_root   text not null default '',
     tables        jsonb not null default '[]',   -- per table: rows and digest under the verdict
+    live          jsonb not null default '{}',   -- model/report.py LiveFigures: lag, dirty rows, blockers, pause
     error_code    text not null default '',
     error_message text not null default '',
     error_hint    text not null default '',
     primary key (move_id, no),
-    check (phase not in ('handover', 'soak', 'purge', 'done') or (verdict = 'clean' and source_root = target_root)),
+    check (phase not in ('handover', 'soak', 'purge', 'done') or verdict = 'clean'),
     check ((status = 'failed') = (error_code <> '')),
     check ((phase = 'done') = (status = 'done')),
     check (status <> 'aborted' or phase = 'planned')
