@@ -16,7 +16,7 @@ from domicile.control.moves import Moves
 from domicile.directory.directory import Directory, Home, SubjectHash
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Cohort, Limits, Plan, WavePlan
+from domicile.model.plan import Cohort, Limits, Mode, Plan, WavePlan
 from domicile.model.site import DatasetName, MoveId, SiteName
 
 MOVE = MoveId("store-a-b-1")
@@ -47,13 +47,13 @@ async def test_opening_twice_changes_nothing(database: str) -> None:
 
 async def test_a_plan_is_applied_once_until_aborted(conn: psycopg.AsyncConnection) -> None:
     moves = Moves(conn)
-    await moves.create(MOVE, a_plan(), "{}", "op")
+    await moves.create(MOVE, a_plan(), "{}", Mode.COLD, "op")
     with pytest.raises(DomicileError) as refused:
-        await moves.create(MoveId("other"), a_plan(), "{}", "op")
+        await moves.create(MoveId("other"), a_plan(), "{}", Mode.COLD, "op")
     assert refused.value.code is ErrorCode.PLAN_APPLIED
     assert MOVE in refused.value.message
     await moves.set_status(MOVE, Status.ABORTED)
-    await moves.create(MoveId("other"), a_plan(), "{}", "op")
+    await moves.create(MoveId("other"), a_plan(), "{}", Mode.COLD, "op")
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ async def test_a_plan_is_applied_once_until_aborted(conn: psycopg.AsyncConnectio
     ],
 )
 async def test_sql_itself_refuses_what_the_rules_forbid(conn: psycopg.AsyncConnection, statement: str) -> None:
-    await Moves(conn).create(MOVE, a_plan(), "{}", "op")
+    await Moves(conn).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
     with pytest.raises(psycopg.errors.CheckViolation):
         await conn.execute(statement)
 
 
 async def test_no_handover_without_a_clean_verdict(conn: psycopg.AsyncConnection) -> None:
     moves = Moves(conn)
-    await moves.create(MOVE, a_plan(), "{}", "op")
+    await moves.create(MOVE, a_plan(), "{}", Mode.COLD, "op")
     for phase in (Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.VERIFY):
         await moves.enter(MOVE, 1, phase)
     with pytest.raises(psycopg.errors.CheckViolation):
@@ -85,7 +85,7 @@ async def test_no_handover_without_a_clean_verdict(conn: psycopg.AsyncConnection
 
 async def test_a_failed_wave_keeps_its_reason_through_the_step_back(conn: psycopg.AsyncConnection) -> None:
     moves, figures = Moves(conn), Figures(conn)
-    await moves.create(MOVE, a_plan(), "{}", "op")
+    await moves.create(MOVE, a_plan(), "{}", Mode.COLD, "op")
     await moves.enter(MOVE, 1, Phase.PREPARE)
     await figures.copied(MOVE, 1, 5, 50)
     await moves.fail(MOVE, 1, DomicileError(ErrorCode.DISK_FULL, "full"))
@@ -100,7 +100,7 @@ async def test_a_failed_wave_keeps_its_reason_through_the_step_back(conn: psycop
 
 async def test_one_lease_at_a_time_and_a_higher_generation_each_time(database: str) -> None:
     async with await open_control(database) as one, await open_control(database) as two:
-        await Moves(one).create(MOVE, a_plan(), "{}", "op")
+        await Moves(one).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
         async with hold_lease(one, MOVE, "host:1") as first:
             assert await living_runner(two, MOVE) == "host:1"
             with pytest.raises(DomicileError) as refused:
@@ -115,7 +115,7 @@ async def test_one_lease_at_a_time_and_a_higher_generation_each_time(database: s
 
 async def test_the_lease_goes_with_its_session(database: str) -> None:
     dead = await open_control(database)
-    await Moves(dead).create(MOVE, a_plan(), "{}", "op")
+    await Moves(dead).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
     lease = hold_lease(dead, MOVE, "host:1")
     await lease.__aenter__()
     await dead.close()  # as the kernel does for a process that was killed

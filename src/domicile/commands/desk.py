@@ -116,6 +116,7 @@ async def carrier_for(desk: Desk, move_id: MoveId, *, any_schema: bool = False) 
             target_schema=await schema_at(target),
             generation=generation,
             failpoints=Failpoints(desk.workspace.failpoint),
+            mode=record.mode,
         )
         if not any_schema:
             require_same_schemas(plan, data_map, move.source_schema, move.target_schema)

@@ -143,14 +143,14 @@ class Plan:
     waves: tuple[WavePlan, ...]
     checks: tuple[Check, ...]
     limits: Limits
-    way_back: WayBack
-    sign_ups: SignUps
     config_digest: str
     map_digest: str
     source_schema_digest: str
     target_schema_digest: str
     estimate_basis: str
     made_at: str  # ISO 8601, for people; nothing is ordered by it
+    way_back: WayBack = WayBack.HOLD
+    sign_ups: SignUps = SignUps.REFUSE
     digest: str = ""
 
     @property

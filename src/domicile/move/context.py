@@ -4,10 +4,10 @@ and move."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domicile.model.datamap import DataMap
-from domicile.model.plan import Plan
+from domicile.model.plan import Mode, Plan
 from domicile.model.schema import Schema
 from domicile.model.site import MoveId, SiteName
 from domicile.move.failpoints import Failpoints
@@ -29,6 +29,8 @@ class Move:
     target_schema: Schema
     generation: int
     failpoints: Failpoints
+    mode: Mode = Mode.LIVE
+    back: bool = False  # a rollback: source and target are exchanged, the wave leaves the plan's target
 
     @property
     def source_site(self) -> SiteName:
@@ -37,6 +39,23 @@ class Move:
     @property
     def target_site(self) -> SiteName:
         return self.plan.target
+
+    @property
+    def stream_name(self) -> str:
+        """What slot and publication at the source are named after: one for each direction."""
+        return f"{self.move_id}-back" if self.back else self.move_id
+
+    def reversed(self) -> Move:
+        """The same move in the other direction: what carries a wave there also carries it back."""
+        return replace(
+            self,
+            plan=replace(self.plan, source=self.plan.target, target=self.plan.source),
+            source=self.target,
+            target=self.source,
+            source_schema=self.target_schema,
+            target_schema=self.source_schema,
+            back=not self.back,
+        )
 
 
 @dataclass(frozen=True, slots=True)

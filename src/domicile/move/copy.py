@@ -1,10 +1,11 @@
 """Copy: the wave's rows travel from one snapshot of the source into the target, beside the users who live
 there already.
 
-Precondition: the wave is fenced at the source and arriving at the target; keys were checked for
-collisions; sequences are beyond the wave's. Postcondition: every row of the wave's members is committed at
-the target, each once, with one row of ``domicile.progress`` per cell. Reversible: fully; step back deletes
-the rows by the owner predicate. Idempotent: cells already in progress are skipped.
+Precondition: the wave is arriving at the target, and (cold) fenced at the source; keys were checked for collisions;
+sequences are beyond the wave's. Postcondition: every row of the wave's members is committed at the target, each once,
+with one row of ``domicile.progress`` per cell. Reversible: fully; step back deletes the rows by the owner predicate.
+Idempotent (cold): cells already in progress are skipped. A live copy is of one snapshot, whose seam is kept at the
+target before the first row; cut short, it is cleaned away and begun again (``slices.copy_rows``).
 
 A table's members are cut into *cells*, ranges of ordinals of about ``limits.chunk_rows`` rows; their bounds
 follow from the plan alone, so a later process finds the same. A *chunk* is a run of neighbouring cells carried by
@@ -40,7 +41,8 @@ from domicile.postgres.rows import copy_in, copy_out
 from domicile.postgres.transfer import Transferred, transfer
 
 _BEGIN = "begin transaction isolation level repeatable read, read only"
-_EXPORT = "select pg_catalog.pg_export_snapshot()"
+_EXPORT = "select pg_catalog.pg_export_snapshot(), pg_catalog.pg_current_snapshot()::text"
+_KEEP_SEAM = "update domicile.wave set seam = %s, position = null where id = %s"
 _DONE = "select table_name, chunk from domicile.progress where wave = %s"
 _PROGRESS = """
     insert into domicile.progress (wave, table_name, chunk, rows, bytes)
@@ -71,8 +73,10 @@ class Chunk:
     last_ordinal: int
 
 
-async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
+async def run(move: Move, wave: WaveAtSites, report: ReportRows, *, keep_seam: bool = False) -> None:
     """Copy what is not yet there; ``report(rows, bytes)`` after each commit.
+
+    ``keep_seam``: the snapshot is written down at the target, for the stream that continues it.
 
     Raises DomicileError, see postgres/failures.py. Cancelled or failed, every stream has stopped and every
     connection is closed when it returns.
@@ -80,9 +84,11 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows) -> None:
     await move.failpoints.reach("copy.before")
     done = await _done(move, wave)
     todo = list(chunks(move.plan, wave.subjects, done, _scanned_tables(move, wave)))
-    if todo:
-        streams = min(move.plan.limits.streams, len(todo))
-        async with _exported_snapshot(move.source) as snapshot:
+    if todo or keep_seam:
+        streams = max(1, min(move.plan.limits.streams, len(todo)))
+        async with _exported_snapshot(move.source) as (snapshot, seam):
+            if keep_seam:
+                await _keep_seam(move, wave, seam)
             levels = _levels(move.data_map, todo)
             job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event())
             await _all(_stream(job) for _ in range(streams))
@@ -176,6 +182,12 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     return moved
 
 
+async def _keep_seam(move: Move, wave: WaveAtSites, seam: str) -> None:
+    async with _session(move.target, SESSION) as target, target.transaction():
+        await assert_lease(target, move.move_id, move.generation)
+        await target.execute(_KEEP_SEAM, (seam, wave.target_id))
+
+
 async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
     async with _session(move.target, SESSION) as target:
         found = await deferred_keys.broken(target, move.data_map, move.target_schema, wave.target_id)
@@ -226,14 +238,14 @@ def _runs(cells: Sequence[int], longest: int) -> Iterable[tuple[int, int]]:
 
 
 @asynccontextmanager
-async def _exported_snapshot(conninfo: str) -> AsyncIterator[str]:
-    """One snapshot of the source that others may join while the context lasts."""
+async def _exported_snapshot(conninfo: str) -> AsyncIterator[tuple[str, str]]:
+    """One snapshot of the source that others may join while the context lasts: its name, and what it sees."""
     async with _session(conninfo, SESSION) as conn:
         with told("source", "export a snapshot"):
             await conn.execute(_BEGIN)
             row = await (await conn.execute(_EXPORT)).fetchone()
         assert row is not None
-        yield str(row[0])
+        yield str(row[0]), str(row[1])
 
 
 @asynccontextmanager
