@@ -29,6 +29,8 @@ create table if not exists domicile.wave (
     -- transaction applied, committed with its rows.
     seam     text,
     position pg_lsn,
+    -- Of the stream back, which begins here: the snapshot of the transaction in which the wave arrived, and that transaction.
+    arrival  text,
     unique (move_id, no)
 );
 
