@@ -44,6 +44,8 @@ class ErrorCode(StrEnum):
     WAL_BUDGET = "wal-budget"
     WAY_BACK_CLOSED = "way-back-closed"
     KEYS_COLLIDE = "keys-collide"
+    STREAM_BLOCKED = "stream-blocked"
+    STREAM_LOST = "stream-lost"
     COPY_FAILED = "copy-failed"
     DISK_FULL = "disk-full"
     DISCREPANCY = "discrepancy"

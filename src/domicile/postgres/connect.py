@@ -12,6 +12,7 @@ import os
 from types import MappingProxyType
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -48,9 +49,10 @@ SESSION: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Without parameters, because a replication connection knows only the simple protocol.
 _SET_ALL = """
 select pg_catalog.set_config(name, value, false)
-from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as setting (name, value)
+from rows from (pg_catalog.unnest({}::text[]), pg_catalog.unnest({}::text[])) as setting (name, value)
 """
 
 
@@ -125,10 +127,18 @@ _REASONS = (
     ),
     _Reason(
         "full",
-        ("too many clients", "remaining connection slots", "too many connections"),
+        ("too many clients", "remaining connection slots", "too many connections", "max_wal_senders"),
         ErrorCode.SITE_UNREACHABLE,
         "the server has no free connection",
-        "Raise max_connections or the role's limit, or wait until others have left.",
+        "Raise max_connections (for the change stream max_wal_senders) or the role's limit, or wait until others have"
+        " left.",
+    ),
+    _Reason(
+        "replication-right-missing",
+        ("to start walsender", "to start WAL sender"),
+        ErrorCode.RIGHT_MISSING,
+        "the role may not read the change stream",
+        "alter role ... replication;",
     ),
     _Reason(
         "not-ready",
@@ -187,8 +197,10 @@ async def connect(
     autocommit: bool = True,
     application_name: str = APPLICATION_NAME,
     settings: Mapping[str, str] = NO_SETTINGS,
+    replication: bool = False,
 ) -> psycopg.AsyncConnection:
-    """Open one connection and apply ``settings`` to its session (`SESSION` for the engine's own).
+    """Open one connection and apply ``settings`` to its session (`SESSION` for the engine's own). ``replication``
+    asks for a session that can read the database's change stream; pg_hba.conf knows it by the database's name.
 
     ``connect_timeout`` is 10 s unless the conninfo or PGCONNECT_TIMEOUT say otherwise. Raises
     ``DomicileError`` (site-unreachable, access-denied, config-invalid, setting-wrong), whose facts show where
@@ -196,6 +208,8 @@ async def connect(
     """
     parameters = _parse(conninfo)
     parameters["application_name"] = application_name
+    if replication:
+        parameters["replication"] = "database"
     if "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
     for name, value in _KEEPALIVES.items():
@@ -232,7 +246,7 @@ async def _apply(connection: psycopg.AsyncConnection, settings: Mapping[str, str
     if not settings:
         return
     try:
-        await connection.execute(_SET_ALL, (list(settings), list(settings.values())))
+        await connection.execute(sql.SQL(_SET_ALL).format(list(settings), list(settings.values())))
     except psycopg.Error as error:
         raise DomicileError(
             ErrorCode.SETTING_WRONG,
