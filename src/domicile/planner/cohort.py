@@ -16,6 +16,7 @@ from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import TableName
 from domicile.planner import condition
+from domicile.postgres import conditions
 from domicile.postgres.ownership import ident
 from domicile.postgres.waves import table_exists
 
@@ -135,9 +136,9 @@ async def _select_where(conn: AsyncConnection, data_map: DataMap, where: str) ->
             # The condition runs where nothing but temporary tables can be written, whatever the transaction
             # around it may do.
             await conn.execute("set transaction read only")
-            await condition.set_search_path(conn, data_map.subject.table)
+            await conditions.set_search_path(conn, data_map.subject.table)
             size = (await conn.cursor(binary=True).execute(statement)).rowcount
-            await condition.reset_search_path(conn)
+            await conditions.reset_search_path(conn)
             return size
     except psycopg.Error as error:
         raise _failed(error) from None
@@ -216,7 +217,7 @@ async def _markets(conn: AsyncConnection, data_map: DataMap) -> dict[str, int]:
         subjects, sql.Literal(MARKETS_LISTED_MAX)
     )
     async with conn.transaction():
-        await condition.set_search_path(conn, data_map.subject.table)
+        await conditions.set_search_path(conn, data_map.subject.table)
         rows = await (await conn.execute(statement)).fetchall()
-        await condition.reset_search_path(conn)
+        await conditions.reset_search_path(conn)
     return {("(none)" if market is None else market): count for market, count in rows}

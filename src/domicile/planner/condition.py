@@ -14,13 +14,10 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import TableName
+from domicile.postgres import conditions
 from domicile.postgres.ownership import Fragment, ident
 
 VIEW = "domicile_condition"
-_COLUMNS = """
-    select attname from pg_attribute
-    where attrelid = pg_catalog.to_regclass(%s) and attnum > 0 and not attisdropped order by attnum"""
 # :funcid and :opfuncid are how a stored expression names the functions behind its calls and operators.
 _VOLATILE = """
     select distinct p.proname
@@ -31,27 +28,10 @@ _VOLATILE = """
     where r.ev_class = %s::regclass and p.provolatile = 'v' order by 1"""
 
 
-async def set_search_path(conn: AsyncConnection, table: TableName) -> None:
-    """Let a person's SQL find what it finds in a plain session: the subject's own schema, then ``public``.
-    Until the transaction ends.
-
-    Without it, an operator of an extension (citext's =) would silently be another one. Temporary objects
-    come last, so that they hide nothing.
-    """
-    path = sql.SQL(", ").join(map(sql.Identifier, ("pg_catalog", table.schema, "public", "pg_temp")))
-    await conn.execute(sql.SQL("set local search_path to {}").format(path))
-
-
-async def reset_search_path(conn: AsyncConnection) -> None:
-    """Back to the engine's own setting: nothing is found that is not qualified."""
-    await conn.execute("select pg_catalog.set_config('search_path', '', true)")
-
-
 async def require_subject(conn: AsyncConnection, data_map: DataMap) -> tuple[str, ...]:
     """The subject table's columns. Raises map-invalid when the table or its key is not there."""
     table, key = data_map.subject.table, data_map.subject.key
-    rows = await (await conn.execute(_COLUMNS, (ident(table).as_string(conn),))).fetchall()
-    names = tuple(name for (name,) in rows)
+    names = await conditions.columns_of(conn, table)
     if key not in names:
         found = f"has no column {key}" if names else "does not exist"
         raise DomicileError(
@@ -64,18 +44,11 @@ async def require_subject(conn: AsyncConnection, data_map: DataMap) -> tuple[str
 
 
 async def subjects_from(conn: AsyncConnection, data_map: DataMap) -> Fragment:
-    """``(select <columns>, (<market>) as market from <table> as subject) as subject``: what a condition
-    speaks about.
-
-    Where the map has a market expression, it hides a column of the same name. Raises map-invalid as
+    """The subjects as a condition speaks about them (`conditions.subject_rows`). Raises map-invalid as
     ``require_subject`` does.
     """
-    table, market = data_map.subject.table, data_map.subject.market
     names = await require_subject(conn, data_map)
-    items: list[Fragment] = [sql.Identifier("subject", n) for n in names if not (market and n == "market")]
-    if market:
-        items.append(sql.SQL("({}) as market").format(sql.SQL(market)))  # the map's own SQL, vetted like the condition
-    return sql.SQL("(select {} from {} as subject) as subject").format(sql.SQL(", ").join(items), ident(table))
+    return conditions.subject_rows(names, data_map.subject.market, ident(data_map.subject.table))
 
 
 async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
@@ -85,7 +58,7 @@ async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
     if not where.strip() or "\0" in where:
         raise invalid("it is empty" if "\0" not in where else "it contains a NUL character")
     async with conn.transaction(force_rollback=True):
-        await set_search_path(conn, data_map.subject.table)
+        await conditions.set_search_path(conn, data_map.subject.table)
         subjects = await subjects_from(conn, data_map)
         if data_map.subject.market:
             await _vet_market(conn, data_map, subjects)

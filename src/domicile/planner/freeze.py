@@ -1,5 +1,5 @@
-"""Write down at the source who is in which wave, when a move starts. From then on the plan's condition is
-not asked again.
+"""Write down at the source who is in which wave, when a move starts, and by which condition: for the trigger that
+refuses sign-ups, the sweep of late joiners, and whoever looks for members who have left.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, IsolationLevel
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.plan import Plan
+from domicile.model.plan import Plan, SignUps
 from domicile.model.site import MoveId
 from domicile.planner import cohort, condition
 
@@ -30,6 +30,7 @@ _MEMBERS = """
             as planned (no, first, last)
         join domicile.wave as w on w.move_id = %(move_id)s and w.no = planned.no
         join pg_temp.domicile_cohort as c on c.ordinal > planned.first and c.ordinal <= planned.last"""
+_KEEP = "update domicile.move set condition = %s, sign_ups = %s where move_id = %s"
 
 
 async def freeze(
@@ -92,5 +93,7 @@ async def _freeze(
     }
     await conn.execute(_WAVES, waves)
     members = (await conn.execute(_MEMBERS, waves)).rowcount
+    refused = plan.sign_ups if plan.cohort.where else SignUps.ACCEPT  # without a condition there is nobody to refuse
+    await conn.execute(_KEEP, (plan.cohort.where, refused, move_id))
     await conn.execute("analyze domicile.member")  # the first wave begins before autovacuum would look
     return members

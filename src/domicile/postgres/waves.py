@@ -18,6 +18,8 @@ _REGISTER_MOVE = """
     values (%(move_id)s, %(dataset)s, %(here)s, %(role)s, %(peer)s, %(generation)s)
     on conflict (move_id) do update set generation = greatest(domicile.move.generation, excluded.generation)"""
 _WAVE = "select id, mark, home, epoch from domicile.wave where move_id = %s and no = %s"
+_STREAM = "select seam, (position - '0/0')::bigint, arrival from domicile.wave where id = %s"
+_SET_SEAM = "update domicile.wave set seam = %s, position = null where id = %s"
 _COUNT = "select count(*) from domicile.member where wave = %s"
 # The home of a subject always has its highest epoch, so the source alone can name the next one.
 _NEXT_EPOCH = """
@@ -34,6 +36,7 @@ _FORGET_WAVE = (
     "delete from domicile.progress where wave = %s",
     "delete from domicile.purge_journal where wave = %s",
     "delete from domicile.discrepancy where wave = %s",
+    "delete from domicile.ejected where wave = %s",
     "delete from domicile.wave where id = %s",
 )
 _PRESENCE = """
@@ -47,7 +50,7 @@ _DISCREPANCIES = """
     where w.move_id = %s order by w.no, d.table_name, d.row_key"""
 _NEED_THE_GUARD = """
     select count(*) from domicile.wave
-    where mark in ('fenced', 'arriving') or (mark = 'departed' and purged_at is null)"""
+    where mark in ('closing', 'fenced', 'arriving') or (mark = 'departed' and purged_at is null)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,17 @@ class WaveRecord:
     mark: str
     home: SiteName
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """How far the stream that ends at this site has come. ``seam`` is the snapshot it continues, ``position`` (bytes of
+    the other site's log) lies behind the last transaction applied; ``arrival`` begins the stream back: see
+    ``sql/site.sql``."""
+
+    seam: str
+    position: int
+    arrival: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,18 @@ async def find_wave(conn: AsyncConnection, move_id: MoveId, no: int) -> WaveReco
     """The site's record of the wave, or None."""
     row = await (await conn.execute(_WAVE, (move_id, no))).fetchone()
     return None if row is None else WaveRecord(row[0], row[1], SiteName(row[2]), row[3])
+
+
+async def stream_record(conn: AsyncConnection, wave_id: int) -> StreamRecord:
+    """What the site has written down of the wave's streams; empty texts and 0 for what is not there."""
+    row = await (await conn.execute(_STREAM, (wave_id,))).fetchone()
+    assert row is not None
+    return StreamRecord(row[0] or "", row[1] or 0, row[2] or "")
+
+
+async def set_seam(conn: AsyncConnection, wave_id: int, seam: str) -> None:
+    """A stream will end here and continue this snapshot of the other site. Idempotent until it has begun."""
+    await conn.execute(_SET_SEAM, (seam, wave_id))
 
 
 async def count_members(conn: AsyncConnection, wave_id: int) -> int:

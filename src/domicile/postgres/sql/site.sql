@@ -12,7 +12,11 @@ create table if not exists domicile.move (
     role       text not null check (role in ('source', 'target')),
     peer       text not null,
     generation bigint not null default 0,
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    -- Source only, while the move lasts. A condition may name a person, so it is kept nowhere else. Empty: a file named the cohort.
+    condition  text not null default '',
+    -- What the source answers now to new subjects who fit the condition.
+    sign_ups   text not null default 'accept' check (sign_ups in ('refuse', 'accept'))
 );
 
 -- One row per wave; the mark decides what the guard answers for all its members at once, so that fencing, departing and arriving
@@ -62,6 +66,17 @@ create table if not exists domicile.discrepancy (
     columns    text[] not null
 );
 
+-- Members who were taken out of their wave and stay home (source only). Written before anything is taken: an ejection that was cut
+-- is found again by the member who is still there.
+create table if not exists domicile.ejected (
+    wave       integer not null,
+    ordinal    integer not null,
+    subject    {subject_type} not null,
+    reason     text not null,
+    ejected_at timestamptz not null default now(),
+    primary key (wave, ordinal)
+);
+
 -- What was removed, committed with the removal (source only).
 create table if not exists domicile.purge_journal (
     wave       integer not null,
@@ -77,6 +92,10 @@ create table if not exists domicile.purge_journal (
 -- whose transaction was rolled back needs no repair: it counts as seen.
 create sequence if not exists domicile.fence_xid minvalue 0 start 0;
 
+-- How often rows of other tables may have come into a closing wave with a row of theirs: read before each drain and again under the wave's
+-- lock. A sequence, because whoever takes the lock must see what was counted a moment ago, committed or not.
+create sequence if not exists domicile.entered;
+
 -- The tables that have the guard, by oid. joins: how many tables stand between a row and its owner; the drain needs one round more than that.
 create table if not exists domicile.guarded (
     relation   oid primary key,
@@ -84,21 +103,32 @@ create table if not exists domicile.guarded (
     joins      integer not null check (joins >= 0)
 );
 
--- Whoever writes a mark that refuses writers, by whatever statement, also writes fence_xid and voids the guard's filter: they cannot come
--- apart. The members of a wave are stored before its mark refuses, or in the same transaction.
+-- From this transaction's commit on, snapshots from before it are too old for the guard. One such transaction at a time to its commit: then
+-- whoever sees the latest fence sees all before it. A lock of its own, held for a commit only: a departure waits for it under its wave's lock.
+create or replace function domicile.raise_fence() returns void language plpgsql as $body$
+begin
+    perform pg_advisory_xact_lock(7237123425614523494);
+    perform setval('domicile.fence_xid', pg_current_xact_id()::text::bigint);
+end
+$body$;
+
+-- Whoever writes a mark that the guard must look at, by whatever statement, also writes fence_xid and voids the guard's filter: they cannot
+-- come apart. The members of a wave are stored before its mark says so, or in the same transaction.
 create or replace function domicile.note_fence() returns trigger language plpgsql as $body$
 declare
     arguments text;
 begin
-    if tg_op = 'UPDATE' and old.mark in ('fenced', 'departed', 'arriving') then
+    if tg_op = 'UPDATE' and (old.mark in ('fenced', 'departed', 'arriving') or new.mark = old.mark) then
         return null;  -- those writers were refused before
     end if;
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'a wave is fenced under READ COMMITTED only: an older snapshot might not see the filter';
     end if;
-    -- One fence at a time from here to its commit: then whoever sees the latest fence sees all before it.
+    if tg_op = 'UPDATE' and old.mark = 'closing' then
+        perform domicile.raise_fence();
+        return null;  -- the filter has known the members since: nothing is defined anew while writers wait for the wave's lock
+    end if;
     perform pg_advisory_xact_lock(7237123425614523493);  -- "domicile" read as a number
-    perform setval('domicile.fence_xid', pg_current_xact_id()::text::bigint);
     for arguments in
         select pg_get_function_arguments(p.oid) from pg_proc as p
         where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter'
@@ -106,6 +136,7 @@ begin
         execute format('create or replace function domicile.guard_filter(%s) returns boolean language sql stable as %L',
                        arguments, 'select true');
     end loop;
+    perform domicile.raise_fence();
     return null;
 end
 $body$;
@@ -118,8 +149,31 @@ begin
                    where tgrelid = 'domicile.wave'::regclass and tgname = 'note_fence') then
         create constraint trigger note_fence after insert or update of mark on domicile.wave
             deferrable initially deferred for each row
-            when (new.mark in ('fenced', 'departed', 'arriving')) execute function domicile.note_fence();
+            when (new.mark in ('closing', 'fenced', 'departed', 'arriving')) execute function domicile.note_fence();
         alter table domicile.wave enable always trigger note_fence;
+    end if;
+end
+$body$;
+
+-- Under a wave's lock, in one call: the mover still has its lease (else DM004), and the wave's mark is one of those expected and becomes
+-- another. A departure that is undone is a fence, too: a snapshot that has seen it would answer "moved".
+create or replace function domicile.turn_wave(its_move text, its_generation bigint, its_wave integer, expected text[],
+                                              new_mark text, new_home text, new_epoch bigint)
+returns void language plpgsql as $body$
+declare
+    old_mark text;
+begin
+    perform from domicile.move where move_id = its_move and generation = its_generation for share;
+    if not found then
+        raise exception 'another mover has the lease' using errcode = 'DM004';
+    end if;
+    select mark into old_mark from domicile.wave where id = its_wave and move_id = its_move for update;
+    if (old_mark = any (expected)) is not true then
+        raise exception 'wave % is %, and not %', its_wave, coalesce(old_mark, 'unknown'), expected;
+    end if;
+    update domicile.wave set mark = new_mark, home = new_home, epoch = new_epoch where id = its_wave;
+    if old_mark = 'departed' and new_mark <> old_mark then
+        perform domicile.raise_fence();
     end if;
 end
 $body$;
