@@ -89,9 +89,14 @@ def test_every_field_is_under_the_digest() -> None:
         if name in ("digest", "version"):
             continue
         other = {str: "x", int: 7, list: [], dict: value}[type(value)]
-        if name == "cohort":
-            other = value | {"size": 4}
-        if name == "limits":
-            other = value | {"streams": 9}
+        match name:
+            case "cohort":
+                other = value | {"size": 4}
+            case "limits":
+                other = value | {"streams": 9}
+            case "way_back":
+                other = "none"
+            case "sign_ups":
+                other = "accept"
         with pytest.raises(DomicileError, match="digest does not match"):
             plan_file.load(_changed(**{name: other}))

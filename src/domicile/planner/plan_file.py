@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 import hashlib
 import json
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -93,7 +93,10 @@ def _decode(kind: Any, value: object, where: str) -> object:
     kind = getattr(kind, "__supertype__", kind)  # a NewType is its base at run time
     if get_origin(kind) is tuple:
         return _decode_tuple(get_args(kind)[0], value, where)
-    assert not isinstance(kind, UnionType), "the plan has no optional fields"
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        (kind,) = (k for k in get_args(kind) if k is not NoneType)
     if kind is TableName or issubclass(kind, StrEnum):
         return _decode_text(kind, value, where)
     if is_dataclass(kind):
