@@ -33,7 +33,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
-from domicile.postgres import deferred_keys
+from domicile.postgres import deferred_keys, waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
@@ -42,7 +42,6 @@ from domicile.postgres.transfer import Transferred, transfer
 
 _BEGIN = "begin transaction isolation level repeatable read, read only"
 _EXPORT = "select pg_catalog.pg_export_snapshot(), pg_catalog.pg_current_snapshot()::text"
-_KEEP_SEAM = "update domicile.wave set seam = %s, position = null where id = %s"
 _DONE = "select table_name, chunk from domicile.progress where wave = %s"
 _PROGRESS = """
     insert into domicile.progress (wave, table_name, chunk, rows, bytes)
@@ -185,7 +184,7 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
 async def _keep_seam(move: Move, wave: WaveAtSites, seam: str) -> None:
     async with _session(move.target, SESSION) as target, target.transaction():
         await assert_lease(target, move.move_id, move.generation)
-        await target.execute(_KEEP_SEAM, (seam, wave.target_id))
+        await waves.set_seam(target, wave.target_id, seam)
 
 
 async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:

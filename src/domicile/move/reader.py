@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.schema import TableName
 from domicile.postgres.checksum import BEGIN, Shape
-from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.connect import NO_SETTINGS, SESSION, connect
 from domicile.postgres.failures import told
 
 _EXPORT = "select pg_catalog.pg_export_snapshot()"
@@ -54,13 +54,15 @@ class Reader:
 
 
 @asynccontextmanager
-async def open_sessions(side: str, conninfo: str, count: int) -> AsyncIterator[Sessions]:
+async def open_sessions(
+    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS
+) -> AsyncIterator[Sessions]:
     """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
     async with AsyncExitStack() as stack:
         free: asyncio.Queue[AsyncConnection] = asyncio.Queue()
         snapshot: sql.Literal | None = None
         for _ in range(count):
-            conn = await stack.enter_async_context(await connect(conninfo, settings=_SETTINGS))
+            conn = await stack.enter_async_context(await connect(conninfo, settings={**_SETTINGS, **more}))
             with told(side, "open a snapshot"):
                 await conn.execute(BEGIN)
                 if snapshot is not None:

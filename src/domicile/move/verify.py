@@ -9,7 +9,7 @@ An error is a failure, never "no rows": it is raised, and the members themselves
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from psycopg import AsyncConnection
 
@@ -19,12 +19,19 @@ from domicile.model.schema import Reference, Schema, TableName
 from domicile.model.verdict import TableDigest, Verdict
 from domicile.move import differences
 from domicile.move.context import Move, WaveAtSites
+from domicile.move.differences import Excused
 from domicile.move.reader import Reader, Sessions, open_sessions, together
 from domicile.postgres import checksum, references
 from domicile.postgres.checksum import Part, Shape
 from domicile.postgres.hashing import Mode, common_mode, probe
 
+Touched = Callable[[], Awaitable[tuple[Excused, int]]]  # keys to excuse, and how many rows they are
 SAFE = "Nothing was changed by the comparison; the source serves."
+
+
+async def nobody() -> tuple[Excused, int]:
+    """Nobody writes: the wave is fenced."""
+    return differences.NOBODY, 0
 
 
 async def run(move: Move, wave: WaveAtSites) -> Verdict:
@@ -35,11 +42,10 @@ async def run(move: Move, wave: WaveAtSites) -> Verdict:
         open_sessions("source", move.source, count) as at_source,
         open_sessions("target", move.target, count) as at_target,
     ):
-        mode = await _mode(at_source, at_target)
-        source = Reader(at_source, wave.source_id, _shapes(move, move.source_schema, mode))
-        target = Reader(at_target, wave.target_id, _shapes(move, move.target_schema, mode))
-        members = await _same_members(source, target, wave, mode)
-        verdict = await _compare(move, source, target, members, mode)
+        mode = await common(at_source, at_target)
+        source = Reader(at_source, wave.source_id, shapes(move, move.source_schema, mode))
+        target = Reader(at_target, wave.target_id, shapes(move, move.target_schema, mode))
+        verdict = await compare(move, wave, (source, target), mode)
     await move.failpoints.reach("verify.done")
     return verdict
 
@@ -60,11 +66,18 @@ async def root_of(
     return await checksum.site_root(conn, data_map, schema, tables, wave_id, checksum.mode_of(sealed))
 
 
-async def _compare(move: Move, source: Reader, target: Reader, members: Part, mode: Mode) -> Verdict:
+async def compare(
+    move: Move, wave: WaveAtSites, sites: tuple[Reader, Reader], mode: Mode, touched: Touched = nobody
+) -> Verdict:
+    """The verdict over one snapshot of each site, source first; ``touched`` is asked for the rows that users wrote
+    between the two, once both are open."""
+    source, target = sites
+    members = await _same_members(source, target, wave, mode)
     tables = move.data_map.in_scope()
     ours, theirs = await together([_sums(source, tables), _sums(target, tables)])
     differing = [t for t in tables if ours[t] != theirs[t]]
-    found, total = await differences.find(source, target, differing, members.rows)
+    excused, rows_touched = await touched() if differing else (differences.NOBODY, 0)
+    found, total = await differences.find(source, target, differing, members.rows, excused)
     return Verdict(
         subjects=members.rows,
         rows=sum(part.rows for part in ours.values()),
@@ -75,6 +88,7 @@ async def _compare(move: Move, source: Reader, target: Reader, members: Part, mo
         discrepancies_total=total,
         rows_target=sum(part.rows for part in theirs.values()),
         broken_references=await _broken_references(move, source, target),
+        touched=rows_touched,
     )
 
 
@@ -119,17 +133,18 @@ async def _members(reader: Reader, mode: Mode) -> Part:
     return await reader.sessions.ask("members of the wave", lambda conn: checksum.members(conn, reader.wave_id, mode))
 
 
-async def _mode(source: Sessions, target: Sessions) -> Mode:
+async def common(source: Sessions, target: Sessions) -> Mode:
+    """How hashes are made so that they mean the same at both sites."""
     ours, theirs = await together(sessions.ask("probe of the hash functions", probe) for sessions in (source, target))
     return common_mode(ours, theirs)
 
 
-def _shapes(move: Move, schema: Schema, mode: Mode) -> Mapping[TableName, Shape]:
+def shapes(move: Move, schema: Schema, mode: Mode) -> Mapping[TableName, Shape]:
     """How each table is hashed at a site: the source's columns and keys, by name, at both."""
-    shapes = {}
+    found = {}
     for name in move.data_map.in_scope():
         try:
-            shapes[name] = Shape.of(move.data_map, schema.tables[name], mode, move.source_schema.tables[name])
+            found[name] = Shape.of(move.data_map, schema.tables[name], mode, move.source_schema.tables[name])
         except KeyError as error:
             raise DomicileError(
                 ErrorCode.SCHEMAS_DIFFER,
@@ -138,4 +153,4 @@ def _shapes(move: Move, schema: Schema, mode: Mode) -> Mapping[TableName, Shape]
                 safe=SAFE,
                 hint="Bring the schemas of both sites together, then plan again.",
             ) from None
-    return shapes
+    return found

@@ -1,0 +1,145 @@
+"""Verify a wave whose users keep writing: both sites are compared in full once, and what was touched meanwhile again and
+again, until only a few rows are left for the comparison under the wave's lock.
+
+The source is read in one snapshot; a marker then tells when the target has everything that this snapshot sees. What the
+target has beyond it was touched by transactions that the snapshot does not see: the apply remembers these keys. A row
+that differs and was not touched is a discrepancy. Nothing here makes anybody wait.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+import secrets
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.schema import TableName
+from domicile.model.verdict import Verdict
+from domicile.move import verify
+from domicile.move.differences import Excused, classify
+from domicile.move.live_wave import LiveWave
+from domicile.move.reader import Reader, open_sessions
+from domicile.stream import compare
+from domicile.stream.change import Key
+from domicile.stream.layout import Identity
+from domicile.stream.seam import Seam
+
+FEW_ROWS = 200  # are compared under the wave's lock in a millisecond or two
+ROUNDS_MAX = 30
+SHRINKING = 0.8  # a round that leaves more than this share of the touched rows is as good as it gets
+_SNAPSHOT = "select pg_catalog.pg_current_snapshot()::text"
+_MARK = "select pg_catalog.pg_logical_emit_message(true, 'domicile', %s::bytea)"
+
+
+async def mark(live: LiveWave) -> None:
+    """Wait until the target has everything that was committed at the source before this call."""
+    content = secrets.token_hex(8).encode()
+    reached = live.catchup.expect(content)
+    await live.source.execute(_MARK, (content,))
+    await live.beside(reached)
+
+
+async def whole(live: LiveWave) -> Verdict:
+    """Every row of the wave, at both sites. Rows touched meanwhile are excused here, and stay to be compared."""
+    move = live.move
+    streams = max(1, move.plan.limits.streams)
+    async with AsyncExitStack() as stack:
+        at_source = await stack.enter_async_context(open_sessions("source", move.source, streams))
+        seam = Seam.parse(await at_source.ask("the snapshot of the wave", _seen))
+        await mark(live)
+        at_target = await stack.enter_async_context(open_sessions("target", move.target, streams))
+        source = Reader(at_source, live.wave.source_id, verify.shapes(move, move.source_schema, live.mode))
+        target = Reader(at_target, live.wave.target_id, verify.shapes(move, move.target_schema, live.mode))
+
+        async def touched() -> tuple[Excused, int]:
+            return await _excused(live, seam)
+
+        verdict = await live.beside(verify.compare(move, live.wave, (source, target), live.mode, touched))
+    _compared(live, seam)
+    return verdict
+
+
+async def until_few(live: LiveWave) -> None:
+    """Compare touched rows until few are left, or as few as there will be while users write."""
+    for _ in range(ROUNDS_MAX):
+        before = live.dirty_rows()
+        if before <= FEW_ROWS:
+            return
+        await touched_rows(live)
+        if live.dirty_rows() > before * SHRINKING:
+            return
+
+
+async def touched_rows(live: LiveWave) -> None:
+    """Compare what was touched once more. Raises discrepancy when a row differs that nobody touches any more."""
+    move = live.move
+    async with AsyncExitStack() as stack:
+        at_source = await stack.enter_async_context(open_sessions("source", move.source, 1, compare.SETTINGS))
+        seam = Seam.parse(await at_source.ask("the snapshot of touched rows", _seen))
+        await mark(live)
+        at_target = await stack.enter_async_context(open_sessions("target", move.target, 1, compare.SETTINGS))
+        keys = seen(live, seam)
+        ours = await at_source.ask("touched rows", lambda conn: live.here.sums(conn, keys))
+        theirs = await at_target.ask("touched rows", lambda conn: live.there.sums(conn, keys))
+        for no in compare.differing(ours, theirs):
+            rows = await at_source.ask("touched rows", lambda conn, no=no: live.here.rows(conn, no, keys[no]))  # type: ignore[misc]
+            found = await at_target.ask("touched rows", lambda conn, no=no: live.there.rows(conn, no, keys[no]))  # type: ignore[misc]
+            differing = {key for listed in classify(rows, found).values() for key in listed}
+            if live.layout.tables[no].identity is Identity.FULL:
+                quiet = set(differing) if seen(live, seam).get(no) == keys[no] else set()
+            else:
+                hashes = await live.here.key_hashes(live.source, no, keys[no])
+                still = set(seen(live, seam).get(no, ()))
+                quiet = {h for h in differing if hashes[h] in still}
+            if quiet:
+                raise _discrepancy(live, no, len(quiet))
+    _compared(live, seam)
+
+
+def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
+    """Touched rows whose last change the snapshot sees."""
+    return {
+        no: listed
+        for no, keys in live.apply.dirty.items()
+        if (listed := [key for key, xid in keys.items() if seam.sees_short(xid)])
+    }
+
+
+def _compared(live: LiveWave, seam: Seam) -> None:
+    """Forget the touched rows that a comparison under this snapshot has covered."""
+    for no, keys in seen(live, seam).items():
+        for key in keys:
+            del live.apply.dirty[no][key]
+
+
+async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:
+    """The rows touched by transactions that the snapshot does not see, as hashes of their keys."""
+    later: dict[int, list[Key]] = {
+        no: [key for key, xid in keys.items() if not seam.sees_short(xid)] for no, keys in live.apply.dirty.items()
+    }
+    excused: dict[TableName, frozenset[int] | None] = {}
+    for no, keys in later.items():
+        table = live.layout.tables[no]
+        if not keys:
+            continue
+        whole_table = table.identity is Identity.FULL
+        excused[table.name] = None if whole_table else frozenset(await live.here.key_hashes(live.source, no, keys))
+    return excused, compare.count(later)
+
+
+async def _seen(conn: AsyncConnection) -> str:
+    row = await (await conn.execute(_SNAPSHOT)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _discrepancy(live: LiveWave, no: int, rows: int) -> DomicileError:
+    name = live.layout.tables[no].name
+    return DomicileError(
+        ErrorCode.DISCREPANCY,
+        f"{rows} rows of {name} differ at {live.move.target_site} from what was committed at {live.move.source_site}",
+        facts={"table": str(name), "rows": rows},
+        safe="The wave steps back; the source serves and nothing has changed.",
+        hint=f"domicile resume {live.move.move_id} copies the wave anew; when it comes again, please report it.",
+    )

@@ -1,0 +1,183 @@
+"""A live wave while a process carries it: its stream at work, and its ways to both sites.
+
+Everything in it can be made again after a crash: the index from the rows at the target, the position from what was
+committed with them, the slot at the source. It holds nothing that must not be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.schema import Schema
+from domicile.move import verify
+from domicile.move.carrier import APPLICATION_NAME, Carrier
+from domicile.move.context import Move, WaveAtSites
+from domicile.postgres import waves
+from domicile.postgres.checksum import Shape
+from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.hashing import Mode as HashMode
+from domicile.postgres.hashing import common_mode, probe
+from domicile.stream import compare, slot
+from domicile.stream.apply import Apply
+from domicile.stream.catchup import CatchUp
+from domicile.stream.compare import Keys, Side
+from domicile.stream.filter import WaveFilter
+from domicile.stream.index import OwnershipIndex
+from domicile.stream.layout import Layout, build_layout, read_identities
+from domicile.stream.reader import open_reader
+from domicile.stream.reparent import Reparent
+from domicile.stream.seam import Seam
+
+T = TypeVar("T")
+Turn = Callable[[], Awaitable[None]]
+
+
+async def no_turn() -> None:
+    """Nobody slows the stream down."""
+
+
+@dataclass(slots=True)
+class LiveWave:
+    """``source`` and ``target`` are sessions for questions, in autocommit, fit for joins with a few keys; ``here`` and
+    ``there`` are how touched rows are read in them."""
+
+    carrier: Carrier
+    wave: WaveAtSites
+    mode: HashMode
+    layout: Layout
+    catchup: CatchUp
+    apply: Apply
+    source: AsyncConnection
+    target: AsyncConnection
+    here: Side
+    there: Side
+    stream: asyncio.Task[None] = field(repr=False)
+
+    @property
+    def move(self) -> Move:
+        return self.carrier.move
+
+    async def beside(self, work: Awaitable[T]) -> T:
+        """``work``, unless the stream fails before: then that failure, and the work is cancelled."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, self.stream], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.stream.result()  # raises: a stream does not end by itself
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    def dirty(self) -> Keys:
+        """Keys of the rows that were touched since they were compared."""
+        return {no: list(keys) for no, keys in self.apply.dirty.items() if keys}
+
+    def dirty_rows(self) -> int:
+        """How many they are."""
+        return sum(map(len, self.apply.dirty.values()))
+
+
+@asynccontextmanager
+async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIterator[LiveWave]:
+    """The wave's stream runs while the block does. Raises stream-lost when it cannot go on where it stopped."""
+    move = carrier.move
+    async with AsyncExitStack() as stack:
+        source, target, moving = [
+            await stack.enter_async_context(await _session(conninfo))
+            for conninfo in (move.source, move.target, move.source)
+        ]
+        wave = await registered(carrier, source, target, no)
+        record = await waves.stream_record(target, wave.target_id)
+        await _require_slot(source, move, record)
+        tables = move.data_map.in_scope()
+        layout = build_layout(
+            move.data_map, move.plan.tables, move.source_schema, await read_identities(source, tables)
+        )
+        index = await OwnershipIndex.load(target, layout, move.data_map, wave.target_id)
+        wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
+        apply = await stack.enter_async_context(
+            Apply.open(move.target, layout, move.data_map, move.move_id, move.generation, wave.target_id)
+        )
+        name = slot.stream_name(move.stream_name, source.info.dbname)
+        reader = await stack.enter_async_context(
+            open_reader(move.source, name, name, record.position, binary=layout.binary)
+        )
+        reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
+        catchup = CatchUp(reader, wave_filter, apply, reparent, turn)
+        mode = common_mode(await probe(source), await probe(target))
+        stream = asyncio.create_task(catchup.run())
+        try:
+            yield LiveWave(
+                carrier, wave, mode, layout, catchup, apply, source, target,
+                compare.side(layout, _shapes(move, move.source_schema, mode), wave.source_id),
+                compare.side(layout, _shapes(move, move.target_schema, mode), wave.target_id),
+                stream,
+            )  # fmt: skip
+        finally:
+            stream.cancel()
+            await asyncio.wait([stream])
+
+
+async def registered(carrier: Carrier, source: AsyncConnection, target: AsyncConnection, no: int) -> WaveAtSites:
+    """The wave as both sites have it: accepting writes at the source, arriving at the target."""
+    move_id = carrier.move.move_id
+    at_source = await waves.find_wave(source, move_id, no)
+    at_target = await waves.find_wave(target, move_id, no)
+    marks = (waves.source_mark(at_source), waves.target_mark(at_target))
+    if at_source is None or at_target is None or marks != (SourceMark.OPEN, TargetMark.ARRIVING):
+        raise DomicileError(
+            ErrorCode.PHASE_FORBIDS,
+            f"wave {no} is not on its way between the sites",
+            facts={"source": str(marks[0]), "target": str(marks[1])},
+            safe="The wave steps back; the source serves and nothing has changed.",
+            hint=f"Begin the wave again with: domicile resume {move_id}",
+        )
+    subjects = await waves.count_members(source, at_source.id)
+    return WaveAtSites(no, at_source.id, at_target.id, subjects, at_target.epoch)
+
+
+def _shapes(move: Move, schema: Schema, mode: HashMode) -> Mapping[object, Shape]:
+    return dict(verify.shapes(move, schema, mode))
+
+
+@asynccontextmanager
+async def _closing(connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _session(conninfo: str) -> object:
+    return _closing(
+        await connect(conninfo, application_name=APPLICATION_NAME, settings={**SESSION, **compare.SETTINGS})
+    )
+
+
+async def _require_slot(source: AsyncConnection, move: Move, record: waves.StreamRecord) -> None:
+    """The slot is where the stream stopped, or before it: otherwise changes would be missing."""
+    facts = await slot.wait_free(source, move.stream_name)
+    if (
+        facts is not None
+        and not facts.lost
+        and record.seam
+        and (not record.position or facts.confirmed <= record.position)
+    ):
+        return
+    raise DomicileError(
+        ErrorCode.STREAM_LOST,
+        "the change stream at the source cannot be continued where it stopped",
+        facts={"slot": facts is not None, "lost": facts.reason if facts else ""},
+        safe="The wave steps back; the source serves and nothing has changed.",
+        hint=f"Begin the wave again with: domicile resume {move.move_id}",
+    )

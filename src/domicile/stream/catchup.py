@@ -1,0 +1,193 @@
+"""A stream at work: reads, filters, applies and acknowledges until it is stopped.
+
+One per wave, on the caller's event loop. Invariant: what is acknowledged to the origin is committed at the destination;
+what is applied is a prefix of the origin's commits, of which transactions that do not concern the wave are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+import time
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.stream.apply import Apply
+from domicile.stream.change import Marker, Transaction
+from domicile.stream.filter import WaveFilter
+from domicile.stream.reader import Reader
+
+READ_MOST = 2_000  # messages between two looks at everything else: a few milliseconds
+IDLE_SECONDS = 0.5
+BATCH_CHANGES = 5_000
+ADVANCE_SECONDS = 2.0
+MICROSECONDS = 1_000_000
+
+Reparent = Callable[[Transaction], Awaitable[None]]
+Turn = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Flying:
+    """A batch whose answer has not come."""
+
+    answer: asyncio.Future[None]
+    committed_at: int
+    changes: int
+
+
+@dataclass(slots=True)
+class CatchUp:
+    """``reparent`` carries out a transaction in which rows came to other owners; ``turn`` waits while the stream must
+    go slower."""
+
+    reader: Reader
+    filter: WaveFilter
+    apply: Apply
+    reparent: Reparent
+    turn: Turn
+    applied: int = 0  # changes committed at the destination
+    _waiting: list[Transaction] = field(default_factory=list)
+    _changes: int = 0
+    _flying: deque[_Flying] = field(default_factory=deque)
+    _expected: dict[bytes, asyncio.Future[list[Transaction]]] = field(default_factory=dict)
+    _holding: bool = False
+    _failure: BaseException | None = None
+    _advanced: float = field(default_factory=time.monotonic)
+
+    async def run(self) -> None:
+        """Until cancelled, or until it fails: then whoever waits for a marker is told the same."""
+        try:
+            while True:
+                payloads = await self.reader.read(READ_MOST, IDLE_SECONDS)
+                for item in self.filter.feed(payloads):
+                    await (self._pass(item) if isinstance(item, Marker) else self._take(item))
+                if (
+                    self._waiting
+                    and not self._holding
+                    and (len(payloads) < READ_MOST or self._changes >= BATCH_CHANGES)
+                ):
+                    await self._submit()
+                self._land()
+                await self._acknowledge()
+                await self.turn()
+        except BaseException as why:
+            self._fail(why)
+            raise
+        finally:
+            for flying in self._flying:
+                flying.answer.cancel()
+
+    def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
+        """To be called before the marker is written at the origin. Done when everything that was committed before the
+        marker is committed at the destination; while the tail is held: the tail, all that is not on its way there."""
+        waiter = self._expected.setdefault(content, asyncio.get_running_loop().create_future())
+        if self._failure is not None and not waiter.done():
+            waiter.set_exception(self._failure)
+        return waiter
+
+    def hold(self) -> None:
+        """From now on what arrives is kept as the tail instead of being applied."""
+        self._holding = True
+
+    def go_on(self) -> None:
+        """After a handover that stepped back: the tail is applied like everything else."""
+        self._holding = False
+
+    @property
+    def position(self) -> int:
+        """Up to where of the origin's log nothing of the wave is missing at the destination."""
+        return self.reader.server_position if self._idle else self.apply.position
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._flying or self._waiting or self.filter.pending)
+
+    @property
+    def lag_seconds(self) -> float:
+        """How old the oldest transaction is that is not yet committed at the destination, by the origin's clock."""
+        oldest = (
+            self._flying[0].committed_at if self._flying else self._waiting[0].committed_at if self._waiting else None
+        )
+        return 0.0 if oldest is None else max(0.0, (self.reader.server_clock - oldest) / MICROSECONDS)
+
+    async def flush(self) -> None:
+        """Everything read so far is committed at the destination."""
+        if self._waiting:
+            await self._submit()
+        while self._flying:
+            await self._flying[0].answer
+            self._land()
+
+    async def _take(self, transaction: Transaction) -> None:
+        if transaction.enter or transaction.leave:
+            if self._holding:
+                raise_held()
+            await self.flush()
+            await self.reparent(transaction)
+            self.applied += len(transaction.changes)
+            return
+        self._waiting.append(transaction)
+        self._changes += len(transaction.changes)
+        if self._changes >= BATCH_CHANGES and not self._holding:
+            await self._submit()
+
+    async def _submit(self) -> None:
+        batch, self._waiting = self._waiting, []
+        changes, self._changes = self._changes, 0
+        answer = await self.apply.submit(batch)
+        self._flying.append(_Flying(answer, batch[0].committed_at, changes))
+        self._land()
+
+    def _land(self) -> None:
+        """Take note of answers that came; the first failure is raised."""
+        while self._flying and self._flying[0].answer.done():
+            flying = self._flying.popleft()
+            flying.answer.result()
+            self.applied += flying.changes
+
+    async def _pass(self, marker: Marker) -> None:
+        waiter = self._expected.pop(marker.content, None)
+        if waiter is None or waiter.done():
+            return
+        if self._holding:
+            waiter.set_result(list(self._waiting))
+            return
+        await self.flush()
+        waiter.set_result([])
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge what the destination has written down. Now and then that is only how far others' transactions
+        have been read, so that the origin need not keep their log."""
+        now = time.monotonic()
+        if self._idle and now - self._advanced > ADVANCE_SECONDS and self.position > self.apply.position:
+            self._advanced = now
+            answer = await self.apply.submit([Transaction(0, self.position, 0)])
+            self._flying.append(_Flying(answer, 0, 0))
+        self.reader.acknowledge(self.apply.position)
+
+    def _fail(self, why: BaseException) -> None:
+        self._failure = why if isinstance(why, DomicileError) else _stopped()
+        for waiter in self._expected.values():
+            if not waiter.done():
+                waiter.set_exception(self._failure)
+
+
+def raise_held() -> None:
+    """A row came to another owner while the wave's writers were held: it is carried out after they were let go."""
+    raise DomicileError(
+        ErrorCode.PAUSE_BUDGET,
+        "a row came to another owner just before the handover",
+        safe="The source serves and nothing has changed; the handover is tried again.",
+        hint="Nothing need be done.",
+    )
+
+
+def _stopped() -> DomicileError:
+    return DomicileError(
+        ErrorCode.INTERRUPTED,
+        "the stream was stopped",
+        safe="The source serves and nothing has changed.",
+        hint="Go on with: domicile resume",
+    )
