@@ -87,7 +87,7 @@ class Guarded:
 
     async def mark(self, mark: str) -> None:
         """Without a drain: that is the test's own affair."""
-        home = HERE if mark in ("open", "fenced") else THERE
+        home = HERE if mark in ("open", "closing", "fenced") else THERE
         await guard.set_fence(self.conn, self.wave, mark, home, 3)
 
     async def drain(self, seconds_max: float = 5) -> guard.DrainReport:

@@ -22,7 +22,9 @@ POLL_SECONDS_MAX = 0.05
 PREPARED_SECONDS_MAX = 1.0  # a prepared transaction ends when somebody says so; a commit under way is waited for
 BLOCKERS_NAMED_MAX = 10
 
+ENTERED = "select case when is_called then last_value else 0 end from domicile.entered"
 _LEVELS = "select relation::bigint, joins from domicile.guarded"
+_RAISE_FENCE = "select domicile.raise_fence()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,16 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What was waited for: seconds, transactions, and rounds (one more than the joins of the longest owner path)."""
+    """What was waited for: seconds, transactions, and rounds (one more than the joins of the longest owner path).
+
+    ``entered`` is ``domicile.entered`` before the first round: while it has not grown, no owner has changed since in a
+    way that a lookup could have missed.
+    """
 
     seconds: float
     transactions: int
     rounds: int
+    entered: int = 0
 
 
 async def blockers(conn: Connection, tables: Iterable[TableName]) -> tuple[Blocker, ...]:
@@ -62,21 +69,26 @@ async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: f
     idempotent.
 
     Where owners are found through other tables, a writer that read such a table before its own writers had ended may
-    still hold the old answer: hence one more round for each join, over the tables whose path is at least that long.
+    still hold the old answer: hence one more round for each join, over the tables whose path is at least that long. A
+    snapshot from before those writers' end gives the old answer even later: hence a new fence before each such round.
 
     Raises fence-budget after ``seconds_max`` with the blockers; for prepared transactions, which end only by an order,
     after a second.
     """
     assert conn.autocommit, "a drain inside a transaction would hold back what it waits for"
     started = time.monotonic()
+    row = await (await conn.execute(ENTERED)).fetchone()
+    assert row is not None
     found = await relations(conn, tables)
     joins = dict(await (await conn.execute(_LEVELS)).fetchall())
     rounds = 1 + max((joins.get(r.root, 0) for r in found), default=0)
     transactions = 0
     for level in range(rounds):
+        if level:
+            await conn.execute(_RAISE_FENCE)
         concerned = [r for r in found if joins.get(r.root, 0) >= level]
         transactions += await _wait(conn, concerned, started, seconds_max)
-    return DrainReport(time.monotonic() - started, transactions, rounds)
+    return DrainReport(time.monotonic() - started, transactions, rounds, row[0])
 
 
 async def holders(conn: Connection, found: Sequence[Relation], modes: Sequence[str]) -> tuple[Blocker, ...]:

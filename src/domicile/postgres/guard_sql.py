@@ -11,8 +11,8 @@ from typing import Any, LiteralString, cast
 
 from psycopg import AsyncConnection, sql
 
-from domicile.model.datamap import DataMap
-from domicile.model.schema import Column, Schema, TableName
+from domicile.model.datamap import DataMap, OwnerStep
+from domicile.model.schema import Column, Reference, Schema, TableName
 from domicile.postgres.ownership import column, ident
 
 TRIGGER = "zz_domicile_guard"  # sorts last, so that it sees the row as the application's own triggers leave it
@@ -24,6 +24,10 @@ KEY_TYPES: Mapping[str, sql.SQL] = {
     "text": sql.SQL("pg_catalog.text"),
     "uuid": sql.SQL("pg_catalog.uuid"),
 }
+
+# The first key of a wave's advisory lock ("domi" read as a number); the second is the wave's id.
+LOCK_CLASS = 0x646F6D69
+_NO, _YES = sql.SQL("false"), sql.SQL("true")
 
 Connection = AsyncConnection[Any]
 
@@ -50,7 +54,9 @@ class GuardSql:
 
     def functions(self) -> sql.Composed:
         """The functions that all tables share."""
-        return sql.SQL(STATEMENTS["functions"]).format(equals=_operator(self._subject_key()))
+        return sql.SQL(STATEMENTS["functions"]).format(
+            equals=_operator(self._subject_key()), lock=sql.Literal(LOCK_CLASS)
+        )
 
     def trigger_function(self, table: TableName, oid: int, comment: str) -> sql.Composed:
         """The function of one table's row trigger."""
@@ -60,10 +66,12 @@ class GuardSql:
             )
             for c in self._own_columns(table)
         )
+        links, certain = self._links(table)
         return sql.SQL(STATEMENTS["trigger_function"]).format(
             function=function_name(oid),
-            find_old=self._find(table, "old"),
-            find_new=self._find(table, "new"),
+            find_old=self._find(table, "old", self._relinked(table, links)),
+            find_new=self._find(table, "new", _YES if links else _NO),
+            find_added=self._find(table, "new", _NO if certain else _YES),
             same_owner=same,
             comment=sql.Literal(comment),
             fast_path=self._fast_path(table, same),
@@ -108,11 +116,36 @@ class GuardSql:
         path = self.data_map.path(table)
         return path[0].columns if path else (self.data_map.subject.key,)
 
-    def _find(self, table: TableName, record: str) -> sql.Composed:
+    def _find(self, table: TableName, record: str, entering: sql.Composable) -> sql.Composed:
         """``perform`` that meets each member who owns the record."""
-        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid) from {} where {}").format(
-            *self._owners(table, record)
+        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid, {}) from {} where {}").format(
+            entering, *self._owners(table, record)
         )
+
+    def _links(self, table: TableName) -> tuple[frozenset[str], bool]:
+        """The columns through which other tables' rows find their owner in this one; and whether a row added here can
+        bring its owner no row that is there already, because a foreign key demands the parent first."""
+        columns: set[str] = set()
+        certain = True
+        for child in self.data_map.in_scope():
+            steps = self._joined_steps(child)
+            if not steps or steps[0].to_table != table:
+                continue
+            columns.update(steps[0].to_columns)
+            certain &= any(_demands(r, steps[0]) for r in self.schema.tables[child].references)
+        return frozenset(columns), certain
+
+    def _relinked(self, table: TableName, links: frozenset[str]) -> sql.Composable:
+        """True where an UPDATE leads other rows to this one."""
+        changed = [
+            sql.SQL("({new} {equals} {old}) is not true and ({new} is not null or {old} is not null)").format(
+                new=column("new", c), old=column("old", c), equals=_operator(self.schema.tables[table].column(c))
+            )
+            for c in sorted(links)
+        ]
+        if not changed:
+            return _NO
+        return sql.SQL("tg_op operator(pg_catalog.=) 'UPDATE' and ({})").format(sql.SQL(" or ").join(changed))
 
     def _owners(self, table: TableName, record: str) -> tuple[sql.Composed, sql.Composed]:
         """The tables and the condition that lead from the record through the owner path to ``domicile.member as m``."""
@@ -143,6 +176,17 @@ class GuardSql:
 
     def _subject_key(self) -> Column:
         return self.schema.tables[self.data_map.subject.table].column(self.data_map.subject.key)
+
+
+def _demands(reference: Reference, step: OwnerStep) -> bool:
+    """True when no row can take the step before the row that it leads to is there."""
+    pairs = set(zip(step.columns, step.to_columns, strict=True))
+    immediate = reference.declared and not reference.deferrable and not reference.leaves
+    return (
+        immediate
+        and reference.to_table == step.to_table
+        and set(zip(reference.columns, reference.to_columns, strict=True)) <= pairs
+    )
 
 
 def _kind(of: Column) -> str | None:

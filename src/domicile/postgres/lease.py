@@ -22,13 +22,18 @@ async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) 
     transaction."""
     row = await (await conn.execute(ASSERT_SQL, (move_id, generation))).fetchone()
     if row is None:
-        raise DomicileError(
-            ErrorCode.LEASE_LOST,
-            f"another process carries move {move_id} now",
-            facts={"move": move_id, "generation": generation},
-            safe="This process stopped before writing anything more; the other one goes on from the last commit.",
-            hint=f"Watch it with: domicile status {move_id} --watch",
-        )
+        raise lease_lost(move_id, generation)
+
+
+def lease_lost(move_id: MoveId, generation: int) -> DomicileError:
+    """The error of a mover that was taken over."""
+    return DomicileError(
+        ErrorCode.LEASE_LOST,
+        f"another process carries move {move_id} now",
+        facts={"move": move_id, "generation": generation},
+        safe="This process stopped before writing anything more; the other one goes on from the last commit.",
+        hint=f"Watch it with: domicile status {move_id} --watch",
+    )
 
 
 async def settle_doubt(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:

@@ -3,7 +3,7 @@
 -- search_path can put another in its place. A SET clause would do the same at a cost for every row.
 
 -- name: functions
--- {equals} compares two subject keys.
+-- {equals} compares two subject keys. {lock} is the class of the waves' locks (postgres/wave_lock.py).
 
 -- Above READ COMMITTED a lookup sees the marks as they were at the snapshot. It is good enough when the latest fence is in the snapshot.
 create or replace function domicile.guard_snapshot() returns void language plpgsql as $body$
@@ -46,26 +46,42 @@ begin
 end
 $body$;
 
--- A member was met: of the waves its subject has been in, the one with the highest epoch decides.
-create or replace function domicile.guard_ask(wave pg_catalog.int4, ordinal pg_catalog.int4, relation pg_catalog.oid)
+-- A member was met: of the waves its subject has been in, the one with the highest epoch decides. While a wave is closing, a writer holds
+-- its lock shared to the end of the transaction, so that the mover, who takes it for himself, has nobody in flight. A departure is asked
+-- about under the lock, too: one that is undone (the target said no) is told to nobody. entering: the statement may make rows of other
+-- tables the member's, too, whose writers have found another owner, or none; the mover then drains once more.
+create or replace function domicile.guard_ask(wave pg_catalog.int4, ordinal pg_catalog.int4, relation pg_catalog.oid,
+                                              entering pg_catalog.bool)
 returns void language plpgsql as $body$
 declare
     latest pg_catalog.record;
+    locked pg_catalog.int4;
 begin
-    select w.mark, w.home, w.epoch, v.dataset into latest
-    from domicile.member as mine
-    join domicile.member as m on m.subject {equals} mine.subject
-    join domicile.wave as w on w.id operator(pg_catalog.=) m.wave
-    join domicile.move as v on v.move_id operator(pg_catalog.=) w.move_id
-    where mine.wave operator(pg_catalog.=) guard_ask.wave and mine.ordinal operator(pg_catalog.=) guard_ask.ordinal
-    order by w.epoch desc limit 1;
+    loop
+        select w.id, w.mark, w.home, w.epoch, v.dataset into latest
+        from domicile.member as mine
+        join domicile.member as m on m.subject {equals} mine.subject
+        join domicile.wave as w on w.id operator(pg_catalog.=) m.wave
+        join domicile.move as v on v.move_id operator(pg_catalog.=) w.move_id
+        where mine.wave operator(pg_catalog.=) guard_ask.wave and mine.ordinal operator(pg_catalog.=) guard_ask.ordinal
+        order by w.epoch desc limit 1;
+        exit when (latest.mark operator(pg_catalog.=) any (array['closing', 'departed'])) is not true
+            or (latest.id operator(pg_catalog.=) locked) is true;
+        perform pg_catalog.pg_advisory_xact_lock_shared({lock}, latest.id);
+        locked := latest.id;
+        -- What the mover did meanwhile, READ COMMITTED sees in the next round, others not at all.
+        perform domicile.guard_snapshot();
+    end loop;
+    if latest.mark operator(pg_catalog.=) 'closing' and entering then
+        perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);
+    end if;
     if latest.mark operator(pg_catalog.=) any (array['fenced', 'arriving', 'departed']) then
         perform domicile.guard_answer(latest.mark, latest.home, latest.epoch, latest.dataset, relation);
     end if;
 end
 $body$;
 
--- TRUNCATE takes everybody's rows, so it waits until nobody here is between homes, or departed and not purged.
+-- TRUNCATE takes everybody's rows, so it waits until nobody here is about to leave, between homes, or departed and not purged.
 create or replace function domicile.guard_truncate() returns trigger language plpgsql security definer as $body$
 declare
     latest pg_catalog.record;
@@ -73,7 +89,7 @@ begin
     perform domicile.guard_snapshot();
     select w.home, w.epoch, v.dataset into latest
     from domicile.wave as w join domicile.move as v on v.move_id operator(pg_catalog.=) w.move_id
-    where w.mark operator(pg_catalog.=) any (array['fenced', 'arriving', 'departed']) and w.purged_at is null
+    where w.mark operator(pg_catalog.=) any (array['closing', 'fenced', 'arriving', 'departed']) and w.purged_at is null
     order by w.epoch desc limit 1;
     if latest.home is not null then
         perform domicile.guard_answer('fenced', latest.home, latest.epoch, latest.dataset, tg_relid);
@@ -83,11 +99,11 @@ end
 $body$;
 
 revoke all on function domicile.guard_snapshot(), domicile.guard_truncate(),
-    domicile.guard_ask(pg_catalog.int4, pg_catalog.int4, pg_catalog.oid),
+    domicile.guard_ask(pg_catalog.int4, pg_catalog.int4, pg_catalog.oid, pg_catalog.bool),
     domicile.guard_answer(pg_catalog.text, pg_catalog.text, pg_catalog.int8, pg_catalog.text, pg_catalog.oid) from public;
 
 -- name: filter
--- False for a key that no wave between homes or departed has; true for all others and a few more. SQL, so that it is inlined into the
+-- False for a key that no wave closing, between homes or departed has; true for all others and a few more. SQL, so that it is inlined into the
 -- trigger functions and costs no call; replaced as a whole, so that all sessions have the latest: they hear of it when they lock a table,
 -- and who holds his lock from before is waited for by the drain. note_fence makes it "true" with each fence, postgres/guard_filter.py
 -- narrows it again.
@@ -98,7 +114,7 @@ revoke all on function domicile.guard_filter({type}) from public;
 -- What kind of key this database's filter takes, and how many members it must know.
 select pg_catalog.format_type(p.proargtypes[0], null),
        (select count(*) from domicile.wave as w join domicile.member as m on m.wave = w.id
-        where w.mark in ('fenced', 'arriving', 'departed'))
+        where w.mark in ('closing', 'fenced', 'arriving', 'departed'))
 from pg_catalog.pg_proc as p
 where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter';
 
@@ -107,7 +123,7 @@ select distinct {hash} & %(mask)s
 from domicile.wave as w
 join domicile.member as m on m.wave = w.id
 cross join lateral (select m.subject::{type} as key) as subject
-where w.mark in ('fenced', 'arriving', 'departed');
+where w.mark in ('closing', 'fenced', 'arriving', 'departed');
 
 -- name: fast_path
 -- Before anything else, in every isolation level: the filter is outside all snapshots, and the row itself names its owner.
@@ -116,7 +132,7 @@ where w.mark in ('fenced', 'arriving', 'departed');
     end if;
 
 -- name: trigger_function
--- One per table. {find_old} and {find_new} ask for every member that owns the row. In a short transaction each expression costs about as
+-- One per table. {find_old}, {find_new} and {find_added} ask for every member that owns the row. In a short transaction each expression costs about as
 -- much as a quarter of the probe of an index (PL/pgSQL prepares it anew in every transaction): hence the order, in which INSERT meets
 -- few of them and an UPDATE that keeps the owner one more. In a DELETE new is null, so that no owner is the same.
 create or replace function {function}() returns trigger language plpgsql security definer as $body$
@@ -126,7 +142,7 @@ begin
         perform domicile.guard_snapshot();
     end if;
     if tg_op operator(pg_catalog.=) 'INSERT' then
-        {find_new};
+        {find_added};
         return new;
     end if;
     {find_old};
@@ -147,7 +163,7 @@ comment on function {function}() is {comment};
 -- Asked under the table's lock: another move may have put up a fence since its mover found the guard armed.
 do $body$
 begin
-    if exists (select from domicile.wave where mark in ('fenced', 'arriving') or (mark = 'departed' and purged_at is null)) then
+    if exists (select from domicile.wave where mark in ('closing', 'fenced', 'arriving') or (mark = 'departed' and purged_at is null)) then
         raise exception 'the guard is needed' using errcode = 'DM003';
     end if;
 end
@@ -204,6 +220,17 @@ where p.pronamespace = 'domicile'::regnamespace and p.proname ~ '^guard_[0-9]+$'
 -- name: unregister
 delete from domicile.guarded as d
 where not exists (select from pg_catalog.pg_trigger as g where g.tgrelid = d.relation and g.tgname = 'zz_domicile_guard');
+
+-- name: lock_holders
+-- Transactions that hold a wave's lock, but for this session's; as "holders".
+select l.virtualtransaction, l.pid, a.backend_type, a.application_name, extract(epoch from clock_timestamp() - a.xact_start)::float8
+from pg_catalog.pg_locks as l
+left join pg_catalog.pg_stat_activity as a on a.pid = l.pid
+where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+  and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = pg_catalog.current_database())
+  and l.classid = %(class)s and l.objid = %(wave)s
+  and l.pid is distinct from pg_catalog.pg_backend_pid()
+order by 5 desc nulls last, 1;
 
 -- name: holders
 -- Transactions that hold a lock in one of the modes on one of the relations, but for this session's. pid is null for a prepared one;

@@ -119,7 +119,7 @@ declare
     arguments text;
 begin
     if tg_op = 'UPDATE' and (old.mark in ('fenced', 'departed', 'arriving') or new.mark = old.mark) then
-        return null;  -- those writers were refused before
+        return null;  -- the guard looks at them already
     end if;
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'a wave is fenced under READ COMMITTED only: an older snapshot might not see the filter';

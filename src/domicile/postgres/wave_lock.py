@@ -1,0 +1,176 @@
+"""The lock of a closing wave, taken by the mover for himself: its writers queue behind it, nobody else waits.
+
+Precondition: the wave is marked ``closing`` and drained, so that each of its writers holds the lock shared from his
+first write to his transaction's end (``guard_ask`` in ``sql/guard.sql``). Who has the lock exclusively therefore knows:
+every transaction that wrote for the wave has ended, and what is read from the log up to the departure is all there is.
+
+Under the lock nothing is defined, analyzed or waited for but one commit. Its session ends, and with it the lock, by the
+server's own hand when the mover says nothing for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+import time
+
+import psycopg
+from psycopg import DatabaseError, errors
+from psycopg.pq import TransactionStatus
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.site import MoveId
+from domicile.postgres.drain import ENTERED, Blocker, over_budget
+from domicile.postgres.guard_sql import LOCK_CLASS, STATEMENTS, Connection
+from domicile.postgres.lease import lease_lost
+
+PREFIX = "domicile"  # of the logical message that marks the departure in the stream
+_LEASE = "DM004"  # raised by sql/site.sql
+
+_SETTINGS = ("lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout")
+_GET = "select array(select pg_catalog.current_setting(name) from pg_catalog.unnest(%s::text[]) as s (name))"
+_SET = """
+    select pg_catalog.set_config(name, value, false)
+    from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as s (name, value)"""
+_LOCK = "select pg_catalog.pg_advisory_lock(%s, %s)"
+_UNLOCK = "select pg_catalog.pg_advisory_unlock(%s, %s)"
+# The target takes over on the strength of this commit: it must not be one that a crash can take back.
+_DURABLE = """
+    select pg_catalog.set_config('synchronous_commit', 'on', true)
+    where pg_catalog.current_setting('synchronous_commit') = 'off'"""
+_TURN = "select domicile.turn_wave(%s, %s, %s, %s::text[], %s, %s, %s)"
+_EMIT = "select (pg_catalog.pg_logical_emit_message(true, %s, %s::bytea) - '0/0'::pg_lsn)::bigint"
+
+
+@dataclass(frozen=True, slots=True)
+class WaveLock:
+    """The exclusive lock of one wave, as long as the context of `hold` lasts and its connection lives."""
+
+    conn: Connection
+    wave_id: int
+    timeout_ms: int
+
+    async def depart(self, move_id: MoveId, generation: int, home: str, epoch: int, content: bytes) -> int:
+        """closing -> departed, and ``content`` as the departure's message in the stream: one commit, one round trip.
+
+        Returns a position in the log: every transaction that wrote for the wave has its commit record before it, the
+        departure's own commit is behind it. The stream says another one of the message: its record's beginning.
+        ``home`` and ``epoch`` are what writers are told, those that wait too, when the lock is released, not before.
+
+        Raises lease-lost, and fence-budget when the site's record is locked by somebody for longer than the lock's
+        timeout: then nothing was written. A connection that breaks leaves it in doubt.
+        """
+        return await self._turn((move_id, generation, self.wave_id, ["closing"], "departed", home, epoch), content)
+
+    async def reopen(self, move_id: MoveId, generation: int, mark: str, home: str, epoch: int) -> None:
+        """Back to ``mark`` (open, or resident where the wave was being rolled back): nothing happened. One round trip.
+
+        Writers that wait pass as soon as the lock is released. Idempotent. Errors as for `depart`.
+        """
+        expected = ["closing", "departed", mark]
+        await self._turn((move_id, generation, self.wave_id, expected, mark, home, epoch), None)
+
+    async def _turn(self, call: Sequence[object], content: bytes | None) -> int:
+        conn = self.conn
+        try:
+            async with conn.pipeline():
+                await conn.execute("begin")
+                await conn.execute(_DURABLE)
+                await conn.execute(_TURN, call)
+                message = None if content is None else await conn.execute(_EMIT, (PREFIX, content))
+                await conn.execute("commit")
+        except DatabaseError as error:
+            if conn.info.transaction_status == TransactionStatus.INERROR:
+                await conn.rollback()
+            if error.sqlstate == _LEASE:
+                raise lease_lost(MoveId(str(call[0])), int(str(call[1]))) from error
+            if isinstance(error, errors.LockNotAvailable):
+                raise over_budget("the wave's mark could not be written", self.timeout_ms / 1000, ()) from error
+            raise
+        row = None if message is None else await message.fetchone()
+        return 0 if row is None else int(row[0])
+
+
+@asynccontextmanager
+async def hold(
+    conn: Connection, wave_id: int, *, entered: int, timeout_ms: int, dead_man_ms: int
+) -> AsyncIterator[WaveLock]:
+    """Take the wave's lock, for the time of the context, on a session that is used for nothing else.
+
+    ``entered`` is what the drain before reported. The wave's own writers in flight finish; new ones queue for
+    ``timeout_ms`` at most. Raises fence-budget, with the lock given back, when they do not finish (the blockers are
+    named), or when rows came into the wave since the drain (fact ``entered``: drain again, then try again).
+
+    The server ends the session when nothing is heard of it for ``dead_man_ms``. Leaving the context releases the lock,
+    whatever happened; where that cannot be said to the server, the session is closed.
+    """
+    assert conn.autocommit, "a transaction around the lock would hold back what it waits for"
+    before = await _settings(conn)
+    try:
+        now = await _acquire(conn, wave_id, timeout_ms, dead_man_ms)
+        if now != entered:
+            raise _entered(now - entered)
+        yield WaveLock(conn, wave_id, timeout_ms)
+    finally:
+        await _release(conn, wave_id, before)
+
+
+async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
+    """Transactions of other sessions that hold the wave's lock, shared or not, the oldest first."""
+    cursor = await conn.execute(STATEMENTS["lock_holders"], {"class": LOCK_CLASS, "wave": wave_id})
+    return tuple(
+        Blocker(transaction, pid, application or "", age, backend == "autovacuum worker")
+        for transaction, pid, backend, application, age in await cursor.fetchall()
+    )
+
+
+async def _settings(conn: Connection) -> list[str]:
+    row = await (await conn.execute(_GET, (list(_SETTINGS),))).fetchone()
+    assert row is not None
+    return list(row[0])
+
+
+async def _acquire(conn: Connection, wave_id: int, timeout_ms: int, dead_man_ms: int) -> int:
+    """The lock, and ``domicile.entered`` as it is under it. A failure leaves neither the lock nor the settings."""
+    values = [f"{timeout_ms}ms", f"{dead_man_ms}ms", f"{dead_man_ms}ms"]
+    started = time.monotonic()
+    try:
+        async with conn.pipeline():
+            await conn.execute("begin")
+            await conn.execute(_SET, (list(_SETTINGS), values))
+            await conn.execute(_LOCK, (LOCK_CLASS, wave_id))
+            counted = await conn.execute(ENTERED)
+            await conn.execute("commit")
+    except errors.LockNotAvailable as error:
+        await conn.rollback()
+        waited = round(time.monotonic() - started, 3)
+        in_the_way = await lock_holders(conn, wave_id)
+        raise over_budget("the wave's writers did not end", waited, in_the_way) from error
+    row = await counted.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def _release(conn: Connection, wave_id: int, settings: Sequence[str]) -> None:
+    try:
+        if conn.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            await conn.rollback()
+        async with conn.pipeline():
+            await conn.execute(_UNLOCK, (LOCK_CLASS, wave_id))
+            await conn.execute(_SET, (list(_SETTINGS), list(settings)))
+    except psycopg.Error:
+        await conn.close()
+    except BaseException:
+        await conn.close()
+        raise
+
+
+def _entered(count: int) -> DomicileError:
+    return DomicileError(
+        ErrorCode.FENCE_BUDGET,
+        f"rows came into the wave with {count} writes of its users while the fence closed",
+        facts={"entered": count},
+        safe="The source serves; no row was changed.",
+        hint="Go on with: domicile resume",
+    )
