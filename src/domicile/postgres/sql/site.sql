@@ -141,6 +141,14 @@ begin
 end
 $body$;
 
+-- Ends a transaction of the mover from inside a statement: it is sent ahead whole, its COMMIT too, and must not commit when a statement found
+-- other rows than it was sent for. The message is the reason, never a value.
+create or replace function domicile.refuse(reason text, about text default '') returns text language plpgsql as $body$
+begin
+    raise exception using errcode = 'DM004', message = reason, table = about;
+end
+$body$;
+
 -- Deferred to the commit, so that a transaction that also stores a million members does not make the sequence run ahead of the marks for
 -- long. ALWAYS, because the mover's sessions have the replica role, in which ordinary triggers rest.
 do $body$
