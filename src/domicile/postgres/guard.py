@@ -44,7 +44,18 @@ from domicile.postgres.guard_sql import (
 )
 from domicile.postgres.ownership import ident
 
-__all__ = ["Blocker", "DrainReport", "arm", "blockers", "disarm", "drain", "install", "remove", "set_fence"]
+__all__ = [
+    "Blocker",
+    "DrainReport",
+    "arm",
+    "blockers",
+    "disarm",
+    "drain",
+    "install",
+    "remove",
+    "set_fence",
+    "with_lock",
+]
 
 LOCK_TIMEOUT_MS = 100  # how long a try may make other writers queue
 SECONDS_MAX = 30.0  # for all tries together, where the caller has no budget of its own
@@ -88,7 +99,7 @@ async def install(
     for relation in found:
         statements = _creation(relation, writer.timing(roots[relation.root].name))
         if statements:
-            await _with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, time.monotonic() + seconds_max)
+            await with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, time.monotonic() + seconds_max)
 
 
 async def arm(
@@ -115,11 +126,11 @@ async def arm(
             raise _not_installed(relation)
         # A partition made since the installation has the row trigger from its root, and no TRUNCATE trigger.
         if TRUNCATE_TRIGGER not in relation.present:
-            await _with_lock(conn, relation, [_create_truncate(relation)], lock_timeout_ms, deadline)
+            await with_lock(conn, relation, [_create_truncate(relation)], lock_timeout_ms, deadline)
         off = {TRIGGER, TRUNCATE_TRIGGER} - relation.armed
         statements = [_switch(relation, "enable", trigger) for trigger in sorted(off)]
         if off:
-            await _with_lock(conn, relation, statements, lock_timeout_ms, deadline)
+            await with_lock(conn, relation, statements, lock_timeout_ms, deadline)
     await guard_filter.refresh(conn)
 
 
@@ -139,7 +150,7 @@ async def disarm(
             continue
         statements.append(sql.SQL(STATEMENTS["refuse_disarm"]).format())
         try:
-            await _with_lock(conn, relation, statements, lock_timeout_ms, deadline)
+            await with_lock(conn, relation, statements, lock_timeout_ms, deadline)
         except DatabaseError as error:
             if error.sqlstate != NEEDED:
                 raise
@@ -158,7 +169,7 @@ async def remove(conn: Connection, tables: Iterable[TableName]) -> None:
             sql.SQL("drop trigger if exists {} on {}").format(sql.Identifier(t), ident(relation.name)) for t in own
         ]
         if statements:
-            await _with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, deadline)
+            await with_lock(conn, relation, statements, LOCK_TIMEOUT_MS, deadline)
     async with conn.transaction():
         await conn.execute(_INSTALL_LOCK)
         for (function,) in await (await conn.execute(STATEMENTS["leftovers"])).fetchall():
@@ -184,15 +195,16 @@ async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: f
 async def set_fence(conn: Connection, wave_id: int, mark: str, home: str, epoch: int) -> None:
     """Write the wave's mark, home and epoch: from its commit on the guard answers so for all members. Idempotent.
 
-    Its own transaction, or part of the caller's. Where the mark refuses writers, ``domicile.fence_xid`` is set with it,
-    by the trigger on ``domicile.wave``; fences of one database are written one after the other.
+    Its own transaction, or part of the caller's. Where the mark refuses writers, or lets them pass under the wave's
+    lock (closing), ``domicile.fence_xid`` is set with it, by the trigger on ``domicile.wave``; fences of one database
+    are written one after the other.
     """
     async with conn.transaction():
         cursor = await conn.execute(_FENCE, (mark, home, epoch, wave_id))
         assert cursor.rowcount == 1, f"wave {wave_id} is not registered here"
 
 
-async def _with_lock(
+async def with_lock(
     conn: Connection, relation: Relation, statements: Sequence[sql.Composed], lock_timeout_ms: int, deadline: float
 ) -> None:
     """Run statements that lock one relation in a transaction of their own, trying until the deadline."""

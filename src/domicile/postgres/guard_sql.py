@@ -244,10 +244,11 @@ def _collated(value: sql.Composable, given: str, wanted: str) -> sql.Composable:
     return sql.SQL("({} collate {})").format(value, sql.Identifier(schema or "pg_catalog", name))
 
 
-def _statements(text: str) -> Mapping[str, LiteralString]:
+def named_statements(text: str) -> Mapping[str, LiteralString]:
+    """The blocks of a ``.sql`` file of ours, by the names in its ``-- name:`` lines."""
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
     # The file is part of the package: as trustworthy as a literal.
     return {name: cast("LiteralString", body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-STATEMENTS = _statements(resources.files(__package__).joinpath("sql/guard.sql").read_text(encoding="utf-8"))
+STATEMENTS = named_statements(resources.files(__package__).joinpath("sql/guard.sql").read_text(encoding="utf-8"))
