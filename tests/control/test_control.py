@@ -3,7 +3,9 @@ claimant."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
@@ -101,28 +103,104 @@ async def test_a_failed_wave_keeps_its_reason_through_the_step_back(conn: psycop
 async def test_one_lease_at_a_time_and_a_higher_generation_each_time(database: str) -> None:
     async with await open_control(database) as one, await open_control(database) as two:
         await Moves(one).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
-        async with hold_lease(one, MOVE, "host:1") as first:
+        async with hold_lease(one, database, MOVE, "host:1") as first:
             assert await living_runner(two, MOVE) == "host:1"
             with pytest.raises(DomicileError) as refused:
-                async with hold_lease(two, MOVE, "host:2"):
+                async with hold_lease(two, database, MOVE, "host:2"):
                     pass
             assert refused.value.code is ErrorCode.MOVE_BUSY
             assert "host:1" in refused.value.message
         assert await living_runner(two, MOVE) == ""
-        async with hold_lease(two, MOVE, "host:2") as second:
-            assert second > first
+        async with hold_lease(two, database, MOVE, "host:2") as second:
+            assert second.generation > first.generation
+
+
+@asynccontextmanager
+async def carrying(conn: psycopg.AsyncConnection, database: str) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that holds the lease over ``conn`` for a minute."""
+    begun = asyncio.Event()
+
+    async def carry() -> None:
+        async with hold_lease(conn, database, MOVE, "host:1"):
+            begun.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(carry())
+    await asyncio.wait_for(begun.wait(), 20)
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def lost(task: asyncio.Task[None]) -> bool:
+    """True when the task ends in time and says that its lease is lost."""
+    with pytest.raises(DomicileError) as error:
+        await asyncio.wait_for(task, 20)
+    return error.value.code is ErrorCode.LEASE_LOST
 
 
 async def test_the_lease_goes_with_its_session(database: str) -> None:
+    """As the kernel does for a process that was killed; one that lives is told."""
     dead = await open_control(database)
     await Moves(dead).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
-    lease = hold_lease(dead, MOVE, "host:1")
-    await lease.__aenter__()
-    await dead.close()  # as the kernel does for a process that was killed
-    async with await open_control(database) as alive:
+    async with carrying(dead, database) as task, await open_control(database) as alive:
+        await dead.close()
         assert await living_runner(alive, MOVE) == ""
-        async with hold_lease(alive, MOVE, "host:2") as generation:
-            assert generation == 2
+        async with hold_lease(alive, database, MOVE, "host:2") as lease:
+            assert lease.generation == 2
+            assert await lost(task)
+
+
+async def test_a_lease_without_pulse_is_taken_over(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session of a stopped process lives and holds the lock: it is ended, and writes nothing more."""
+    monkeypatch.setattr("domicile.control.lease.RENEW_SECONDS", 8)
+    one, two = await open_control(database), await open_control(database)
+    await Moves(one).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
+    async with carrying(one, database) as task:
+        with pytest.raises(DomicileError) as busy:
+            await hold_lease(two, database, MOVE, "host:2").__aenter__()
+        assert busy.value.code is ErrorCode.MOVE_BUSY
+        await two.execute("update domicile_control.move set runner_seen_at = now() - interval '16 s'")
+        assert await living_runner(two, MOVE) == ""
+        async with hold_lease(two, database, MOVE, "host:2") as lease:
+            assert lease.generation == 2
+            with pytest.raises(psycopg.OperationalError):
+                await one.execute("select 1")
+            assert await lost(task)
+    await two.close()
+
+
+async def test_the_pulse_keeps_the_lease(conn: psycopg.AsyncConnection, database: str) -> None:
+    await Moves(conn).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
+    async with hold_lease(conn, database, MOVE, "host:1"):
+        await conn.execute("update domicile_control.move set runner_seen_at = now() - interval '16 s'")
+        await asyncio.sleep(3)
+        assert await living_runner(conn, MOVE) == "host:1"
+
+
+async def test_the_server_ends_the_session_of_a_machine_that_was_cut_off(
+    conn: psycopg.AsyncConnection, database: str
+) -> None:
+    """Within 30 s: the first question after idle seconds, then so many; nothing waits longer than the timeout."""
+    await Moves(conn).create(MOVE, a_plan(), "{}", Mode.COLD, "op")
+    async with hold_lease(conn, database, MOVE, "host:1"):
+        rows = await conn.execute(
+            """select name, setting::int from pg_settings
+               where name ~ '^tcp_' or name = 'client_connection_check_interval'"""
+        )
+        of = dict(await rows.fetchall())
+    assert 0 < of["tcp_keepalives_idle"] + of["tcp_keepalives_interval"] * of["tcp_keepalives_count"] < 20
+    assert 0 < of["tcp_user_timeout"] <= 15_000
+    assert 0 < of["client_connection_check_interval"] <= 2_000
+
+
+async def test_a_machine_with_another_key_is_refused(conn: psycopg.AsyncConnection, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for _ in range(2):
+        await Directory(conn, SubjectHash.of_state(ours)).require_key()
+    with pytest.raises(DomicileError) as refused:
+        await Directory(conn, SubjectHash.of_state(theirs)).require_key()
+    assert refused.value.code is ErrorCode.CONFIG_INVALID
 
 
 async def subjects(*keys: str) -> AsyncIterator[tuple[int, str]]:

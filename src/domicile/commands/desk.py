@@ -14,8 +14,9 @@ from psycopg import AsyncConnection
 from domicile.control.database import open_control
 from domicile.control.figures import Figures
 from domicile.control.journal import Journal
-from domicile.control.lease import hold_lease, living_runner
+from domicile.control.lease import Lease, hold_lease, living_runner
 from domicile.control.moves import MoveRecord, Moves
+from domicile.control.orders import Orders
 from domicile.directory.directory import Directory, SubjectHash
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
@@ -47,6 +48,7 @@ class Desk:
     figures: Figures
     directory: Directory
     journal: Journal
+    orders: Orders
     keyed: SubjectHash = field(repr=False)
 
     def keyed_digest(self, plan: Plan) -> str:
@@ -90,7 +92,8 @@ async def _desk(workspace: Workspace, conninfo: str) -> AsyncIterator[Desk]:
     async with await open_control(conninfo) as conn:
         keyed = SubjectHash.of_state(workspace.state_dir)
         directory = Directory(conn, keyed)
-        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory, Journal(conn), keyed)
+        await directory.require_key()
+        yield Desk(workspace, conninfo, conn, Moves(conn), Figures(conn), directory, Journal(conn), Orders(conn), keyed)
 
 
 @asynccontextmanager
@@ -99,28 +102,33 @@ async def carrier_for(desk: Desk, move_id: MoveId, *, any_schema: bool = False) 
 
     ``any_schema`` is for an abort, which must work on whatever is left of the schema.
     """
-    async with hold_lease(desk.conn, move_id, runner_name()) as generation:
-        record = await desk.moves.get(move_id)
-        plan = stored_plan(record)
-        data_map = load_map(desk.workspace, plan.dataset)
-        require_same_map(plan, data_map)
-        source = desk.workspace.conninfo(plan.dataset, plan.source)
-        target = desk.workspace.conninfo(plan.dataset, plan.target)
-        move = Move(
-            move_id=move_id,
-            plan=plan,
-            data_map=data_map,
-            source=source,
-            target=target,
-            source_schema=await schema_at(source),
-            target_schema=await schema_at(target),
-            generation=generation,
-            failpoints=Failpoints(desk.workspace.failpoint),
-            mode=record.mode,
-        )
-        if not any_schema:
-            require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
-        yield Carrier(move, desk.moves, desk.figures, desk.directory)
+    async with hold_lease(desk.conn, desk.conninfo, move_id, runner_name()) as lease:
+        yield await fit(desk, move_id, lease, any_schema=any_schema)
+
+
+async def fit(desk: Desk, move_id: MoveId, lease: Lease, *, any_schema: bool = False) -> Carrier:
+    """What the phases of a move need, for the holder of its lease. Raises plan-stale and schema-changed."""
+    record = await desk.moves.get(move_id)
+    plan = stored_plan(record)
+    data_map = load_map(desk.workspace, plan.dataset)
+    require_same_map(plan, data_map)
+    source = desk.workspace.conninfo(plan.dataset, plan.source)
+    target = desk.workspace.conninfo(plan.dataset, plan.target)
+    move = Move(
+        move_id=move_id,
+        plan=plan,
+        data_map=data_map,
+        source=source,
+        target=target,
+        source_schema=await schema_at(source),
+        target_schema=await schema_at(target),
+        generation=lease.generation,
+        failpoints=Failpoints(desk.workspace.failpoint),
+        mode=record.mode,
+    )
+    if not any_schema:
+        require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
+    return Carrier(move, desk.moves, desk.figures, desk.directory, desk.orders, lease)
 
 
 async def schema_at(conninfo: str) -> Schema:

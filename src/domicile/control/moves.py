@@ -35,6 +35,7 @@ class MoveRecord:
     attempt: int
     generation: int
     runner: str
+    ordered: str  # what the workers are to carry on, if anything: control/orders.py
     frozen: bool
     created_at: str
     error_code: str
@@ -44,7 +45,7 @@ class MoveRecord:
 
 _MOVES = """
     select move_id, dataset, source, target, mode, status, plan, plan_digest, pause_requested, abort_requested, attempt,
-        generation, runner, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        generation, runner, ordered, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         error_code, error_message, error_hint
     from domicile_control.move
     where (%(move_id)s::text is null or move_id = %(move_id)s)

@@ -7,7 +7,7 @@ homes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 import hashlib
 import hmac
@@ -20,6 +20,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import DatasetName, MoveId, SiteName
 
 KEY_BYTES = 32
+_KEY_MARK = DatasetName("")  # no dataset has an empty name
 HASH_BYTES = 16  # 2^64 subjects before a collision is to be expected
 
 
@@ -65,6 +66,20 @@ class Directory:
     def __init__(self, conn: AsyncConnection, subject_hash: SubjectHash) -> None:
         self._conn = conn
         self._hash = subject_hash
+
+    async def require_key(self) -> None:
+        """Refuse a machine that hashes with another key than the first one did: it would find nobody. Idempotent."""
+        mark = self._hash(_KEY_MARK, "")
+        await self._conn.execute(
+            "insert into domicile_directory.key_mark (mark) values (%s) on conflict do nothing", (mark,)
+        )
+        row = await (await self._conn.execute("select mark from domicile_directory.key_mark")).fetchone()
+        if row is None or row[0] != mark:
+            raise DomicileError(
+                ErrorCode.CONFIG_INVALID,
+                "this machine's directory.key is not the one that the control database was begun with",
+                hint="Copy directory.key from the state directory of the first machine into this machine's.",
+            )
 
     async def reserve(
         self, dataset: DatasetName, move_id: MoveId, no: int, subjects: AsyncIterator[tuple[int, str]]
@@ -120,6 +135,17 @@ class Directory:
         """Give up a wave's reservations. Idempotent."""
         await self._conn.execute(
             "delete from domicile_directory.reservation where move_id = %s and wave_no = %s", (move_id, no)
+        )
+
+    async def release_subjects(
+        self, dataset: DatasetName, move_id: MoveId, no: int, subjects: Iterable[str]
+    ) -> None:
+        """Give up the reservations of some of a wave's subjects. Idempotent."""
+        hashes = [self._hash(dataset, subject) for subject in subjects]
+        await self._conn.execute(
+            """delete from domicile_directory.reservation
+               where dataset = %s and move_id = %s and wave_no = %s and subject = any(%s)""",
+            (dataset, move_id, no, hashes),
         )
 
     async def reserved(self, move_id: MoveId, no: int) -> int:

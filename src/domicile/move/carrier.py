@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import AsyncConnection
 
 from domicile.control.figures import Figures
+from domicile.control.lease import Lease
 from domicile.control.moves import Moves
+from domicile.control.orders import Orders
 from domicile.directory.directory import Directory
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Facts, SourceMark, TargetMark
+from domicile.model.plan import Mode
 from domicile.move.context import Move, WaveAtSites
 from domicile.postgres import waves
 from domicile.postgres.connect import SESSION, connect
@@ -30,6 +33,8 @@ class Carrier:
     moves: Moves
     figures: Figures
     directory: Directory
+    orders: Orders
+    lease: Lease
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:
@@ -55,6 +60,10 @@ class Carrier:
             with told("target", "carrying the wave"):
                 yield connection
 
+    def reversed(self) -> Carrier:
+        """What carries the move's waves back."""
+        return replace(self, move=self.move.reversed())
+
     async def facts(self, source: AsyncConnection, target: AsyncConnection, no: int) -> Facts:
         """Both sites' marks of a wave, and whether it is published and fit."""
         move_id = self.move.move_id
@@ -69,19 +78,20 @@ class Carrier:
         )
 
     async def wave_at_sites(self, source: AsyncConnection, target: AsyncConnection, no: int) -> WaveAtSites:
-        """The wave as both sites have it; it must be registered at both and stand under the fence."""
+        """The wave as both sites have it: arriving at the target; at the source fenced (cold) or served (live)."""
         move_id = self.move.move_id
         at_source = await waves.find_wave(source, move_id, no)
         at_target = await waves.find_wave(target, move_id, no)
+        expected = SourceMark.FENCED if self.move.mode is Mode.COLD else SourceMark.OPEN
         if (
             at_source is None
             or at_target is None
-            or at_source.mark != SourceMark.FENCED
-            or at_target.mark != TargetMark.ARRIVING
+            or waves.source_mark(at_source) is not expected
+            or waves.target_mark(at_target) is not TargetMark.ARRIVING
         ):
             raise DomicileError(
                 ErrorCode.PHASE_FORBIDS,
-                f"wave {no} is not under its fence at both sites",
+                f"wave {no} is not on its way between the sites",
                 facts={
                     "source": waves.source_mark(at_source),
                     "target": waves.target_mark(at_target),

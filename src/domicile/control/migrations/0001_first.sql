@@ -35,6 +35,9 @@ create table domicile_control.move (
     attempt         integer not null default 1 check (attempt > 0),
     generation      bigint not null default 0,   -- the lease's fencing token
     runner          text not null default '',
+    runner_seen_at  timestamptz,                 -- the lease's pulse: the runner renews it every few seconds
+    ordered         text not null default ''     -- what the workers of the source site are to carry on, if anything
+                    check (ordered in ('', 'move', 'purge')),
     frozen          boolean not null default false,  -- the cohort is written down at the source
     error_code      text not null default '',    -- of the move's own edges; a wave's error stands with the wave
     error_message   text not null default '',
@@ -45,6 +48,14 @@ create table domicile_control.move (
 );
 -- A plan is applied once; an aborted move gives its plan free.
 create unique index move_plan on domicile_control.move (plan_digest) where status <> 'aborted';
+
+-- The session that holds the lock of a move's lease (control/lease.py), or null.
+create function domicile_control.lock_holder(number bigint) returns integer language sql stable as $$
+    select l.pid from pg_catalog.pg_locks as l
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+        and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = pg_catalog.current_database())
+        and (l.classid::bigint << 32 | l.objid::bigint) = number
+$$;
 
 create table domicile_control.wave (
     move_id       text not null references domicile_control.move,
@@ -112,6 +123,12 @@ create table domicile_control.approval (
 );
 
 create schema domicile_directory;
+
+-- What the installation's key makes of a fixed text: a machine that hashes with another key is refused.
+create table domicile_directory.key_mark (
+    one  boolean primary key default true check (one),
+    mark bytea not null
+);
 
 -- Who lives where. Subjects appear as keyed hashes only; the key is not in this database.
 create table domicile_directory.home (
