@@ -46,6 +46,8 @@ class ErrorCode(StrEnum):
     KEYS_COLLIDE = "keys-collide"
     STREAM_BLOCKED = "stream-blocked"
     STREAM_LOST = "stream-lost"
+    STREAM_TRUNCATED = "stream-truncated"
+    STREAM_UNCLEAR = "stream-unclear"
     COPY_FAILED = "copy-failed"
     DISK_FULL = "disk-full"
     DISCREPANCY = "discrepancy"
