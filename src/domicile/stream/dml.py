@@ -175,6 +175,7 @@ class Dml:
 
     @property
     def ident(self) -> Fragment:
+        """The table."""
         return ident(self.table.name)
 
     def rows(self, places: Sequence[int]) -> Fragment:
@@ -188,16 +189,16 @@ class Dml:
             sql.SQL(", ").join(arrays), sql.SQL(", ").join(_name(n) for n in numbers)
         )
 
-    def match(self) -> Fragment:
-        """The row ``t`` has the key that stands first in ``u``."""
+    def match(self, alias: str = "t") -> Fragment:
+        """The row has the key that stands first in ``u``."""
         return sql.SQL(" and ").join(
-            sql.SQL("{} = {}").format(column("t", self.columns[at].name), self._given(at, n))
+            sql.SQL("{} = {}").format(column(alias, self.columns[at].name), self._given(at, n))
             for n, at in enumerate(self.table.key_at, 1)
         )
 
-    def mine(self) -> Fragment:
-        """The row ``t`` belongs to a member of the wave."""
-        joins, owner = owner_joins(self.data_map, self.table.name)
+    def mine(self, alias: str = "t") -> Fragment:
+        """The row belongs to a member of the wave."""
+        joins, owner = owner_joins(self.data_map, self.table.name, alias)
         return sql.SQL(_MINE).format(joins=joins, owner=owner, wave=sql.Literal(self.wave_id))
 
     def _found(self, where: sql.SQL) -> tuple[Fragment, Fragment]:

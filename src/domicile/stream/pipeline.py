@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import psycopg
@@ -29,13 +30,18 @@ _FINE = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY
 
 
 class Statement(NamedTuple):
-    """One statement with ``$1``, ``$2``, ... ``binary`` is the form of its values. One that is kept is parsed once a
-    session."""
+    """One statement with ``$1``, ``$2``, ... ``binary`` is the form of its values, ``binary_answer`` that of its rows.
+    One that is kept is parsed once a session."""
 
     text: bytes
     values: Sequence[bytes | None] = ()
     binary: bool = False
     keep: bool = False
+    binary_answer: bool = False
+
+
+ROLLBACK = Statement(b"rollback")
+_FORGET = Statement(b"deallocate all")
 
 
 class Refused(Exception):
@@ -80,7 +86,7 @@ class Pipeline:
         self._socket = self._pq.socket  # libpq forgets it when the connection is lost
         self._loop.add_reader(self._socket, self._readable)
 
-    async def send(self, statements: Sequence[Statement], *, collect: bool = False) -> asyncio.Future[list[PGresult]]:
+    async def send(self, statements: Iterable[Statement], *, collect: bool = False) -> asyncio.Future[list[PGresult]]:
         """Send one round; returns when it is handed to the system, with a future of its answer.
 
         The future has the statements' results in order (with ``collect``, else none), or raises `Refused` with the
@@ -93,9 +99,10 @@ class Pipeline:
             answer.add_done_callback(_seen)
             self._rounds.append(_Round(answer, collect))
             try:
-                for at in range(0, len(statements), _SLICE):
-                    for statement in statements[at : at + _SLICE]:
-                        self._queue(statement, collect)
+                queue = iter(statements)
+                while part := list(islice(queue, _SLICE)):
+                    for statement in part:
+                        self._queue(statement)
                     await self._pass_on()
                 self._pq.pipeline_sync()
                 await self._pass_on()
@@ -103,16 +110,16 @@ class Pipeline:
                 self._fail()
             return answer
 
-    async def run(self, statements: Sequence[Statement]) -> list[PGresult]:
+    async def run(self, statements: Iterable[Statement]) -> list[PGresult]:
         """Send one round and wait for its results."""
         return await (await self.send(statements, collect=True))
 
-    async def reset(self) -> None:
-        """After an error, when every round is answered: end the transaction and forget kept statements, of which
-        nobody knows which the server has."""
+    async def reset(self, back: Statement = ROLLBACK) -> None:
+        """After an error, when every round is answered: go ``back``, and forget kept statements, of which nobody knows
+        which the server has."""
         assert not self._rounds, "rounds are under way"
         self._names.clear()
-        await self.run([Statement(b"rollback"), Statement(b"deallocate all")])
+        await self.run([back, _FORGET])
 
     async def close(self) -> None:
         """Cancel what runs and close the connection: an open transaction is rolled back. Idempotent."""
@@ -124,10 +131,10 @@ class Pipeline:
                 await self._conn.cancel_safe(timeout=CANCEL_SECONDS_MAX)
         await self._conn.close()
 
-    def _queue(self, statement: Statement, collect: bool) -> None:
+    def _queue(self, statement: Statement) -> None:
         text, values = statement.text, statement.values
         forms = (1 if statement.binary else 0,) * len(values)
-        answer_form = 1 if collect and statement.binary else 0
+        answer_form = 1 if statement.binary_answer else 0
         if not statement.keep:
             self._pq.send_query_params(text, values, None, forms, answer_form)
             return
@@ -189,7 +196,7 @@ class Pipeline:
                 pass
             case status:
                 assert status in _FINE, status
-                if now.collect:
+                if now.collect and result.command_status:  # a parsed statement is answered, too, without one
                     now.results.append(result)
         return True
 
