@@ -14,10 +14,11 @@ import pytest
 
 from domicile.model.datamap import DataMap, OwnerStep, Role, SubjectRule, TableRule
 from domicile.model.schema import TableName
-from domicile.model.site import DatasetName, SiteName
-from domicile.postgres import guard, site_schema
+from domicile.model.site import DatasetName, MoveId, SiteName
+from domicile.postgres import guard, site_schema, wave_lock
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
+from domicile.postgres.wave_lock import WaveLock
 
 MEMBERS = (1, 2, 3, 4, 5)
 HERE, THERE = SiteName("beijing"), SiteName("singapore")
@@ -99,6 +100,32 @@ class Guarded:
         await self.mark("fenced")
         await self.drain()
 
+    async def close(self) -> int:
+        """Armed, closing, drained: from here on its writers hold the wave's lock; returns what `wave_lock.hold` asks
+        for."""
+        await self.arm()
+        await self.mark("closing")
+        return (await self.drain()).entered
+
+    @asynccontextmanager
+    async def locked(self, entered: int, timeout_ms: int = 100) -> AsyncIterator[WaveLock]:
+        """The wave's lock on a session of its own."""
+        async with await connect(self.conninfo, settings=SESSION) as conn:
+            async with wave_lock.hold(
+                conn, self.wave, entered=entered, timeout_ms=timeout_ms, dead_man_ms=60_000
+            ) as lock:
+                yield lock
+
+    async def holders(self) -> list[int | None]:
+        """The processes that hold the wave's lock."""
+        return [b.pid for b in await wave_lock.lock_holders(self.conn, self.wave)]
+
+    async def rewrite(self, function: str, old: str, new: str) -> None:
+        """Take a protection out of one of the guard's functions, for a negative control."""
+        body = await self.value(f"select pg_get_functiondef('domicile.{function}'::regproc)")
+        assert body.count(old) == 1, (function, old)
+        await self.conn.execute(body.replace(old, new).encode())
+
     async def value(self, query: str) -> Any:
         row = await (await self.conn.execute(query.encode())).fetchone()
         return None if row is None else row[0]
@@ -143,6 +170,16 @@ def detail(error: psycopg.Error) -> dict[str, Any]:
     """The JSON object in the DETAIL."""
     facts: dict[str, Any] = json.loads(error.diag.message_detail or "")
     return facts
+
+
+async def depart(lock: WaveLock, move: str = "m1") -> int:
+    """The departure as a mover makes it."""
+    return await lock.depart(MoveId(move), 0, THERE, 4, b"departed")
+
+
+async def reopen(lock: WaveLock, mark: str = "open") -> None:
+    """The departure undone."""
+    await lock.reopen(MoveId("m1"), 0, mark, HERE, 3)
 
 
 async def register(conn: AsyncConnection[Any], members: Sequence[Any], mark: str = "open", move: str = "m1") -> int:

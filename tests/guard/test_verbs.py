@@ -132,7 +132,14 @@ async def test_cascades_reach_the_guard_where_the_parent_is_out_of_scope(any_sho
 
 @pytest.mark.parametrize(
     ("mark", "answer"),
-    [("open", ""), ("fenced", "DM002"), ("arriving", "DM002"), ("departed", "DM001"), ("resident", "")],
+    [
+        ("open", ""),
+        ("closing", ""),
+        ("fenced", "DM002"),
+        ("arriving", "DM002"),
+        ("departed", "DM001"),
+        ("resident", ""),
+    ],
 )
 async def test_the_mark_decides_and_the_detail_names_the_home(shop: Guarded, mark: str, answer: str) -> None:
     await shop.arm()

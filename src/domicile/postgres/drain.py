@@ -22,7 +22,7 @@ POLL_SECONDS_MAX = 0.05
 PREPARED_SECONDS_MAX = 1.0  # a prepared transaction ends when somebody says so; a commit under way is waited for
 BLOCKERS_NAMED_MAX = 10
 
-ENTERED = "select case when is_called then last_value else 0 end from domicile.entered"
+_ENTERED = "select case when is_called then last_value else 0 end from domicile.entered"
 _LEVELS = "select relation::bigint, joins from domicile.guarded"
 _RAISE_FENCE = "select domicile.raise_fence()"
 
@@ -77,7 +77,7 @@ async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: f
     """
     assert conn.autocommit, "a drain inside a transaction would hold back what it waits for"
     started = time.monotonic()
-    row = await (await conn.execute(ENTERED)).fetchone()
+    row = await (await conn.execute(_ENTERED)).fetchone()
     assert row is not None
     found = await relations(conn, tables)
     joins = dict(await (await conn.execute(_LEVELS)).fetchall())

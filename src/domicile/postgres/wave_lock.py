@@ -14,33 +14,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import time
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import DatabaseError, errors
-from psycopg.pq import TransactionStatus
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import MoveId
-from domicile.postgres.drain import ENTERED, Blocker, over_budget
+from domicile.postgres.drain import Blocker, over_budget
 from domicile.postgres.guard_sql import LOCK_CLASS, STATEMENTS, Connection
 from domicile.postgres.lease import lease_lost
 
-PREFIX = "domicile"  # of the logical message that marks the departure in the stream
 _LEASE = "DM004"  # raised by sql/site.sql
 
-_SETTINGS = ("lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout")
+# All is done by single statements. After a pipeline psycopg sends a Flush behind the Sync, and that stops the server's
+# clock for idle sessions: a mover who froze then would keep the lock.
+_SETTINGS = ("lock_timeout", "idle_session_timeout")
 _GET = "select array(select pg_catalog.current_setting(name) from pg_catalog.unnest(%s::text[]) as s (name))"
 _SET = """
     select pg_catalog.set_config(name, value, false)
     from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as s (name, value)"""
-_LOCK = "select pg_catalog.pg_advisory_lock(%s, %s)"
+_LOCK = "select domicile.lock_wave(%s, %s)"
 _UNLOCK = "select pg_catalog.pg_advisory_unlock(%s, %s)"
-# The target takes over on the strength of this commit: it must not be one that a crash can take back.
-_DURABLE = """
-    select pg_catalog.set_config('synchronous_commit', 'on', true)
-    where pg_catalog.current_setting('synchronous_commit') = 'off'"""
+_DEPART = "select domicile.depart_wave(%s, %s, %s, %s, %s, %b)"
 _TURN = "select domicile.turn_wave(%s, %s, %s, %s::text[], %s, %s, %s)"
-_EMIT = "select (pg_catalog.pg_logical_emit_message(true, %s, %s::bytea) - '0/0'::pg_lsn)::bigint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,9 @@ class WaveLock:
         Raises lease-lost, and fence-budget when the site's record is locked by somebody for longer than the lock's
         timeout: then nothing was written. A connection that breaks leaves it in doubt.
         """
-        return await self._turn((move_id, generation, self.wave_id, ["closing"], "departed", home, epoch), content)
+        row = await self._call(_DEPART, (move_id, generation, self.wave_id, home, epoch, content))
+        assert row is not None
+        return int(row[0])
 
     async def reopen(self, move_id: MoveId, generation: int, mark: str, home: str, epoch: int) -> None:
         """Back to ``mark`` (open, or resident where the wave was being rolled back): nothing happened. One round trip.
@@ -69,27 +68,17 @@ class WaveLock:
         Writers that wait pass as soon as the lock is released. Idempotent. Errors as for `depart`.
         """
         expected = ["closing", "departed", mark]
-        await self._turn((move_id, generation, self.wave_id, expected, mark, home, epoch), None)
+        await self._call(_TURN, (move_id, generation, self.wave_id, expected, mark, home, epoch))
 
-    async def _turn(self, call: Sequence[object], content: bytes | None) -> int:
-        conn = self.conn
+    async def _call(self, statement: LiteralString, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         try:
-            async with conn.pipeline():
-                await conn.execute("begin")
-                await conn.execute(_DURABLE)
-                await conn.execute(_TURN, call)
-                message = None if content is None else await conn.execute(_EMIT, (PREFIX, content))
-                await conn.execute("commit")
+            return await (await self.conn.execute(statement, values)).fetchone()
+        except errors.LockNotAvailable as error:
+            raise over_budget("the wave's mark could not be written", self.timeout_ms / 1000, ()) from error
         except DatabaseError as error:
-            if conn.info.transaction_status == TransactionStatus.INERROR:
-                await conn.rollback()
-            if error.sqlstate == _LEASE:
-                raise lease_lost(MoveId(str(call[0])), int(str(call[1]))) from error
-            if isinstance(error, errors.LockNotAvailable):
-                raise over_budget("the wave's mark could not be written", self.timeout_ms / 1000, ()) from error
-            raise
-        row = None if message is None else await message.fetchone()
-        return 0 if row is None else int(row[0])
+            if error.sqlstate != _LEASE:
+                raise
+            raise lease_lost(values[0], values[1]) from error
 
 
 @asynccontextmanager
@@ -106,14 +95,16 @@ async def hold(
     whatever happened; where that cannot be said to the server, the session is closed.
     """
     assert conn.autocommit, "a transaction around the lock would hold back what it waits for"
-    before = await _settings(conn)
+    row = await (await conn.execute(_GET, (list(_SETTINGS),))).fetchone()
+    assert row is not None
     try:
-        now = await _acquire(conn, wave_id, timeout_ms, dead_man_ms)
+        await conn.execute(_SET, (list(_SETTINGS), [f"{timeout_ms}ms", f"{dead_man_ms}ms"]))
+        now = await _acquire(conn, wave_id)
         if now != entered:
             raise _entered(now - entered)
         yield WaveLock(conn, wave_id, timeout_ms)
     finally:
-        await _release(conn, wave_id, before)
+        await _release(conn, wave_id, row[0])
 
 
 async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
@@ -125,37 +116,20 @@ async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
     )
 
 
-async def _settings(conn: Connection) -> list[str]:
-    row = await (await conn.execute(_GET, (list(_SETTINGS),))).fetchone()
-    assert row is not None
-    return list(row[0])
-
-
-async def _acquire(conn: Connection, wave_id: int, timeout_ms: int, dead_man_ms: int) -> int:
-    """The lock, and ``domicile.entered`` as it is under it. A failure leaves neither the lock nor the settings."""
-    values = [f"{timeout_ms}ms", f"{dead_man_ms}ms", f"{dead_man_ms}ms"]
+async def _acquire(conn: Connection, wave_id: int) -> int:
+    """The lock, and ``domicile.entered`` as it is under it."""
     started = time.monotonic()
     try:
-        async with conn.pipeline():
-            await conn.execute("begin")
-            await conn.execute(_SET, (list(_SETTINGS), values))
-            await conn.execute(_LOCK, (LOCK_CLASS, wave_id))
-            counted = await conn.execute(ENTERED)
-            await conn.execute("commit")
+        row = await (await conn.execute(_LOCK, (LOCK_CLASS, wave_id))).fetchone()
     except errors.LockNotAvailable as error:
-        await conn.rollback()
         waited = round(time.monotonic() - started, 3)
-        in_the_way = await lock_holders(conn, wave_id)
-        raise over_budget("the wave's writers did not end", waited, in_the_way) from error
-    row = await counted.fetchone()
+        raise over_budget("the wave's writers did not end", waited, await lock_holders(conn, wave_id)) from error
     assert row is not None
     return int(row[0])
 
 
 async def _release(conn: Connection, wave_id: int, settings: Sequence[str]) -> None:
     try:
-        if conn.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            await conn.rollback()
         async with conn.pipeline():
             await conn.execute(_UNLOCK, (LOCK_CLASS, wave_id))
             await conn.execute(_SET, (list(_SETTINGS), list(settings)))

@@ -185,3 +185,25 @@ begin
     end if;
 end
 $body$;
+
+-- A wave's lock for the session, and domicile.entered as it is under it.
+create or replace function domicile.lock_wave(lock_class integer, its_wave integer) returns bigint language plpgsql as $body$
+begin
+    perform pg_advisory_lock(lock_class, its_wave);
+    return (select case when is_called then last_value else 0 end from domicile.entered);
+end
+$body$;
+
+-- The departure and its message in the stream; returns the position behind the message. The other site takes over on the strength of this
+-- commit, so it must not be one that a crash can take back.
+create or replace function domicile.depart_wave(its_move text, its_generation bigint, its_wave integer, new_home text, new_epoch bigint,
+                                                content bytea)
+returns bigint language plpgsql as $body$
+begin
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    perform domicile.turn_wave(its_move, its_generation, its_wave, array['closing'], 'departed', new_home, new_epoch);
+    return pg_logical_emit_message(true, 'domicile', content) - '0/0'::pg_lsn;
+end
+$body$;

@@ -1,0 +1,127 @@
+"""Rows that come into a closing wave by another row of theirs: whoever wrote them had asked for another owner.
+
+The writer of an item asks whose order it is. If the order is given to a member meanwhile, he holds no lock of the wave,
+and the mover must drain once more before the departure. Above READ COMMITTED the old answer is given even later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.guard.kit import OWNED, SHOP, Guarded, data_map, depart, guarded
+
+from domicile.model.errors import DomicileError, ErrorCode
+
+GIVE = "update orders set user_id = 2 where id = 110"
+ITEM = "insert into item values (1, 1, 110)"
+ITEMS = "select count(*) from public.item where order_id = 110"
+OLD_SNAPSHOTS = ("repeatable read", "serializable")
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_the_mover_drains_again_when_an_order_was_given_to_a_member(any_shop: Guarded, counted: bool) -> None:
+    """In the control nobody counts: the item is committed after its owner's departure."""
+    shop = any_shop
+    if not counted:
+        await shop.rewrite("guard_ask", "perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);", "null;")
+    entered = await shop.close()
+    async with shop.writer() as giver, shop.writer() as adder:
+        await giver.run(GIVE)
+        await adder.run(ITEM)  # sees the outsider's order
+        await giver.commit()
+        if not counted:
+            async with shop.locked(entered) as lock:
+                await depart(lock)
+            await adder.commit()
+            assert await shop.value(ITEMS) == 2
+            return
+        with pytest.raises(DomicileError) as caught:
+            async with shop.locked(entered):
+                pass
+        assert caught.value.code is ErrorCode.FENCE_BUDGET
+        assert caught.value.facts["entered"] == 1
+        draining = asyncio.create_task(shop.drain())
+        await asyncio.sleep(0.2)
+        assert not draining.done()
+        await adder.commit()
+        async with shop.locked((await draining).entered) as lock:
+            assert await shop.value(ITEMS) == 2
+            await depart(lock)
+        await adder.refused("insert into item values (2, 1, 110)", "DM001")
+
+
+COUNTED = {
+    "order given": (GIVE, 1),
+    "address named": ("update users set address_id = 12 where id = 2", 1),
+    "order's key": ("update orders set id = 21 where id = 20", 1),
+    "within the wave": ("update orders set user_id = 3 where id = 20", 1),  # one more than needed
+    "order taken away": ("update orders set user_id = 12 where id = 20", 0),
+    "order made": ("insert into orders values (1, '', 2)", 0),  # a foreign key demands it before its items
+    "order changed": ("update orders set note = 'n' where id = 20", 0),
+    "user changed": ("update users set name = 'n' where id = 2", 0),
+    "item moved": ("update item set order_id = 20 where id = 1100", 0),  # nothing hangs from items
+    "order deleted": ("delete from orders where id = 20", 0),
+    "an outsider's order": ("update orders set user_id = 13 where id = 120", 0),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+async def test_only_what_may_bring_other_rows_is_counted(shop: Guarded, case: str) -> None:
+    statement, count = COUNTED[case]
+    await shop.conn.execute("update public.users set address_id = null where id = 3")
+    entered = await shop.close()
+    async with shop.writer() as writer:
+        await writer.run("update users set name = 'n' where id = 3")  # null stays null: no address comes
+        await writer.run(statement)
+        await writer.commit()
+    assert (await shop.drain()).entered - entered == count
+
+
+async def test_an_order_made_counts_where_its_items_may_be_there_before_it(database: str) -> None:
+    ddl = SHOP.replace(
+        "order_id bigint references orders on delete cascade on update cascade",
+        "order_id bigint references orders deferrable initially deferred",
+    )
+    async with guarded(database, ddl, data_map("public.users", OWNED)) as shop:
+        entered = await shop.close()
+        async with shop.writer() as adder, shop.writer() as maker:
+            await adder.run("insert into item values (1, 1, 5)")
+            await maker.run("insert into orders values (5, '', 2)")
+            await maker.commit()
+            with pytest.raises(DomicileError):
+                async with shop.locked(entered):
+                    pass
+            await adder.commit()
+            async with shop.locked((await shop.drain()).entered) as lock:
+                await depart(lock)
+
+
+@pytest.mark.parametrize("mark", ["fenced", "closing"])
+@pytest.mark.parametrize("level", OLD_SNAPSHOTS)
+@pytest.mark.parametrize("raised", [True, False])
+async def test_a_snapshot_from_before_the_gift_is_too_old_after_the_drain(
+    any_shop: Guarded, mark: str, level: str, raised: bool
+) -> None:
+    """Its snapshot has seen the mark, and the order still the outsider's. In the control the drain puts up no fence
+    before its second round: the item comes after it."""
+    shop = any_shop
+    await shop.arm()
+    async with shop.writer() as giver, shop.writer(level) as adder:
+        await giver.run(GIVE)
+        await shop.mark(mark)
+        await adder.conn.rollback()
+        await adder.run("select 1 from pg_catalog.pg_class limit 1")
+        await giver.commit()
+        if not raised:
+            await shop.conn.execute(
+                "create or replace function domicile.raise_fence() returns void language plpgsql as 'begin end'"
+            )
+        await shop.drain()
+        if raised:
+            await adder.refused(ITEM, "40001")
+        else:
+            await adder.run(ITEM)
+            await adder.commit()
+            assert await shop.holders() == []
+    assert await shop.value(ITEMS) == (1 if raised else 2)
