@@ -8,6 +8,7 @@ from statistics import median
 from psycopg import errors, sql
 
 from domicile.commands.desk import carrier_for, load_map, open_desk, stored_plan
+from domicile.control.membership import Membership
 from domicile.model.datamap import DataMap, Role
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
@@ -104,6 +105,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         tables = await desk.figures.tables(MoveId(move_id))
         seconds = await desk.figures.seconds(MoveId(move_id))
         record = await desk.moves.get(MoveId(move_id))
+        ejected = await Membership(desk.conn).ejections(MoveId(move_id))
     discrepancies = await _discrepancies(workspace, now) if any(w.error_code for w in now.waves) else ()
     moved = [w for w in now.waves if w.phase in MOVED]
     rows = sum(n for _, n in tables)
@@ -122,6 +124,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         stayed=_stayed(load_map(workspace, stored_plan(record).dataset), now),
         purged=_purged(now),
         discrepancies=discrepancies,
+        ejected=ejected,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -11,18 +11,24 @@ from psycopg import AsyncConnection
 
 from domicile.control.figures import Figures
 from domicile.control.lease import Lease
+from domicile.control.membership import Membership
 from domicile.control.moves import Moves
 from domicile.control.orders import Orders
 from domicile.directory.directory import Directory
+from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Facts, SourceMark, TargetMark
-from domicile.model.plan import Mode
+from domicile.model.plan import Mode, Plan
+from domicile.model.site import MoveId
 from domicile.move.context import Move, WaveAtSites
 from domicile.postgres import waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import explain, refusal_of, told
 
 APPLICATION_NAME = "domicile mover"
+# Registers a wave of late joiners at the source, by its number; who joins is the planner's business, which the mover
+# does not know. (source, plan, map, move, number, generation) -> members, 0 when there is nobody.
+Sweep = Callable[[AsyncConnection, Plan, DataMap, MoveId, int, int], Awaitable[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class Carrier:
     directory: Directory
     orders: Orders
     lease: Lease
+    membership: Membership
+    sweep: Sweep
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:

@@ -81,8 +81,8 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows, *, keep_seam: b
     connection is closed when it returns.
     """
     await move.failpoints.reach("copy.before")
-    done = await _done(move, wave)
-    todo = list(chunks(move.plan, wave.subjects, done, _scanned_tables(move, wave)))
+    done, highest = await _progress(move, wave)
+    todo = list(chunks(move.plan, highest, done, _scanned_tables(move, wave)))
     if todo or keep_seam:
         streams = max(1, min(move.plan.limits.streams, len(todo)))
         async with _exported_snapshot(move.source) as (snapshot, seam):
@@ -95,15 +95,15 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows, *, keep_seam: b
     await move.failpoints.reach("copy.done")
 
 
-def chunks(plan: Plan, subjects: int, done: set[tuple[str, int]], scanned: set[TableName]) -> Iterable[Chunk]:
-    """What is left to copy of a wave with ``subjects`` members, in table order. Pure."""
+def chunks(plan: Plan, highest: int, done: set[tuple[str, int]], scanned: set[TableName]) -> Iterable[Chunk]:
+    """What is left to copy of a wave whose ordinals end at ``highest``, in table order. Pure."""
     for table in plan.tables:
         size = cell_subjects(plan, table)
-        cells = -(-subjects // size)
+        cells = -(-highest // size)
         left = [cell for cell in range(1, cells + 1) if (str(table.table), cell) not in done]
         longest = -(-cells // plan.limits.streams) if table.table in scanned else 1
         for first, last in _runs(left, longest):
-            yield Chunk(table, first, last, (first - 1) * size, min(last * size, subjects))
+            yield Chunk(table, first, last, (first - 1) * size, min(last * size, highest))
 
 
 def cell_subjects(plan: Plan, table: TablePlan) -> int:
@@ -200,11 +200,13 @@ async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
         )
 
 
-async def _done(move: Move, wave: WaveAtSites) -> set[tuple[str, int]]:
+async def _progress(move: Move, wave: WaveAtSites) -> tuple[set[tuple[str, int]], int]:
+    """The cells that are at the target, and where the wave's ordinals end."""
     async with _session(move.target, SESSION) as target:
         with told("target", "read the progress"):
             cursor = await target.execute(_DONE, (wave.target_id,))
-            return {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
+            done = {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
+            return done, await waves.last_ordinal(target, wave.target_id)
 
 
 def _scanned_tables(move: Move, wave: WaveAtSites) -> set[TableName]:

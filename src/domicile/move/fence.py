@@ -33,7 +33,7 @@ async def run(carrier: Carrier, no: int) -> None:
         await carrier.figures.fenced(move.move_id, no)
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)
-            await guard.set_fence(source, at_source.id, SourceMark.FENCED, move.source_site, at_source.epoch)
+            await guard.set_fence(source, at_source.id, SourceMark.FENCED, move.source_site, at_target.epoch)
         await move.failpoints.reach("fence.marked")
         await guard.drain(source, tables, seconds_max=limits.fence_seconds_max)
         await move.failpoints.reach("fence.drained")

@@ -55,7 +55,7 @@ async def _act(
             await carrier.directory.publish(move.plan.dataset, move.move_id, no, home)
             await move.failpoints.reach("handover.published")
         case Action.RETURN:
-            await _mark(carrier, source, no, SourceMark.FENCED, 0)
+            await _mark(carrier, source, no, SourceMark.FENCED, await _epoch(carrier, target, no))
         case _:
             raise DomicileError(
                 ErrorCode.PHASE_FORBIDS,

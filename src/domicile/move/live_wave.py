@@ -7,7 +7,7 @@ committed with them, the slot at the source. It holds nothing that must not be l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,13 +15,10 @@ from typing import TypeVar
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.handover import SourceMark, TargetMark
-from domicile.model.schema import Schema
 from domicile.move import verify
 from domicile.move.carrier import APPLICATION_NAME, Carrier
 from domicile.move.context import Move, WaveAtSites
 from domicile.postgres import waves
-from domicile.postgres.checksum import Shape
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
@@ -30,7 +27,7 @@ from domicile.stream.apply import Apply
 from domicile.stream.catchup import CatchUp
 from domicile.stream.compare import Keys, Side
 from domicile.stream.filter import WaveFilter
-from domicile.stream.index import OwnershipIndex
+from domicile.stream.index import load as load_index
 from domicile.stream.layout import Layout, build_layout, read_identities
 from domicile.stream.reader import open_reader
 from domicile.stream.reparent import Reparent
@@ -59,19 +56,21 @@ class LiveWave:
     target: AsyncConnection
     here: Side
     there: Side
-    stream: asyncio.Task[None] = field(repr=False)
+    watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
     @property
     def move(self) -> Move:
         return self.carrier.move
 
     async def beside(self, work: Awaitable[T]) -> T:
-        """``work``, unless the stream fails before: then that failure, and the work is cancelled."""
+        """``work``, unless the stream or the monitor fails before: then that failure, and the work is cancelled."""
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait([task, self.stream], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, *self.watched], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                self.stream.result()  # raises: a stream does not end by itself
+                for failed in self.watched:
+                    if failed.done():
+                        failed.result()
             return await task
         finally:
             if not task.done():
@@ -93,17 +92,16 @@ async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIte
     move = carrier.move
     async with AsyncExitStack() as stack:
         source, target, moving = [
-            await stack.enter_async_context(await _session(conninfo))
-            for conninfo in (move.source, move.target, move.source)
+            await stack.enter_async_context(session(conninfo)) for conninfo in (move.source, move.target, move.source)
         ]
-        wave = await registered(carrier, source, target, no)
+        wave = await carrier.wave_at_sites(source, target, no)
         record = await waves.stream_record(target, wave.target_id)
         await _require_slot(source, move, record)
         tables = move.data_map.in_scope()
         layout = build_layout(
             move.data_map, move.plan.tables, move.source_schema, await read_identities(source, tables)
         )
-        index = await OwnershipIndex.load(target, layout, move.data_map, wave.target_id)
+        index = await load_index(target, layout, move.data_map, wave.target_id)
         wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
         apply = await stack.enter_async_context(
             Apply.open(move.target, layout, move.data_map, move.move_id, move.generation, wave.target_id)
@@ -119,49 +117,24 @@ async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIte
         try:
             yield LiveWave(
                 carrier, wave, mode, layout, catchup, apply, source, target,
-                compare.side(layout, _shapes(move, move.source_schema, mode), wave.source_id),
-                compare.side(layout, _shapes(move, move.target_schema, mode), wave.target_id),
-                stream,
+                compare.side(layout, verify.shapes(move, move.source_schema, mode), wave.source_id),
+                compare.side(layout, verify.shapes(move, move.target_schema, mode), wave.target_id),
+                [stream],
             )  # fmt: skip
         finally:
             stream.cancel()
             await asyncio.wait([stream])
 
 
-async def registered(carrier: Carrier, source: AsyncConnection, target: AsyncConnection, no: int) -> WaveAtSites:
-    """The wave as both sites have it: accepting writes at the source, arriving at the target."""
-    move_id = carrier.move.move_id
-    at_source = await waves.find_wave(source, move_id, no)
-    at_target = await waves.find_wave(target, move_id, no)
-    marks = (waves.source_mark(at_source), waves.target_mark(at_target))
-    if at_source is None or at_target is None or marks != (SourceMark.OPEN, TargetMark.ARRIVING):
-        raise DomicileError(
-            ErrorCode.PHASE_FORBIDS,
-            f"wave {no} is not on its way between the sites",
-            facts={"source": str(marks[0]), "target": str(marks[1])},
-            safe="The wave steps back; the source serves and nothing has changed.",
-            hint=f"Begin the wave again with: domicile resume {move_id}",
-        )
-    subjects = await waves.count_members(source, at_source.id)
-    return WaveAtSites(no, at_source.id, at_target.id, subjects, at_target.epoch)
-
-
-def _shapes(move: Move, schema: Schema, mode: HashMode) -> Mapping[object, Shape]:
-    return dict(verify.shapes(move, schema, mode))
-
-
 @asynccontextmanager
-async def _closing(connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+async def session(conninfo: str) -> AsyncIterator[AsyncConnection]:
+    """A session in autocommit, fit for joins with a few keys; closed at the end of the block."""
+    settings = {**SESSION, **compare.SETTINGS}
+    connection = await connect(conninfo, application_name=APPLICATION_NAME, settings=settings)
     try:
         yield connection
     finally:
         await connection.close()
-
-
-async def _session(conninfo: str) -> object:
-    return _closing(
-        await connect(conninfo, application_name=APPLICATION_NAME, settings={**SESSION, **compare.SETTINGS})
-    )
 
 
 async def _require_slot(source: AsyncConnection, move: Move, record: waves.StreamRecord) -> None:

@@ -1,11 +1,13 @@
 """How a wave is carried: this file is the table of contents of the product.
 
     prepare   the target knows who comes, nothing is in the way          reversible without a trace
-    fence     no write for the wave can commit at the source             reversible without a trace
+    fence     cold: no write for the wave can commit at the source       reversible without a trace
     copy      its rows travel                                            reversible without a trace
+    catchup   live: what users write meanwhile follows                   reversible without a trace
     verify    both sites hold the same rows, proven a second way         reversible without a trace
     handover  the target becomes the one home                            point of no return: the target's commit
-    (soak)    the source copy is kept, fenced                            until an operator orders the purge
+    (soak)    the source copy is kept, closed to writes                  until an operator orders rollback or purge
+    rollback  live: a handover back, with what was written at the target
     purge     the source copy is removed                                 irreversible
 
 ``durable.py`` runs these as durable workflows. Pause, abort and failure are handled here and nowhere else.
@@ -22,17 +24,30 @@ import psycopg
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import ORDER, Phase, Status
-from domicile.move import fence, handover, prepare, purge, slices, stepback
+from domicile.model.plan import Mode
+from domicile.move import fence, handover, live, prepare, purge, rollback, slices, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres.failures import explain, refusal_of
 
-PHASES: Mapping[Phase, Callable[[Carrier, int], Awaitable[None]]] = MappingProxyType(
+Work = Callable[[Carrier, int], Awaitable[None]]
+
+# A live wave is caught up, verified and handed over in one go, by whichever of its phases it is entered.
+WORK: Mapping[Mode, Mapping[Phase, Work]] = MappingProxyType(
     {
-        Phase.PREPARE: prepare.run,
-        Phase.FENCE: fence.run,
-        Phase.COPY: slices.copy_rows,
-        Phase.VERIFY: slices.verify_rows,
-        Phase.HANDOVER: handover.run,
+        Mode.COLD: {
+            Phase.PREPARE: prepare.run,
+            Phase.FENCE: fence.run,
+            Phase.COPY: slices.copy_rows,
+            Phase.VERIFY: slices.verify_rows,
+            Phase.HANDOVER: handover.run,
+        },
+        Mode.LIVE: {
+            Phase.PREPARE: prepare.run,
+            Phase.COPY: slices.copy_rows,
+            Phase.CATCHUP: live.run,
+            Phase.VERIFY: live.run,
+            Phase.HANDOVER: live.run,
+        },
     }
 )
 
@@ -61,8 +76,9 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
     try:
         await slices.refuse_abort(carrier, no if phase is Phase.HANDOVER else None)
         await carrier.moves.enter(move_id, no, phase)
-        await PHASES[phase](carrier, no)
-        if phase is Phase.HANDOVER:
+        work = WORK[carrier.move.mode][phase]
+        await work(carrier, no)
+        if work in (handover.run, live.run):
             await carrier.moves.enter(move_id, no, Phase.SOAK)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
@@ -84,6 +100,28 @@ async def run_purge(carrier: Carrier, no: int) -> Outcome:
         await carrier.moves.fail(move_id, no, error)
         return Outcome.FAILED
     await carrier.moves.enter(move_id, no, Phase.DONE)
+    return Outcome.DONE
+
+
+async def run_rollback(carrier: Carrier, no: int) -> Outcome:
+    """Carry one wave back. A failure leaves it at the target, in soak, unless it is home at the source already."""
+    move_id = carrier.move.move_id
+    try:
+        await carrier.moves.enter(move_id, no, Phase.ROLLBACK)
+        await rollback.run(carrier, no)
+    except Exception as trouble:
+        error = _as_error(trouble)
+        if error.code is ErrorCode.LEASE_LOST:
+            return Outcome.LOST
+        await carrier.moves.fail(move_id, no, error)
+        try:
+            if await rollback.undo(carrier, no):
+                await carrier.moves.enter(move_id, no, Phase.SOAK)
+        except (DomicileError, psycopg.Error) as second:
+            log.warning("wave %s could not step back yet: %s", no, _as_error(second).message)
+        await carrier.moves.set_status(move_id, Status.WAITING, error)
+        return Outcome.FAILED
+    await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
     return Outcome.DONE
 
 

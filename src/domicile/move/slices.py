@@ -10,9 +10,12 @@ import psycopg
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.plan import Mode
+from domicile.model.verdict import Verdict
 from domicile.move import copy, stepback, verify
 from domicile.move.carrier import Carrier
-from domicile.postgres import waves
+from domicile.move.context import WaveAtSites
+from domicile.postgres import sequences, waves
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +23,18 @@ _PROGRESS = "select coalesce(sum(rows), 0), coalesce(sum(bytes), 0) from domicil
 
 
 async def copy_rows(carrier: Carrier, no: int) -> None:
-    """The copy phase, with its figures kept in the control database and an abort heeded between chunks."""
-    move_id = carrier.move.move_id
+    """The copy phase, with its figures kept in the control database and an abort heeded between chunks.
+
+    A live copy is of one snapshot: what a cut one left is removed first.
+    """
+    move = carrier.move
+    move_id, live = move.move_id, move.mode is Mode.LIVE
     async with carrier.sites() as (source, target):
         wave = await carrier.wave_at_sites(source, target, no)
+        if live:
+            await stepback.clean(carrier, target, wave.target_id, forget=False)
+            await target.execute("reset session_replication_role")
+            await sequences.advance(source, target, move.source_schema, move.target_schema, move.data_map.in_scope())
         row = await (await target.execute(_PROGRESS, (wave.target_id,))).fetchone()
     assert row is not None
     await carrier.figures.set_copied(move_id, no, int(row[0]), int(row[1]))
@@ -33,7 +44,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
         await refuse_abort(carrier)
 
     begun = time.monotonic()
-    await copy.run(carrier.move, wave, report)
+    await copy.run(move, wave, report, keep_seam=live)
     await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)
 
 
@@ -42,8 +53,13 @@ async def verify_rows(carrier: Carrier, no: int) -> None:
     wave."""
     async with carrier.sites() as (source, target):
         wave = await carrier.wave_at_sites(source, target, no)
-    verdict = await verify.run(carrier.move, wave)
-    await carrier.moves.verdict(carrier.move.move_id, no, verdict)
+    await settle_verdict(carrier, no, wave, await verify.run(carrier.move, wave))
+
+
+async def settle_verdict(carrier: Carrier, no: int, wave: WaveAtSites, verdict: Verdict) -> None:
+    """Seal the verdict; one that is not clean is raised. A rollback's is of the way back and is not kept."""
+    if not carrier.move.back:
+        await carrier.moves.verdict(carrier.move.move_id, no, verdict)
     async with carrier.source() as source:
         await waves.write_discrepancies(source, wave.source_id, verdict.discrepancies)
     if verdict.clean:

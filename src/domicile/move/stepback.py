@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.schema import TableName
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -39,7 +40,7 @@ async def run(carrier: Carrier, no: int) -> None:
         await _open_source(carrier, no)
         await move.failpoints.reach("stepback.source_open")
         if at_target is not None:
-            await _clean_target(carrier, target, at_target.id)
+            await clean(carrier, target, at_target.id)
         await move.failpoints.reach("stepback.target_cleaned")
     await carrier.directory.release(move.move_id, no)
 
@@ -68,21 +69,30 @@ async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRec
         await guard.set_fence(source, record.id, SourceMark.OPEN, carrier.move.source_site, 0)
 
 
-async def _clean_target(carrier: Carrier, target: AsyncConnection, wave_id: int) -> None:
-    move = carrier.move
-    subjects = await waves.count_members(target, wave_id)
-    # Only where something was copied: before that, rows of these subjects' keys are somebody else's (a collision).
+async def copied_tables(carrier: Carrier, target: AsyncConnection, wave_id: int) -> list[TableName]:
+    """The tables whose rows of the wave may be removed at the target, children before parents.
+
+    Only where something was copied: before that, rows of these subjects' keys are somebody else's (a collision). One
+    that was dropped half-way took its rows along.
+    """
     copied = {name for (name,) in await (await target.execute(_COPIED, (wave_id,))).fetchall()}
+    there = carrier.move.target_schema.tables
+    return [t for t in reversed(carrier.move.data_map.in_scope()) if str(t) in copied and t in there]
+
+
+async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forget: bool = True) -> None:
+    """Remove the wave's rows from a site where it is not home, and its record unless told otherwise. Idempotent."""
+    move = carrier.move
+    last = await waves.last_ordinal(target, wave_id)
+    tables = await copied_tables(carrier, target, wave_id)
     await target.execute("set session_replication_role = replica")
-    for first in range(0, subjects, CLEAN_SUBJECTS):
+    for first in range(0, last, CLEAN_SUBJECTS):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
-            for table in reversed(move.data_map.in_scope()):
-                # One that was dropped half-way took its rows along.
-                if str(table) in copied and table in move.target_schema.tables:
-                    await target.execute(
-                        delete_rows_of_wave(move.data_map, table), (wave_id, first, first + CLEAN_SUBJECTS)
-                    )
+            for table in tables:
+                await target.execute(
+                    delete_rows_of_wave(move.data_map, table), (wave_id, first, first + CLEAN_SUBJECTS)
+                )
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)
-        await waves.forget_wave(target, wave_id)
+        await (waves.forget_wave(target, wave_id) if forget else waves.forget_copy(target, wave_id))

@@ -20,6 +20,7 @@ _REGISTER_MOVE = """
 _WAVE = "select id, mark, home, epoch from domicile.wave where move_id = %s and no = %s"
 _STREAM = "select seam, (position - '0/0')::bigint, arrival from domicile.wave where id = %s"
 _SET_SEAM = "update domicile.wave set seam = %s, position = null where id = %s"
+_LAST = "select coalesce(max(ordinal), 0) from domicile.member where wave = %s"
 _COUNT = "select count(*) from domicile.member where wave = %s"
 # The home of a subject always has its highest epoch, so the source alone can name the next one.
 _NEXT_EPOCH = """
@@ -127,6 +128,12 @@ async def count_members(conn: AsyncConnection, wave_id: int) -> int:
     return await _number(conn, _COUNT, wave_id)
 
 
+async def last_ordinal(conn: AsyncConnection, wave_id: int) -> int:
+    """The highest ordinal of the wave here, where ranges of them end: more than it has members once some were
+    ejected."""
+    return await _number(conn, _LAST, wave_id)
+
+
 async def next_epoch(conn: AsyncConnection, wave_id: int) -> int:
     """The epoch the wave's members get when they arrive: one more than the highest any of them has had."""
     return await _number(conn, _NEXT_EPOCH, wave_id)
@@ -144,6 +151,12 @@ async def forget_wave(conn: AsyncConnection, wave_id: int) -> None:
     """Remove every trace of the wave from the site's own record (not its rows). Idempotent."""
     for statement in _FORGET_WAVE:
         await conn.execute(statement, (wave_id,))
+
+
+async def forget_copy(conn: AsyncConnection, wave_id: int) -> None:
+    """Nothing of the wave was copied to this site: it is only registered. Idempotent."""
+    await conn.execute("delete from domicile.progress where wave = %s", (wave_id,))
+    await conn.execute("update domicile.wave set seam = null, position = null where id = %s", (wave_id,))
 
 
 async def set_purged(conn: AsyncConnection, wave_id: int) -> None:
@@ -222,13 +235,25 @@ async def table_exists(conn: AsyncConnection) -> bool:
 
 
 def source_mark(record: WaveRecord | None) -> SourceMark:
-    """A site's record read as the source's mark; a wave it does not know is open."""
-    return SourceMark.OPEN if record is None else SourceMark(record.mark)
+    """A site's record read as that of the site which loses the wave. One it does not know is open; one that came from
+    elsewhere, or came back, is open too; one that is coming back is not home yet."""
+    match record:
+        case None | WaveRecord(mark=TargetMark.RESIDENT):
+            return SourceMark.OPEN
+        case WaveRecord(mark=TargetMark.ARRIVING):
+            return SourceMark.DEPARTED
+    return SourceMark(record.mark)
 
 
 def target_mark(record: WaveRecord | None) -> TargetMark:
-    """A site's record read as the target's mark."""
-    return TargetMark.ABSENT if record is None else TargetMark(record.mark)
+    """A site's record read as that of the site which gains the wave. One that has left again is absent; one that is
+    about to is still served."""
+    match record:
+        case None | WaveRecord(mark=SourceMark.OPEN | SourceMark.DEPARTED):
+            return TargetMark.ABSENT
+        case WaveRecord(mark=SourceMark.CLOSING):
+            return TargetMark.RESIDENT
+    return TargetMark(record.mark)
 
 
 async def _number(conn: AsyncConnection, statement: str, *values: object) -> int:

@@ -53,6 +53,7 @@ class CatchUp:
     _flying: deque[_Flying] = field(default_factory=deque)
     _expected: dict[bytes, asyncio.Future[list[Transaction]]] = field(default_factory=dict)
     _holding: bool = False
+    _going_on: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
     _advanced: float = field(default_factory=time.monotonic)
 
@@ -90,10 +91,18 @@ class CatchUp:
     def hold(self) -> None:
         """From now on what arrives is kept as the tail instead of being applied."""
         self._holding = True
+        self._going_on.clear()
+
+    async def landed(self) -> None:
+        """Everything that is on its way to the destination is committed there."""
+        while self._flying:
+            await asyncio.wait([self._flying[0].answer])
+            await asyncio.sleep(0)
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
         self._holding = False
+        self._going_on.set()
 
     @property
     def position(self) -> int:
@@ -123,7 +132,9 @@ class CatchUp:
     async def _take(self, transaction: Transaction) -> None:
         if transaction.enter or transaction.leave:
             if self._holding:
-                raise_held()
+                # What follows can be judged only once this is carried out, and that is not for a pause.
+                self._disappoint(_held())
+                await self._going_on.wait()
             await self.flush()
             await self.reparent(transaction)
             self.applied += len(transaction.changes)
@@ -169,14 +180,16 @@ class CatchUp:
 
     def _fail(self, why: BaseException) -> None:
         self._failure = why if isinstance(why, DomicileError) else _stopped()
+        self._disappoint(self._failure)
+
+    def _disappoint(self, why: BaseException) -> None:
         for waiter in self._expected.values():
             if not waiter.done():
-                waiter.set_exception(self._failure)
+                waiter.set_exception(why)
 
 
-def raise_held() -> None:
-    """A row came to another owner while the wave's writers were held: it is carried out after they were let go."""
-    raise DomicileError(
+def _held() -> DomicileError:
+    return DomicileError(
         ErrorCode.PAUSE_BUDGET,
         "a row came to another owner just before the handover",
         safe="The source serves and nothing has changed; the handover is tried again.",

@@ -13,12 +13,14 @@ from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
+from domicile.model.schema import TableName
 from domicile.postgres import checksum
 from domicile.postgres.checksum import Part, RowHash, Shape
 from domicile.postgres.ownership import Fragment, column
 from domicile.stream.change import Key
 from domicile.stream.layout import Identity, Layout, StreamTable
 from domicile.stream.params import Raw, cast_of, key_arrays
+from domicile.stream.pipeline import Statement
 
 Keys = Mapping[int, Sequence[Key]]
 """Keys of rows by the number of their table."""
@@ -26,6 +28,9 @@ Keys = Mapping[int, Sequence[Key]]
 _SUM = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum({bound}), 0) {rows} where m.wave = {wave} {keyed}"""
 _ROWS = "select {key}, {bound} {rows} where m.wave = {wave} {keyed}"
+_REQUIRE = """
+    select domicile.refuse({reason}, {schema}, {table}) from ({sums}) as found (rows, digest)
+    where (found.rows, found.digest) is distinct from ({rows}, {digest}::numeric)"""
 _HASHES = "select {key} from {listed}"
 _OWNERS = "select distinct m.ordinal {rows} where m.wave = {wave} {keyed}"
 # Few keys against tables that nobody may have analyzed: the planner must not scan.
@@ -51,6 +56,21 @@ class Side:
             sql.SQL(_SUM).format(bound=shape.bound, rows=shape.rows, wave=sql.Literal(self.wave_id), keyed=keyed),
             params,
         )
+
+    def require(self, conn: AsyncConnection, no: int, keys: Sequence[Key], part: Part) -> Statement:
+        """A statement that fails, with reason and table, unless the rows add up to ``part`` at this site."""
+        statement, params = self.sum_statement(no, keys)
+        table = self.layout.tables[no].name
+        text = sql.SQL(_REQUIRE).format(
+            reason=sql.Literal("touched rows differ"),
+            schema=sql.Literal(table.schema),
+            table=sql.Literal(table.name),
+            sums=statement,
+            rows=sql.Literal(part.rows),
+            digest=sql.Literal(part.digest),
+        )
+        values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
+        return Statement(text.as_bytes(conn), values, binary=True)
 
     async def sums(self, conn: AsyncConnection, keys: Keys) -> dict[int, Part]:
         """The sums of all tables named, in one round trip. Tables without keys are left out."""
@@ -81,7 +101,7 @@ class Side:
         """The hash of each key, as the verifier names rows; only of tables with a key."""
         table = self.layout.tables[no]
         shape = self.shapes[no]
-        listed, params = _listed(table, keys, self.layout.binary, "t")
+        listed, params = listed_keys(table, keys, self.layout.binary, "t")
         statement = sql.SQL(_HASHES).format(key=shape.key_hash, listed=listed)
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return {int(row[0]): key for row, key in zip(await cursor.fetchall(), keys, strict=True)}
@@ -104,11 +124,11 @@ class Side:
             return sql.SQL(""), []
         columns = sql.SQL(", ").join(column("t", name) for name in table.key)
         wanted = sql.SQL(", ").join(column("k", name) for name in table.key)
-        listed, params = _listed(table, keys, self.layout.binary, "k")
+        listed, params = listed_keys(table, keys, self.layout.binary, "k")
         return sql.SQL("and ({}) in (select {} from {})").format(columns, wanted, listed), params
 
 
-def side(layout: Layout, shapes: Mapping[Any, Shape], wave_id: int) -> Side:
+def side(layout: Layout, shapes: Mapping[TableName, Shape], wave_id: int) -> Side:
     """The wave at one site; ``shapes`` by table name."""
     return Side(layout, [shapes[table.name] for table in layout.tables], wave_id)
 
@@ -129,8 +149,9 @@ def count(keys: Keys) -> int:
     return sum(map(len, keys.values()))
 
 
-def _listed(table: StreamTable, keys: Sequence[Key], binary: bool, alias: str) -> tuple[sql.Composed, list[Any]]:
-    """``(select k1::type as k1, ... from unnest($1, ...)) as alias``: the keys as rows, in the order they were given."""
+def listed_keys(table: StreamTable, keys: Sequence[Key], binary: bool, alias: str) -> tuple[sql.Composed, list[Any]]:
+    """``(select k1::type as k1, ... from unnest($1, ...)) as alias``: the keys as rows, in the order given, and the
+    parameters, for a cursor that takes ``$1``."""
     params = key_arrays(table, keys, binary)
     arrays = [
         sql.SQL("${}::{}[]" if isinstance(param, Raw) else "(${}::pg_catalog.text)::{}[]").format(

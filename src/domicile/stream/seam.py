@@ -26,6 +26,13 @@ class Seam:
         xmin, xmax, running = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(map(int, running.split(","))) if running else frozenset())
 
+    def with_seen(self, xid: int) -> Seam:
+        """The same, but for the transaction that took the snapshot and that counts as seen: every number up to its own
+        that the snapshot did not know of belongs to one that runs."""
+        if xid < self.xmax:
+            return Seam(self.xmin, self.xmax, self.running - {xid})
+        return Seam(min(self.xmin, xid), xid + 1, self.running | set(range(self.xmax, xid)))
+
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.running)))}"
 

@@ -1,0 +1,149 @@
+"""A live wave from the end of its copy to its arrival: caught up, verified and handed over while its users write.
+
+    catchup   the stream brings what was committed since the copy's snapshot
+    verify    both sites in full, then touched rows again and again
+    handover  tried until it succeeds or its tries are used up (``live_handover.py``)
+
+Precondition: the wave's rows are at the target as one snapshot of the source had them, whose seam is kept there. Entered
+in any of its phases, after a crash or anew: it finds out where the wave stands and goes on from there. Reversible until
+the arrival. It also carries a wave back: then "source" is the site that loses it (`Move.reversed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark
+from domicile.model.phase import ORDER, Phase
+from domicile.move import live_handover, live_verify, slices, verify
+from domicile.move.carrier import Carrier
+from domicile.move.live_handover import Crossed, recover
+from domicile.move.live_wave import LiveWave, Turn, no_turn, open_live, session
+from domicile.move.monitor import Monitor, monitored
+from domicile.postgres import guard, sequences, waves
+from domicile.postgres.drain import DrainReport
+from domicile.postgres.lease import assert_lease
+
+LOOK_SECONDS = 0.1
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
+# Why a handover steps back and is tried again; everything else ends the wave's attempt.
+TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREPANCY)
+
+
+async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
+    """Carry the wave to its arrival; raises why it could not be, with the source serving."""
+    if not await recover(carrier, no):
+        await slices.refuse_abort(carrier)
+        async with open_live(carrier, no, turn) as live, monitored(live) as monitor:
+            await _enter(carrier, no, Phase.CATCHUP)
+            await carrier.move.failpoints.reach("live.catchup")
+            await live_verify.mark(live)
+            await _enter(carrier, no, Phase.VERIFY)
+            await _verify(live)
+            await _enter(carrier, no, Phase.HANDOVER)
+            crossed = await _hand_over(live, monitor)
+            await monitor.note(
+                pause_ms=round(crossed.pause_ms, 2), round_trip_ms=round(crossed.round_trip_ms, 2), blockers=()
+            )
+        assert await recover(carrier, no), "it has arrived"
+    if not carrier.move.back:
+        await _seal(carrier, no)
+
+
+async def _enter(carrier: Carrier, no: int, phase: Phase) -> None:
+    """Forward only: after a crash a wave that was further repeats what came before in the phase it is in."""
+    if carrier.move.back:
+        return  # a rollback is one phase
+    now = (await carrier.figures.wave(carrier.move.move_id, no)).phase
+    if ORDER.index(now) < ORDER.index(phase):
+        await carrier.moves.enter(carrier.move.move_id, no, phase)
+
+
+async def _verify(live: LiveWave) -> None:
+    carrier, no = live.carrier, live.wave.no
+    await carrier.move.failpoints.reach("live.verify")
+    verdict = await live_verify.whole(live)
+    await slices.settle_verdict(carrier, no, live.wave, verdict)
+
+
+async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
+    """Try until it succeeds. Raises the last reason when the tries or the time are used up."""
+    move = live.move
+    limits = move.plan.limits
+    pause = PAUSE_SECONDS_MIN
+    tables = move.data_map.in_scope()
+    async with session(move.source) as asking, session(move.source) as locking:
+        await guard.arm(asking, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max)
+        await move.failpoints.reach("live.armed")
+        for number in range(1, limits.handover_tries + 1):
+            await _until_ready(live, monitor)
+            try:
+                drained = await live.beside(_close(live, asking))
+                await live_verify.until_few(live)
+                return await live_handover.attempt(live, drained.entered, locking)
+            except DomicileError as why:
+                await monitor.note(tries=number, last_try=why.message)
+                if why.code not in TRIED_AGAIN or number == limits.handover_tries:
+                    raise
+                if why.code is ErrorCode.DISCREPANCY:
+                    await live_verify.touched_rows(live)  # raises when it is one
+            await live.beside(asyncio.sleep(pause))
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+    raise AssertionError("there is at least one try")
+
+
+async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
+    """The wave is closing, and its writers from before have ended. Nobody waits; idempotent."""
+    move, wave = live.move, live.wave
+    tables = move.data_map.in_scope()
+    await sequences.advance(live.source, live.target, move.source_schema, move.target_schema, tables)
+    record = await waves.find_wave(asking, move.move_id, wave.no)
+    assert record is not None
+    if record.mark != SourceMark.CLOSING:
+        async with asking.transaction():
+            await assert_lease(asking, move.move_id, move.generation)
+            await guard.set_fence(asking, wave.source_id, SourceMark.CLOSING, move.source_site, wave.epoch)
+    await move.failpoints.reach("live.closing")
+    return await guard.drain(asking, tables, seconds_max=move.plan.limits.fence_seconds_max)
+
+
+async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
+    """Little is missing at the target, few rows wait to be compared, and no writer is older than a fence may wait.
+
+    Raises lag-budget when it does not come to that in time.
+    """
+    limits = live.move.plan.limits
+    deadline = time.monotonic() + limits.catch_up_seconds_max
+    while True:
+        await live_verify.mark(live)
+        await live_verify.until_few(live)
+        figures = monitor.figures
+        old = [b for b in figures.blockers if (b.age_s or 0.0) > limits.fence_seconds_max]
+        if (figures.lag_bytes or 0) <= limits.lag_bytes_max and not old:
+            return
+        if time.monotonic() > deadline:
+            raise DomicileError(
+                ErrorCode.LAG_BUDGET,
+                f"the wave was not ready to be handed over within {limits.catch_up_seconds_max:g} s",
+                facts={"lag_bytes": figures.lag_bytes, "blockers": [b.pid for b in old]},
+                safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
+                hint="See what is in the way with: domicile status; then: domicile resume " + live.move.move_id,
+            )
+        await live.beside(asyncio.sleep(LOOK_SECONDS))
+
+
+async def _seal(carrier: Carrier, no: int) -> None:
+    """Write down what the copy that stays behind holds: nobody can write it any more, and a purge removes that only."""
+    move = carrier.move
+    async with carrier.source() as source:
+        record = await waves.find_wave(source, move.move_id, no)
+        assert record is not None
+        tables = move.data_map.in_scope()
+        sealed = (await carrier.figures.wave(move.move_id, no)).source_root
+        root = await verify.root_of(source, move.data_map, move.source_schema, tables, record.id, sealed)
+    await carrier.moves.seal(move.move_id, no, root)
+    await move.failpoints.reach("live.sealed")

@@ -1,0 +1,234 @@
+"""The handover of a live wave: its writers wait for one round trip between the sites, nobody else waits at all.
+
+    ready     little is missing at the target, few rows are touched and not compared, no writer is old
+    closing   writers of the wave hold its lock from now on; those from before have ended            nobody waits
+    lock      the mover takes the lock for himself: writers in flight end, new ones wait             the pause begins
+    depart    one commit at the source: departed, and a marker in the stream
+    tail      the stream brings what was committed up to the marker; the source hashes all touched rows
+    arrive    one round trip: the target applies the tail, compares the hashes, becomes the home     point of no return
+    release   the lock is free: who waited is told the new home                                      the pause ends
+    publish   the directory knows; the copy that stays behind is sealed
+
+A try that does not succeed before the arrival steps back by itself: the source's mark is what it was, and the stream
+goes on. The decisions are those of ``model/handover.py``; a process that comes after a crash has no lock and no tail,
+so for it the wave is not fit and goes back (`recover`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+import secrets
+import time
+
+import psycopg
+
+from domicile.directory.directory import Home
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
+from domicile.move.carrier import Carrier
+from domicile.move.live_wave import LiveWave
+from domicile.postgres import guard, wave_lock, waves
+from domicile.postgres.lease import assert_lease, settle_doubt
+from domicile.postgres.wave_lock import WaveLock
+from domicile.stream import compare
+from domicile.stream.change import Transaction
+from domicile.stream.compare import Keys
+from domicile.stream.pipeline import Refused, Statement
+
+DEAD_MAN_MARGIN_MS = 1_000
+_ARRIVE = b"""
+    update domicile.wave set mark = 'resident', home = $2, epoch = $3::bigint,
+        arrival = pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text
+    where id = $1::integer"""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """A handover that succeeded: the pause as in `LiveFigures`, in milliseconds."""
+
+    pause_ms: float
+    round_trip_ms: float
+
+
+async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> Crossed:
+    """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
+
+    ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
+    """
+    move, wave = live.move, live.wave
+    limits = move.plan.limits
+    round_trip_ms = await _round_trip(live)
+    live.catchup.hold()
+    try:
+        await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
+        begun = time.monotonic()
+        deadline = begun + limits.pause_ms_max / 1000
+        async with wave_lock.hold(
+            lock_session,
+            wave.source_id,
+            entered=entered,
+            timeout_ms=min(limits.lock_timeout_ms, limits.pause_ms_max),
+            dead_man_ms=limits.pause_ms_max + DEAD_MAN_MARGIN_MS,
+        ) as lock:
+            await move.failpoints.reach("live.locked")
+            await _cross(live, lock, deadline)
+            await move.failpoints.reach("live.arrived")
+        return Crossed((time.monotonic() - begun) * 1000, round_trip_ms)
+    finally:
+        live.catchup.go_on()
+
+
+async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
+    """From the departure to the arrival, or back to where the wave was."""
+    move, wave = live.move, live.wave
+    content = secrets.token_hex(8).encode()
+    marker = live.catchup.expect(content)
+    await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+    try:
+        await move.failpoints.reach("live.departed")
+        async with _until(deadline):
+            tail = await live.beside(marker)
+            keys = compare.merged(live.dirty(), _keys_of(tail))
+            statements = [*live.apply.compose(tail), *await _equal(live, keys), _arrive(live)]
+    except BaseException as trouble:
+        await _back(live, lock)
+        raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
+    try:
+        async with _until(deadline):
+            await (await live.apply.send(statements, tail))
+    except (TimeoutError, Refused, DomicileError) as trouble:
+        said_no = isinstance(trouble, Refused) and bool(trouble.refusal.sqlstate)
+        if not said_no and await _arrived(live):
+            return
+        await _back(live, lock)
+        raise (_not_equal(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
+
+
+async def recover(carrier: Carrier, no: int) -> bool:
+    """After a crash, or when a try ended in doubt: True when the wave lives at the target (then it is published), else
+    the source serves again and the wave may catch up once more. Idempotent.
+
+    Raises site-unreachable when a site cannot be asked: until then both may refuse the wave's writers.
+    """
+    move = carrier.move
+    async with carrier.sites() as (source, target):
+        await settle_doubt(target, move.move_id, move.generation)
+        await settle_doubt(source, move.move_id, move.generation)
+        while True:
+            at_source = await waves.find_wave(source, move.move_id, no)
+            at_target = await waves.find_wave(target, move.move_id, no)
+            facts = Facts(
+                source=waves.source_mark(at_source),
+                target=waves.target_mark(at_target),
+                published=await carrier.directory.reserved(move.move_id, no) == 0,
+                fit=False,
+            )
+            assert not facts.two_homes()
+            match next_action(facts):
+                case Action.FINISHED:
+                    return True
+                case Action.PUBLISH:
+                    assert at_target is not None
+                    home = Home(move.target_site, at_target.epoch)
+                    await carrier.directory.publish(move.plan.dataset, move.move_id, no, home)
+                    await move.failpoints.reach("live.published")
+                case _:
+                    if at_source is not None and facts.source is not SourceMark.OPEN:
+                        await _reopen(carrier, source, at_source)
+                    return False
+
+
+async def _reopen(carrier: Carrier, source: psycopg.AsyncConnection, record: waves.WaveRecord) -> None:
+    move = carrier.move
+    mark, epoch = open_mark(carrier, record)
+    async with source.transaction():
+        await assert_lease(source, move.move_id, move.generation)
+        await guard.set_fence(source, record.id, mark, move.source_site, epoch)
+
+
+def open_mark(carrier: Carrier, record: waves.WaveRecord) -> tuple[str, int]:
+    """The mark and the epoch under which the losing site served the wave: what a step back returns to."""
+    if not carrier.move.back:
+        return SourceMark.OPEN, 0
+    return TargetMark.RESIDENT, record.epoch - 1
+
+
+async def _back(live: LiveWave, lock: WaveLock) -> None:
+    """departed -> as it was, still under the lock: the writers that wait pass."""
+    move, wave = live.move, live.wave
+    mark = TargetMark.RESIDENT if move.back else SourceMark.OPEN
+    epoch = wave.epoch - 1 if move.back else 0
+    await lock.reopen(move.move_id, move.generation, mark, move.source_site, epoch)
+
+
+async def _arrived(live: LiveWave) -> bool:
+    """Ask the target, once no transaction of ours is open there any more."""
+    move = live.move
+    await live.apply.close()
+    await settle_doubt(live.target, move.move_id, move.generation)
+    record = await waves.find_wave(live.target, move.move_id, live.wave.no)
+    return waves.target_mark(record) is TargetMark.RESIDENT
+
+
+async def _equal(live: LiveWave, keys: Keys) -> list[Statement]:
+    """Statements that refuse the arrival unless the touched rows hash at the target as they do at the source, where
+    nobody can write them now."""
+    ours = await live.here.sums(live.source, keys)
+    return [live.there.require(live.target, no, keys[no], part) for no, part in ours.items()]
+
+
+def _arrive(live: LiveWave) -> Statement:
+    wave = live.wave
+    values = (str(wave.target_id).encode(), live.move.target_site.encode(), str(wave.epoch).encode())
+    return Statement(_ARRIVE, values)
+
+
+def _keys_of(tail: list[Transaction]) -> Keys:
+    keys: dict[int, list[bytes]] = {}
+    for transaction in tail:
+        for change in transaction.changes:
+            touched = keys.setdefault(change.table, [])
+            touched.append(change.key)
+            if change.old_key is not None:
+                touched.append(change.old_key)
+    return keys
+
+
+async def _round_trip(live: LiveWave) -> float:
+    """Milliseconds of the shortest of three questions to the target."""
+    taken = []
+    for _ in range(3):
+        begun = time.monotonic()
+        await live.target.execute("select")
+        taken.append((time.monotonic() - begun) * 1000)
+    return min(taken)
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        yield
+
+
+def _over_budget(live: LiveWave) -> DomicileError:
+    limit = live.move.plan.limits.pause_ms_max
+    return DomicileError(
+        ErrorCode.PAUSE_BUDGET,
+        f"the handover would have taken longer than {limit} ms",
+        facts={"pause_ms_max": limit},
+        safe=f"{live.move.source_site} serves and nothing has changed.",
+        hint="It is tried again; limits.pause_ms_max allows for a longer pause.",
+    )
+
+
+def _not_equal(live: LiveWave, refused: Refused) -> DomicileError:
+    return DomicileError(
+        ErrorCode.DISCREPANCY,
+        f"{live.move.target_site} refused the wave: {refused.reason or refused.refusal.sqlstate}",
+        facts={"table": refused.about, "sqlstate": refused.refusal.sqlstate},
+        safe=f"{live.move.source_site} serves and nothing has changed.",
+        hint="The rows are compared once more, then it is tried again.",
+    )

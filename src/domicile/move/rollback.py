@@ -1,0 +1,95 @@
+"""Roll a wave back: a handover in the other direction, which keeps every write made at the target.
+
+Precondition: the wave lives at the target, its source copy is as it was at the departure, the slot of the way back holds
+every write since. Postcondition: the source is the one home, under the next epoch; nothing of the wave is left at the
+target. Until the source has taken over, every failure ends with the target serving. Idempotent: continued where it was
+cut.
+"""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark, TargetMark
+from domicile.move import live, live_handover, stepback, streams
+from domicile.move.carrier import Carrier
+from domicile.postgres import guard, waves
+from domicile.postgres.lease import assert_lease, settle_doubt
+from domicile.stream.seam import Seam
+
+
+async def run(carrier: Carrier, no: int) -> None:
+    """Carry out the rollback of wave ``no``; raises way-back-closed, and whatever keeps a handover from succeeding."""
+    back = carrier.reversed()
+    if not await _is_home_again(back, no):
+        await streams.require_way_back(carrier)
+        async with back.sites() as (losing, gaining):
+            await _prepare(back, losing, gaining, no)
+        await live.run(back, no)
+    await carrier.move.failpoints.reach("rollback.arrived")
+    await _clear(back, no)
+    await carrier.move.failpoints.reach("rollback.cleared")
+
+
+async def undo(carrier: Carrier, no: int) -> bool:
+    """After a failure: the target serves on, the source copy is closed as before. False when the wave is home at the
+    source already: then only forward is right."""
+    back = carrier.reversed()
+    if await live_handover.recover(back, no):
+        return False
+    move = back.move
+    async with back.target() as gaining:
+        await settle_doubt(gaining, move.move_id, move.generation)
+        record = await waves.find_wave(gaining, move.move_id, no)
+        assert record is not None
+        if record.mark == TargetMark.ARRIVING:
+            async with gaining.transaction():
+                await assert_lease(gaining, move.move_id, move.generation)
+                await guard.set_fence(gaining, record.id, SourceMark.DEPARTED, move.source_site, record.epoch - 1)
+    await carrier.directory.release(move.move_id, no)
+    return True
+
+
+async def _is_home_again(back: Carrier, no: int) -> bool:
+    async with back.target() as gaining:
+        await settle_doubt(gaining, back.move.move_id, back.move.generation)
+        record = await waves.find_wave(gaining, back.move.move_id, no)
+    return waves.target_mark(record) is TargetMark.RESIDENT
+
+
+async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> None:
+    """The source copy awaits its wave under the next epoch; the stream goes on from the arrival at the target."""
+    move = back.move
+    at_losing = await waves.find_wave(losing, move.move_id, no)
+    at_gaining = await waves.find_wave(gaining, move.move_id, no)
+    assert at_losing is not None
+    assert at_gaining is not None
+    if at_gaining.mark == TargetMark.ARRIVING:
+        return
+    arrival = (await waves.stream_record(losing, at_losing.id)).arrival
+    if at_gaining.mark != SourceMark.DEPARTED or not arrival:
+        raise DomicileError(
+            ErrorCode.PHASE_FORBIDS,
+            f"wave {no} does not live at {move.source_site} by a live handover",
+            facts={"mark": at_gaining.mark},
+            safe=f"{move.source_site} serves the wave.",
+            hint=f"See where it stands with: domicile status {move.move_id}",
+        )
+    async with losing.transaction():
+        await back.directory.reserve(move.plan.dataset, move.move_id, no, waves.members(losing, at_losing.id))
+    async with gaining.transaction():
+        await assert_lease(gaining, move.move_id, move.generation)
+        if not (await waves.stream_record(gaining, at_gaining.id)).seam:
+            snapshot, own = arrival.split()
+            await waves.set_seam(gaining, at_gaining.id, str(Seam.parse(snapshot).with_seen(int(own))))
+        await guard.set_fence(gaining, at_gaining.id, TargetMark.ARRIVING, move.source_site, at_gaining.epoch + 1)
+    await move.failpoints.reach("rollback.prepared")
+
+
+async def _clear(back: Carrier, no: int) -> None:
+    """Nothing of the wave is left where it was for a while; its members neither."""
+    async with back.source() as losing:
+        record = await waves.find_wave(losing, back.move.move_id, no)
+        if record is not None:
+            await stepback.clean(back, losing, record.id)

@@ -1,0 +1,137 @@
+"""Rows that come to another owner take along what hangs from them: out of the wave, or into it.
+
+Out of it: the row and its subtree are deleted at the destination. Into it: the stream shows only the row itself, perhaps
+without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at the
+origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees of
+them is in what was read. All of a transaction is one commit at the destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, AsyncRawCursor, sql
+
+from domicile.model.datamap import DataMap
+from domicile.postgres.failures import told
+from domicile.postgres.ownership import column, rows_of_wave
+from domicile.stream.apply import Apply
+from domicile.stream.change import Change, Key, Op, Transaction
+from domicile.stream.compare import listed_keys
+from domicile.stream.filter import WaveFilter
+from domicile.stream.fold import Fields
+from domicile.stream.index import OwnershipIndex
+from domicile.stream.layout import Layout, StreamTable
+from domicile.stream.params import field
+from domicile.stream.seam import Seam
+
+VISIBLE_SECONDS = 0.001  # a commit is in the log a moment before it is visible
+_BEGIN = "begin transaction isolation level repeatable read, read only"
+_SNAPSHOT = """
+    select pg_catalog.pg_current_snapshot()::text, (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint"""
+_SUBTREE = "select {columns} {rows} where m.wave = {wave} and ({key}) in (select {wanted} from {listed})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reparent:
+    """``origin`` is a session of its own, idle; ``wave_id`` the wave's number there."""
+
+    layout: Layout
+    data_map: DataMap
+    index: OwnershipIndex
+    filter: WaveFilter
+    apply: Apply
+    origin: AsyncConnection[Any]
+    wave_id: int
+
+    async def __call__(self, transaction: Transaction) -> None:
+        """Carry the transaction out whole; returns when it is committed at the destination."""
+        await self.apply.finish([self._part_of(transaction, transaction.changes, last=False)])
+        for no, keys in _by_table(transaction.leave):
+            for table, removed in (await self.apply.leave(no, keys)).items():
+                for key in removed:
+                    self.index.discard(table, key)
+                    self._touch(table, key, transaction)
+        entered: dict[tuple[int, Key], Fields] = {}
+        if transaction.enter:
+            seam, until, entered = await self._read(transaction)
+            for (no, key), fields in entered.items():
+                self.index.add(no, key, fields)
+            self.filter.skip(entered, seam, until)
+        inserts = [Change(no, Op.INSERT, key, fields) for (no, key), fields in entered.items()]
+        await self.apply.finish([self._part_of(transaction, inserts, last=True)])
+
+    def _touch(self, no: int, key: Key, transaction: Transaction) -> None:
+        self.apply.dirty.setdefault(no, {})[key] = transaction.xid
+
+    def _part_of(self, whole: Transaction, changes: list[Change], *, last: bool) -> Transaction:
+        return Transaction(whole.xid, whole.position, whole.committed_at, changes, last=last)
+
+    async def _read(self, transaction: Transaction) -> tuple[Seam, int, dict[tuple[int, Key], Fields]]:
+        """The rows that came in with all that hangs from them, the snapshot in which they were read, and a position in
+        the log behind everything that it sees."""
+        with told("source", "reading rows that came into the wave"):
+            seam, until = await self._snapshot_that_sees(transaction.xid)
+            try:
+                found: dict[tuple[int, Key], Fields] = {}
+                for no, keys in _by_table(transaction.enter):
+                    async for table, key, fields in self._subtree(self.layout.tables[no], keys):
+                        found[table.no, key] = fields
+            finally:
+                await self.origin.execute("rollback")
+        return seam, until, found
+
+    async def _snapshot_that_sees(self, xid: int) -> tuple[Seam, int]:
+        while True:
+            await self.origin.execute(_BEGIN)
+            row = await (await self.origin.execute(_SNAPSHOT)).fetchone()
+            assert row is not None
+            seam = Seam.parse(row[0])
+            if seam.sees_short(xid):
+                return seam, int(row[1])
+            await self.origin.execute("rollback")
+            await asyncio.sleep(VISIBLE_SECONDS)
+
+    async def _subtree(
+        self, top: StreamTable, keys: Sequence[Key]
+    ) -> AsyncIterator[tuple[StreamTable, Key, Fields]]:
+        """The rows with these keys and all that hang from them, of the wave's members only; parents first."""
+        for table in self.layout.tables:
+            alias = self._alias_in(table, top)
+            if alias is None:
+                continue
+            listed, params = listed_keys(top, keys, self.layout.binary, "k")
+            statement = sql.SQL(_SUBTREE).format(
+                columns=sql.SQL(", ").join(column("t", name) for name in table.columns),
+                rows=rows_of_wave(self.data_map, table.name),
+                wave=sql.Literal(self.wave_id),
+                key=sql.SQL(", ").join(column(alias, name) for name in top.key),
+                wanted=sql.SQL(", ").join(column("k", name) for name in top.key),
+                listed=listed,
+            )
+            cursor = AsyncRawCursor(self.origin)
+            await cursor.execute(statement, params, binary=self.layout.binary)
+            result = cursor.pgresult
+            assert result is not None
+            for row in range(result.ntuples):
+                fields = tuple(field(result.get_value(row, at)) for at in range(result.nfields))
+                yield table, b"".join(fields[at] for at in table.key_at), fields
+
+    def _alias_in(self, table: StreamTable, top: StreamTable) -> str | None:
+        """Under which alias ``top`` stands in the statement of ``table``'s rows (``postgres/ownership.py``)."""
+        if table.no == top.no:
+            return "t"
+        for position, step in enumerate(self.data_map.path(table.name), start=1):
+            if step.to_table == top.name and top.no != 0:
+                return f"p{position}"
+        return None
+
+
+def _by_table(rows: Sequence[tuple[int, Key]]) -> list[tuple[int, list[Key]]]:
+    found: dict[int, list[Key]] = {}
+    for no, key in rows:
+        found.setdefault(no, []).append(key)
+    return sorted(found.items())
