@@ -1,7 +1,7 @@
 """One function per thing an operator can do. CLI, web and tests call these; faces only parse and print."""
 
 from domicile.commands.inspect import map_check, plan, sites, survey
-from domicile.commands.moves import abort, apply, pause, purge, resume
+from domicile.commands.moves import abort, apply, pause, purge, resume, rollback
 from domicile.commands.reading import report, status, verify, where
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "purge",
     "report",
     "resume",
+    "rollback",
     "sites",
     "status",
     "survey",

@@ -16,6 +16,7 @@ from domicile.commands.desk import (
     open_desk,
     read_subjects,
     require_same_map,
+    runner_name,
     second_desk,
     stale,
 )
@@ -27,7 +28,7 @@ from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
-from domicile.move import begin
+from domicile.move import begin, streams
 from domicile.move import purge as purging
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
@@ -122,6 +123,38 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
         return await desk.status(record.move_id)
 
 
+async def rollback(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+) -> MoveStatus:
+    """Hand every wave that lives at the target back to the source, with what was written at the target meanwhile.
+
+    Until a wave's handover back it lives at the target; killed half-way it is continued by the same order. Raises
+    way-back-closed when the plan or a purge forbids it, and why a wave could not be handed back: it serves on at the
+    target then.
+    """
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if record.status is Status.ABORTED:
+            return await desk.status(record.move_id)
+        if not any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in await desk.figures.waves(record.move_id)):
+            raise _forbidden(record, "rollback")
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            await streams.require_way_back(carrier)
+            await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
+            await _carry(desk, carrier, "rollback", on_progress, stop)
+        now = await _told(desk, record.move_id, on_progress)
+        if now.status is not Status.ABORTED:
+            raise DomicileError(
+                ErrorCode(now.error_code or ErrorCode.INTERNAL),
+                now.error_message or "the rollback did not come to its end",
+                facts={"move": move_id},
+                safe=now.safe,
+                hint=f"Mend the cause, then run it again: domicile rollback {move_id}",
+            )
+        return now
+
+
 async def purge(
     workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
 ) -> PurgeReport:
@@ -207,13 +240,16 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
     """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
     not begun anew."""
     # Importing DBOS takes half of a command's start; only orders that carry a move need it.
-    from domicile.move.durable import carry, launched
+    from domicile.move.durable import carry
+    from domicile.move.engine import carried, launched, own_queue
 
     move_id = carrier.move.move_id
     if kind == "move":  # a purge leaves the status of a paused or aborted move as it is
         await desk.moves.set_status(move_id, Status.RUNNING)
-    async with launched(carrier, desk.conninfo, kind), _watched(desk, move_id, on_progress, stop):
-        outcome = await carry(move_id, kind)
+    await desk.orders.withdraw(move_id)  # we do it ourselves
+    async with launched(desk.conninfo, runner_name(), [own_queue(move_id)]), carried(carrier):
+        async with _watched(desk, move_id, on_progress, stop):
+            outcome = await carry(move_id, kind)
     if outcome is Outcome.LOST:
         raise DomicileError(
             ErrorCode.LEASE_LOST,
@@ -287,6 +323,7 @@ def _forbidden(record: MoveRecord, order: str) -> DomicileError:
     why = {
         "pause": "no wave of it is left to move",
         "abort": "every wave lives at the target already",
+        "rollback": "no wave of it lives at the target with a way back",
         "purge": "no wave of it has a source copy that may be removed",
     }[order]
     return DomicileError(

@@ -15,14 +15,18 @@ from domicile.control.figures import Figures
 from domicile.model.errors import DomicileError
 from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
+from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
-from domicile.move import handover, stepback
+from domicile.move import handover, live, stepback, streams
 from domicile.move.carrier import Carrier
-from domicile.postgres import guard, site_schema, waves
+from domicile.postgres import guard, sign_ups, site_schema, waves
 from domicile.postgres.lease import settle_doubt
+from domicile.postgres.takeover import unhindered
 
 log = logging.getLogger(__name__)
 
+_FINISH = {Mode.COLD: handover.run, Mode.LIVE: live.run}
+_SWEPT = "select no from domicile.wave where move_id = %s and no > %s"
 _OUTCOME_STATUS = {
     "paused": Status.PAUSED,
     "failed": Status.FAILED,
@@ -31,23 +35,23 @@ _OUTCOME_STATUS = {
 
 
 async def enlist(carrier: Carrier) -> None:
-    """Both sites know the move and this process's lease. Runs in every process that carries the move."""
+    """Both sites know the move and this process's lease, and no transaction of a former holder is open there any more.
+    Runs in every process that carries the move."""
     move = carrier.move
     key = move.source_schema.tables[move.data_map.subject.table].column(move.data_map.subject.key)
-    async with carrier.sites() as (source, target):
-        for conn, here, role, peer in (
-            (source, move.source_site, "source", move.target_site),
-            (target, move.target_site, "target", move.source_site),
+    async with carrier.sites() as (source, target), carrier.sites() as (source_eye, target_eye):
+        for conn, eye, here, role, peer in (
+            (source, source_eye, move.source_site, "source", move.target_site),
+            (target, target_eye, move.target_site, "target", move.source_site),
         ):
             await site_schema.install(conn, key.type_name, key.collation)
-            await waves.register_move(
-                conn,
-                waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation),
-            )
+            record = waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation)
+            await unhindered(waves.register_move(conn, record), conn, eye)
 
 
 async def run(carrier: Carrier) -> None:
-    """The guard stands at both sites, disarmed: it costs nothing until a wave nears its fence."""
+    """The guard stands at both sites, disarmed: it costs nothing until a wave nears its fence. The source refuses
+    sign-ups from now on, where the plan says so."""
     move = carrier.move
     async with carrier.sites() as (source, target):
         seconds = move.plan.limits.fence_seconds_max
@@ -56,6 +60,10 @@ async def run(carrier: Carrier) -> None:
             (target, move.target_schema, move.target_site),
         ):
             await guard.install(conn, move.data_map, schema, here=here, seconds_max=seconds)
+        await sign_ups.install(
+            source, move.data_map, lock_timeout_ms=move.plan.limits.lock_timeout_ms, seconds_max=seconds
+        )
+    await streams.begin(carrier)
 
 
 async def end(carrier: Carrier, outcome: str) -> None:
@@ -63,10 +71,34 @@ async def end(carrier: Carrier, outcome: str) -> None:
     move_id = carrier.move.move_id
     if outcome == "aborted":
         await _forget_unmoved(carrier)
+        await release_sign_ups(carrier)
     if outcome != "lost":
-        await carrier.moves.set_status(move_id, _OUTCOME_STATUS.get(outcome, Status.WAITING))
+        status = _OUTCOME_STATUS.get(outcome, Status.WAITING)
+        if not (status is Status.FAILED and (await carrier.moves.get(move_id)).error_code):  # says why already
+            await carrier.moves.set_status(move_id, status)
         await carrier.moves.request(move_id, pause=False, abort=False)
+        await streams.end(carrier)
     await release_guards(carrier)
+
+
+async def release_sign_ups(carrier: Carrier) -> None:
+    """The move is over: the source takes new subjects of every kind again, and forgets the plan's condition.
+
+    Where the table cannot be locked now a trigger stays behind that refuses nobody; the next move takes it off.
+    """
+    move = carrier.move
+    limits = move.plan.limits
+    try:
+        async with carrier.source() as source:
+            await sign_ups.release(
+                source,
+                move.data_map,
+                move.move_id,
+                lock_timeout_ms=limits.lock_timeout_ms,
+                seconds_max=limits.fence_seconds_max,
+            )
+    except DomicileError as error:
+        log.warning("the trigger for sign-ups stays, refusing nobody: %s", error.message)
 
 
 async def release_guards(carrier: Carrier) -> None:
@@ -102,7 +134,7 @@ async def _forget_unmoved(carrier: Carrier) -> None:
             continue
         if wave.phase is Phase.HANDOVER and await _lives_at_target(carrier, wave.no):
             await carrier.moves.enter(move_id, wave.no, Phase.HANDOVER)
-            await handover.run(carrier, wave.no)  # too late to take it back: finish it
+            await _FINISH[carrier.move.mode](carrier, wave.no)  # too late to take it back: finish it
             await carrier.moves.enter(move_id, wave.no, Phase.SOAK)
             continue
         unmoved.append(wave)
@@ -110,9 +142,12 @@ async def _forget_unmoved(carrier: Carrier) -> None:
             await stepback.run(carrier, wave.no)
         await carrier.moves.back_to_planned(move_id, wave.no, Status.ABORTED)
     async with carrier.sites() as (source, target):
-        for wave in unmoved:
-            await _forget(carrier, source, wave.no)
-        if len(unmoved) == len(all_waves):
+        forgotten = [await _forget(carrier, source, wave.no) for wave in unmoved]
+        # A sweep that was cut has left a wave at the source alone.
+        cursor = await source.execute(_SWEPT, (move_id, max(w.no for w in all_waves)))
+        for (no,) in await cursor.fetchall():
+            await _forget(carrier, source, no)
+        if all(forgotten) and len(unmoved) == len(all_waves):
             await waves.forget_move(source, move_id)
             await waves.forget_move(target, move_id)
             await _remove_guard_if_idle(carrier, source)
@@ -127,11 +162,16 @@ async def _lives_at_target(carrier: Carrier, no: int) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-async def _forget(carrier: Carrier, source: AsyncConnection, no: int) -> None:
+async def _forget(carrier: Carrier, source: AsyncConnection, no: int) -> bool:
+    """False when the wave was rolled back: its record stays, because the source is its home under that epoch."""
     record = await waves.find_wave(source, carrier.move.move_id, no)
-    if record is not None:
-        async with source.transaction():
-            await waves.forget_wave(source, record.id)
+    if record is None:
+        return True
+    if record.mark == TargetMark.RESIDENT:
+        return False
+    async with source.transaction():
+        await waves.forget_wave(source, record.id)
+    return True
 
 
 async def _remove_guard_if_idle(carrier: Carrier, conn: AsyncConnection) -> None:
