@@ -235,8 +235,11 @@ async def test_every_move_has_its_own_condition_and_home(market: Guarded) -> Non
 
 
 async def _traces(shop: Guarded) -> tuple[int, int, int]:
+    """Triggers, functions that know a condition, conditions kept."""
     triggers = await shop.value("select count(*) from pg_trigger where tgname = 'zy_domicile_sign_up'")
-    functions = await shop.value("select count(*) from pg_proc where proname = 'refuse_sign_up'")
+    functions = await shop.value(
+        "select count(*) from pg_proc where proname = 'refuse_sign_up' and prosrc like '%domicile_fits :=%'"
+    )
     kept = await shop.value("select count(*) from domicile.move where condition <> '' or sign_ups = 'refuse'")
     return triggers, functions, kept
 

@@ -22,7 +22,8 @@ from domicile.sites.embedded import EmbeddedCluster
 PROCESS_SECONDS_MAX = 120
 STEP_BACK_POINTS = {p for p in POINTS if p.startswith("stepback.")}
 PURGE_POINTS = {p for p in POINTS if p.startswith("purge.")}
-MOVE_POINTS = [p for p in POINTS if p not in STEP_BACK_POINTS | PURGE_POINTS]
+EJECT_POINTS = {p for p in POINTS if p.startswith("eject.")}  # met by waves that somebody leaves: test_joiners.py
+MOVE_POINTS = [p for p in POINTS if p not in STEP_BACK_POINTS | PURGE_POINTS | EJECT_POINTS]
 
 # A user of the target who took an address that one of those who move has: the email is unique there.
 _OCCUPY = """

@@ -193,6 +193,8 @@ def report(account: MoveReport, width: int) -> Iterator[RenderableType]:
     yield table((Col("table"), Col("rows", number=True)), rows, width)
     yield from _sentences("what differed in waves that failed:", account.discrepancies)
     yield from _sentences("what stayed:", account.stayed)
+    taken_out = tuple(f"wave {e.wave}: {units.plural(e.subjects, 'subject')}, {e.reason}" for e in account.ejected)
+    yield from _sentences("who was taken out of a wave and stayed:", taken_out)
 
 
 def where(found: Whereabouts, width: int) -> Iterator[RenderableType]:

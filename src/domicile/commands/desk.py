@@ -15,6 +15,7 @@ from domicile.control.database import open_control
 from domicile.control.figures import Figures
 from domicile.control.journal import Journal
 from domicile.control.lease import Lease, hold_lease, living_runner
+from domicile.control.membership import Membership
 from domicile.control.moves import MoveRecord, Moves
 from domicile.control.orders import Orders
 from domicile.directory.directory import Directory, SubjectHash
@@ -29,6 +30,7 @@ from domicile.move.carrier import Carrier
 from domicile.move.context import Move
 from domicile.move.failpoints import Failpoints
 from domicile.planner import plan_file
+from domicile.planner.sweep import sweep
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema, schema_digest
 from domicile.sites.shared import control_cluster
@@ -128,7 +130,8 @@ async def fit(desk: Desk, move_id: MoveId, lease: Lease, *, any_schema: bool = F
     )
     if not any_schema:
         require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
-    return Carrier(move, desk.moves, desk.figures, desk.directory, desk.orders, lease)
+    membership = Membership(desk.conn)
+    return Carrier(move, desk.moves, desk.figures, desk.directory, desk.orders, lease, membership, sweep)
 
 
 async def schema_at(conninfo: str) -> Schema:

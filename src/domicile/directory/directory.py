@@ -137,9 +137,7 @@ class Directory:
             "delete from domicile_directory.reservation where move_id = %s and wave_no = %s", (move_id, no)
         )
 
-    async def release_subjects(
-        self, dataset: DatasetName, move_id: MoveId, no: int, subjects: Iterable[str]
-    ) -> None:
+    async def release_subjects(self, dataset: DatasetName, move_id: MoveId, no: int, subjects: Iterable[str]) -> None:
         """Give up the reservations of some of a wave's subjects. Idempotent."""
         hashes = [self._hash(dataset, subject) for subject in subjects]
         await self._conn.execute(

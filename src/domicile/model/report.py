@@ -9,6 +9,9 @@ from domicile.model.plan import Mode
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 
+LEFT = "no longer in the cohort"
+"""Why members are ejected who do not fit the condition any more, or are gone; should they join again, they are swept."""
+
 
 @dataclass(frozen=True, slots=True)
 class InTheWay:
@@ -149,6 +152,15 @@ class PurgeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectedCount:
+    """How many members of a wave were taken out of it and stay home. Their keys are at the source only."""
+
+    wave: int
+    reason: str
+    subjects: int
+
+
+@dataclass(frozen=True, slots=True)
 class MoveReport:
     """The account of a move, for people: what moved, the verdicts, what stayed and why."""
 
@@ -164,6 +176,7 @@ class MoveReport:
     stayed: tuple[str, ...]  # sentences: what stayed, and why
     purged: str  # one sentence
     discrepancies: tuple[str, ...]  # of failed waves, kept at the source: table, key, difference, columns
+    ejected: tuple[EjectedCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ import signal
 from domicile.model.errors import DomicileError, ErrorCode
 
 POINTS: tuple[str, ...] = (
+    "eject.target_cleaned",
+    "eject.source_forgot",
     "prepare.source_registered",
     "prepare.target_registered",
     "prepare.reserved",
@@ -32,6 +34,18 @@ POINTS: tuple[str, ...] = (
     "handover.departed",
     "handover.arrived",
     "handover.published",
+    "live.catchup",
+    "live.verify",
+    "live.armed",
+    "live.closing",
+    "live.locked",
+    "live.departed",
+    "live.arrived",
+    "live.published",
+    "live.sealed",
+    "rollback.prepared",
+    "rollback.arrived",
+    "rollback.cleared",
     "stepback.target_cleaned",
     "stepback.source_open",
     "purge.before",

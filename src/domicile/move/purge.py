@@ -49,9 +49,9 @@ async def run(carrier: Carrier, no: int) -> None:
         if not done:
             await require_sealed(carrier, source, record, wave)
         await source.execute("set session_replication_role = replica")
-        subjects = await waves.count_members(source, record.id)
-        size = chunk_subjects(move.plan.limits.purge_chunk_rows, wave.rows_planned, subjects)
-        for chunk, first in enumerate(range(0, subjects, size)):
+        last = await waves.last_ordinal(source, record.id)
+        size = chunk_subjects(move.plan.limits.purge_chunk_rows, wave.rows_planned, last)
+        for chunk, first in enumerate(range(0, last, size)):
             if chunk not in done:
                 await _purge_chunk(carrier, source, record.id, chunk, (first, first + size))
                 await move.failpoints.reach("purge.chunk_committed")

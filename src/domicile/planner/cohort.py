@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.report import LEFT
 from domicile.model.schema import TableName
 from domicile.planner import condition
 from domicile.postgres import conditions
@@ -38,6 +39,23 @@ _SELECT = """
     insert into pg_temp.domicile_cohort (wave, ordinal, subject)
     select 0, row_number() over (order by {key}), {key}
     from {subjects} where (\n{where}\n) and {key} is not null"""
+# Who joined since the cohort was frozen: in no wave of this move, held by no other move, at home here, and not ejected
+# from this move for a reason that may still hold. Not more than one wave's worth at a time.
+_LATE = """
+    insert into pg_temp.domicile_cohort (wave, ordinal, subject)
+    select 0, row_number() over (order by late.key), late.key
+    from (
+        select {key} as key from {subjects} where (\n{where}\n) and {key} is not null
+            and not exists (
+                select from domicile.member as m join domicile.wave as w on w.id = m.wave
+                where m.subject = {key} and (w.move_id = {move} or w.mark = 'open'))
+            and not exists (
+                select from domicile.ejected as e join domicile.wave as w on w.id = e.wave
+                where e.subject = {key} and w.move_id = {move} and e.reason <> {left})
+            and coalesce((
+                select w.mark from domicile.member as m join domicile.wave as w on w.id = m.wave
+                where m.subject = {key} order by w.epoch desc limit 1), 'resident') = 'resident'
+        order by 1 limit {most}) as late"""
 _SELECT_LISTED = """
     insert into pg_temp.domicile_cohort (wave, ordinal, subject)
     select 0, row_number() over (order by {key}), {key}
@@ -90,6 +108,26 @@ async def select(conn: AsyncConnection, data_map: DataMap, where: str, lines: Se
     return size
 
 
+async def select_late(conn: AsyncConnection, data_map: DataMap, where: str, move_id: str, most: int) -> int:
+    """Fill the cohort with up to ``most`` subjects who have joined since the move began, in key order; returns how
+    many.
+
+    Needs a transaction, and the site schema. Raises condition-invalid when the expression fails on a row.
+    """
+    return await _run(
+        conn,
+        data_map,
+        sql.SQL(_LATE).format(
+            key=sql.Identifier("subject", data_map.subject.key),
+            subjects=await condition.subjects_from(conn, data_map),
+            where=sql.SQL(where),
+            move=sql.Literal(move_id),
+            left=sql.Literal(LEFT),
+            most=sql.Literal(most),
+        ),
+    )
+
+
 async def digest(conn: AsyncConnection) -> str:
     """SHA-256 (hex) over the cohort's keys as text, in byte order, one a line as COPY writes them.
     Streamed.
@@ -130,7 +168,11 @@ async def refuse_elsewhere(conn: AsyncConnection, move_id: str = "") -> None:
 async def _select_where(conn: AsyncConnection, data_map: DataMap, where: str) -> int:
     subjects = await condition.subjects_from(conn, data_map)
     key = sql.Identifier("subject", data_map.subject.key)
-    statement = sql.SQL(_SELECT).format(key=key, subjects=subjects, where=sql.SQL(where))
+    return await _run(conn, data_map, sql.SQL(_SELECT).format(key=key, subjects=subjects, where=sql.SQL(where)))
+
+
+async def _run(conn: AsyncConnection, data_map: DataMap, statement: sql.Composed) -> int:
+    """Run a statement that has an operator's condition in it; returns how many rows it wrote."""
     try:
         async with conn.transaction():  # a savepoint: what follows is undone with it
             # The condition runs where nothing but temporary tables can be written, whatever the transaction

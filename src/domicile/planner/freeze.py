@@ -11,12 +11,12 @@ from psycopg import AsyncConnection, IsolationLevel
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, SignUps
-from domicile.model.site import MoveId
+from domicile.model.site import MoveId, SiteName
 from domicile.planner import cohort, condition
 
 # LOCK comes before the snapshot, so whoever waited here sees the cohort the other one froze. The mode lets running
 # moves read and share-lock their rows; only beginning or taking over a move waits.
-_ONE_AT_A_TIME = "lock table domicile.move in share row exclusive mode"
+ONE_AT_A_TIME = "lock table domicile.move in share row exclusive mode"
 _REGISTERED = """
     select count(distinct w.id), count(m.ordinal) from domicile.wave as w
     left join domicile.member as m on m.wave = w.id where w.move_id = %s"""
@@ -54,7 +54,7 @@ async def freeze(
     await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     try:
         async with conn.transaction():
-            await conn.execute(_ONE_AT_A_TIME)
+            await conn.execute(ONE_AT_A_TIME)
             return await _freeze(conn, plan, data_map, move_id, subjects)
     finally:
         await conn.set_isolation_level(None)
@@ -84,16 +84,18 @@ async def _freeze(
             safe="No wave was registered; the source serves everybody.",
             hint="Make a new plan with: domicile plan",
         )
-    waves = {
-        "move_id": move_id,
-        "home": plan.source,
-        "numbers": [w.no for w in plan.waves],
-        "firsts": [w.first for w in plan.waves],
-        "lasts": [w.last for w in plan.waves],
-    }
-    await conn.execute(_WAVES, waves)
-    members = (await conn.execute(_MEMBERS, waves)).rowcount
+    members = await register(conn, move_id, plan.source, [(w.no, w.first, w.last) for w in plan.waves])
     refused = plan.sign_ups if plan.cohort.where else SignUps.ACCEPT  # without a condition there is nobody to refuse
     await conn.execute(_KEEP, (plan.cohort.where, refused, move_id))
+    return members
+
+
+async def register(conn: AsyncConnection, move_id: MoveId, home: SiteName, cuts: Sequence[tuple[int, int, int]]) -> int:
+    """Write down waves of the cohort table, mark ``open``: each its number, and the positions in (first, last] of its
+    members; returns how many those are."""
+    numbers, firsts, lasts = (list(column) for column in zip(*cuts, strict=True))
+    waves = {"move_id": move_id, "home": home, "numbers": numbers, "firsts": firsts, "lasts": lasts}
+    await conn.execute(_WAVES, waves)
+    members = (await conn.execute(_MEMBERS, waves)).rowcount
     await conn.execute("analyze domicile.member")  # the first wave begins before autovacuum would look
     return members

@@ -22,6 +22,7 @@ from domicile.postgres.ownership import column, ident
 
 _STATEMENTS = named_statements(resources.files(__package__).joinpath("sql/sign_ups.sql").read_text(encoding="utf-8"))
 _INSTALL_LOCK = "select pg_catalog.pg_advisory_xact_lock(7237123425614523493)"
+_TAKEN_OFF = ("needed", "drop_trigger")
 _NEEDED = "DM003"  # raised by sql/sign_ups.sql, seen by nobody else
 
 
@@ -43,8 +44,7 @@ async def install(
         if not await _write_function(conn, data_map):
             return
     for relation in await _subject_table(conn, data_map):
-        row = await (await conn.execute(_STATEMENTS["present"], (relation.oid,))).fetchone()
-        if row is None or not row[0]:
+        if not await _is_present(conn, relation):
             await with_lock(
                 conn,
                 relation,
@@ -73,16 +73,13 @@ async def release(
         if await _write_function(conn, data_map):
             return
     for relation in await _subject_table(conn, data_map):
-        statements = [
-            sql.SQL(_STATEMENTS["needed"]).format(),
-            sql.SQL(_STATEMENTS["drop_trigger"]).format(table=ident(relation.name)),
-            sql.SQL(_STATEMENTS["drop_function"]).format(),
-        ]
-        try:
-            await with_lock(conn, relation, statements, lock_timeout_ms, time.monotonic() + seconds_max)
-        except DatabaseError as error:
-            if error.sqlstate != _NEEDED:
-                raise
+        statements = [sql.SQL(_STATEMENTS[name]).format(table=ident(relation.name)) for name in _TAKEN_OFF]
+        if await _is_present(conn, relation):
+            try:
+                await with_lock(conn, relation, statements, lock_timeout_ms, time.monotonic() + seconds_max)
+            except DatabaseError as error:
+                if error.sqlstate != _NEEDED:
+                    raise
 
 
 async def _write_function(conn: Connection, data_map: DataMap) -> bool:
@@ -104,6 +101,11 @@ async def _write_function(conn: Connection, data_map: DataMap) -> bool:
     )
     await conn.execute(function)
     return bool(moves)
+
+
+async def _is_present(conn: Connection, relation: Relation) -> bool:
+    row = await (await conn.execute(_STATEMENTS["present"], (relation.oid,))).fetchone()
+    return bool(row and row[0])
 
 
 async def _subject_table(conn: Connection, data_map: DataMap) -> list[Relation]:

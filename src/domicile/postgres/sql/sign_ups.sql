@@ -57,6 +57,3 @@ $body$;
 
 -- name: drop_trigger
 drop trigger if exists zy_domicile_sign_up on {table};
-
--- name: drop_function
-drop function if exists domicile.refuse_sign_up();
