@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import threading
@@ -34,6 +34,7 @@ from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
 from domicile.postgres import deferred_keys, waves
+from domicile.postgres.brake import Brake
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
@@ -72,10 +73,18 @@ class Chunk:
     last_ordinal: int
 
 
-async def run(move: Move, wave: WaveAtSites, report: ReportRows, *, keep_seam: bool = False) -> None:
+async def run(
+    move: Move,
+    wave: WaveAtSites,
+    report: ReportRows,
+    *,
+    keep_seam: bool = False,
+    held_back: Callable[[], float] | None = None,
+) -> None:
     """Copy what is not yet there; ``report(rows, bytes)`` after each commit.
 
-    ``keep_seam``: the snapshot is written down at the target, for the stream that continues it.
+    ``keep_seam``: the snapshot is written down at the target, for the stream that continues it. ``held_back``: asked
+    for the share of the time in which the streams are to rest, by their threads.
 
     Raises DomicileError, see postgres/failures.py. Cancelled or failed, every stream has stopped and every
     connection is closed when it returns.
@@ -89,7 +98,7 @@ async def run(move: Move, wave: WaveAtSites, report: ReportRows, *, keep_seam: b
             if keep_seam:
                 await _keep_seam(move, wave, seam)
             levels = _levels(move.data_map, todo)
-            job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event())
+            job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), held_back)
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
     await move.failpoints.reach("copy.done")
@@ -144,6 +153,7 @@ class _Job:
     levels: Sequence[deque[Chunk]]
     between_levels: asyncio.Barrier
     stop: threading.Event
+    held_back: Callable[[], float] | None
 
 
 async def _stream(job: _Job) -> None:
@@ -151,22 +161,26 @@ async def _stream(job: _Job) -> None:
         with told("source", "join the snapshot"):
             await source.execute(_BEGIN)
             await source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(job.snapshot)))
+        brake = Brake(job.held_back) if job.held_back else None
         for level in job.levels:
             while level:
-                moved = await _copy(job, level.popleft(), source, target)
+                moved = await _copy(job, level.popleft(), (source, target), brake)
                 await job.report(moved.rows, moved.bytes)
                 await job.move.failpoints.reach("copy.chunk_committed")
             await job.between_levels.wait()
 
 
-async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncConnection) -> Transferred:
+async def _copy(
+    job: _Job, chunk: Chunk, sites: tuple[AsyncConnection, AsyncConnection], brake: Brake | None
+) -> Transferred:
+    source, target = sites
     name = str(chunk.table.table)
     what = f"copy of {name}"
     out = copy_out(job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal)
     with told("target", what):
         async with target.transaction():
             await assert_lease(target, job.move.move_id, job.move.generation)
-            moved = await transfer(source, target, (out, copy_in(chunk.table)), job.stop, what)
+            moved = await transfer(source, target, (out, copy_in(chunk.table)), job.stop, what, brake)
             await target.execute(
                 _PROGRESS,
                 {

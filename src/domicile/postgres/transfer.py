@@ -21,6 +21,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PollingStatus, T
 from psycopg.pq.abc import PGconn, PGresult
 
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.postgres.brake import Brake
 from domicile.postgres.failures import SAFE, Refusal, explain
 
 WRITE_BYTES = 64 * 1024
@@ -45,13 +46,15 @@ async def transfer(
     statements: tuple[sql.Composable, sql.Composable],
     stop: threading.Event,
     what: str,
+    brake: Brake | None = None,
 ) -> Transferred:
-    """`pump` in a thread: ``statements`` are the COPY at the source and the COPY at the target.
+    """`pump` in a thread: ``statements`` are the COPY at the source and the COPY at the target; ``brake`` holds the
+    stream back.
 
     Cancelled, it sets ``stop`` (which may be shared with other streams) and returns once the thread has
     let go."""
-    out, take = (s.as_bytes(c) for s, c in zip(statements, (source, target), strict=True))
-    work = asyncio.to_thread(pump, source.pgconn, target.pgconn, out, take, stop, what)
+    texts = statements[0].as_bytes(source), statements[1].as_bytes(target)
+    work = asyncio.to_thread(pump, (source.pgconn, target.pgconn), texts, stop, what, brake)
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -62,18 +65,23 @@ async def transfer(
 
 
 def pump(
-    source: PGconn, target: PGconn, out_sql: bytes, in_sql: bytes, stop: threading.Event, what: str = "copy"
+    ends: tuple[PGconn, PGconn],
+    statements: tuple[bytes, bytes],
+    stop: threading.Event,
+    what: str = "copy",
+    brake: Brake | None = None,
 ) -> Transferred:
-    """Run ``out_sql`` (COPY TO STDOUT) at the source into ``in_sql`` (COPY FROM STDIN) at the target.
+    """Run the first statement (COPY TO STDOUT) at the first end into the second (COPY FROM STDIN) at the second.
 
     Blocks, so give it a thread. Neither transaction is ended here: the caller commits. ``stop`` set:
     interrupted within STOP_POLL_MS. Raises DomicileError (copy-failed and its kin, see failures.py;
     interrupted); then both connections have been cancelled and closed. ``what`` names the step in errors.
     """
+    source, target = ends
     blocking = source.nonblocking, target.nonblocking
     source.nonblocking = target.nonblocking = 1
     try:
-        transferred = _Pump(source, target, stop, what).run(out_sql, in_sql)
+        transferred = _Pump(ends, stop, what, brake).run(*statements)
     except BaseException:
         _abandon(source)
         _abandon(target)
@@ -85,11 +93,13 @@ def pump(
 class _Pump:
     """The two ends of one COPY."""
 
-    def __init__(self, source: PGconn, target: PGconn, stop: threading.Event, what: str) -> None:
-        self._source = source
-        self._target = target
+    def __init__(
+        self, ends: tuple[PGconn, PGconn], stop: threading.Event, what: str, brake: Brake | None = None
+    ) -> None:
+        self._source, self._target = source, target = ends
         self._stop = stop
         self._what = what
+        self._brake = brake
         self._heard = time.monotonic()
         self._both = select.poll()
         self._both.register(source.socket, _IN)
@@ -118,6 +128,7 @@ class _Pump:
         get = self._source.get_copy_data
         parts: list[memoryview] = []
         size = sent = 0
+        begun = time.monotonic()
         with _Lost(self, self._source):  # the target's errors were translated further in
             while True:
                 length, row = get(1)
@@ -131,6 +142,7 @@ class _Pump:
                     if size >= WRITE_BYTES:
                         self._send(b"".join(parts))
                         sent += size
+                        begun = self._hold_back(size, begun)
                         size = 0
                         parts.clear()
                 elif length == 0:
@@ -139,6 +151,15 @@ class _Pump:
                     break
         self._send(b"".join(parts))
         return sent + size
+
+    def _hold_back(self, size: int, begun: float) -> float:
+        """Wait as the brake says, after a block of ``size`` bytes at work since ``begun``; when the next begins."""
+        now = time.monotonic()
+        if self._brake is None or not (seconds := self._brake.wait(size, now - begun)):
+            return now
+        self._stop.wait(seconds)
+        self._heard = time.monotonic()
+        return self._heard
 
     def _send(self, block: bytes) -> None:
         self._heard = time.monotonic()
