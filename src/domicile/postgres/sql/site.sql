@@ -87,6 +87,13 @@ create table if not exists domicile.purge_journal (
     primary key (wave, table_name, chunk)
 );
 
+-- Written by the mover over and over: how long that takes tells it how the application's writes are served. A row per move and no index: it is
+-- found by its place.
+create table if not exists domicile.probe (
+    move_id text not null references domicile.move on delete cascade,
+    writes  bigint not null default 0
+);
+
 -- The xid of the transaction that last put up a fence. A sequence, because it is read outside every snapshot: a REPEATABLE READ writer whose
 -- snapshot is older than the fence cannot see the marks, but sees this, and fails with 40001 instead of passing. An xid, because one
 -- whose transaction was rolled back needs no repair: it counts as seen.
