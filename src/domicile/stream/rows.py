@@ -65,9 +65,6 @@ class RowFilter:
     """The rules for one table. ``insert``, ``update`` and ``delete`` take a message each, and leave in ``work`` and in
     the index what it means."""
 
-    __slots__ = ("_both_at", "_full", "_index", "_key_at", "_keys", "_loose", "_no", "_owner_at", "_parents", "_work",
-                 "asks", "read", "table")  # fmt: skip
-
     def __init__(
         self, table: StreamTable, relation: Relation, index: OwnershipIndex, loose: Sequence[Loose], work: Work
     ) -> None:
@@ -83,7 +80,9 @@ class RowFilter:
         # What this table's rows ask of their parent; and what is asked of this table's rows.
         self.asks = next((one for one in loose if one.anchor is anchor), None)
         self._loose = [one for one in loose if any(one.anchor is a for a in self._index.anchors)]
+        self._remembers = any(anchor.of_key is not None for anchor in self._index.anchors)
         self._key_at, self._owner_at, self._both_at = self.read.key_at, self.read.owner_at, self.read.both_at
+        self._row, self._key = self.read.row, self.read.key
 
     def insert(self, payload: bytes) -> None:
         """A new row."""
@@ -94,13 +93,16 @@ class RowFilter:
             if self._work.gone:
                 self._taken(self.read.row(payload, FIRST_COLUMN))
             return
-        row = self.read.row(payload, FIRST_COLUMN)
-        key = self.read.key(row)
-        canon = self._index.canon_of(key)
+        row = self._row(payload, FIRST_COLUMN)
+        key = self._key(row)
+        canon = self._key_at(payload, FIRST_COLUMN)
         if self._loose and self._hangs(row, canon, canon, known=False):
             self._work.enter[self._no, key] = None
             return
-        self._index.add(canon, row)
+        if self._remembers:
+            self._index.add(canon, row)
+        else:
+            self._keys.add(canon)
         self._work.changes.append(Change(self._no, Op.INSERT, key, row))
 
     def update(self, payload: bytes) -> None:
@@ -114,8 +116,8 @@ class RowFilter:
         if key is None or key is UNSENT:
             raise self.changed("a change came without the row's key")
         if key in self._keys:
-            row = self.read.row(payload, FIRST_COLUMN)
-            self._changed(key, self.read.key(row), row, owner)
+            row = self._row(payload, FIRST_COLUMN)
+            self._changed(key, self._key(row), row, owner)
         elif owner is None or owner is UNSENT or owner not in self._parents:
             self._foreign_update(payload, owner)
         else:
@@ -127,9 +129,12 @@ class RowFilter:
         if key is None or key is UNSENT:
             raise self.changed("a deletion came without the row's key")
         if key in self._keys:
-            sent = self.read.key(self.read.row(payload, FIRST_COLUMN))
-            self._give_up(key, sent)
-            self._index.discard(key)
+            sent = self._key(self._row(payload, FIRST_COLUMN))
+            if self._loose:
+                self._give_up(key, sent)
+                self._index.discard(key)
+            else:
+                self._keys.discard(key)
             self._work.changes.append(Change(self._no, Op.DELETE, sent))
             return
         for loose in self._loose:
@@ -236,15 +241,18 @@ class RowFilter:
             return
         after = self.read.key(row)
         new = key if after == sent else self._index.canon_of(after)
-        if self._loose and self._hangs(row, new, key, known=True):
-            self._index.discard(key)
-            self._work.leave[self._no, sent] = None
-            self._work.enter[self._no, after] = None
-            return
-        if new != key or self._loose:
+        if self._remembers or new != key:
+            if self._hangs(row, new, key, known=True):
+                self._leave_and_enter(key, sent, after)
+                return
             self._give_up(key, sent, row, new)
             self._index.add(new, row, key)
         self._work.changes.append(Change(self._no, Op.UPDATE, after, row, None if after == sent else sent))
+
+    def _leave_and_enter(self, key: Canon, sent: Key, after: Key) -> None:
+        self._index.discard(key)
+        self._work.leave[self._no, sent] = None
+        self._work.enter[self._no, after] = None
 
     def _hangs(self, row: Fields, new: Canon, old: Canon, *, known: bool) -> bool:
         """Whether the row takes a value that rows outside the wave may refer to."""
@@ -308,7 +316,8 @@ def _key_reader(table: StreamTable) -> Callable[[Fields], Key]:
     """The key of a row, as it is sent on; its fields have been sent, or completed by those of the row before."""
     of_row: Any = itemgetter(*table.key_at)
     if len(table.key_at) == 1:
-        return lambda row: bytes(of_row(row))
+        only: Callable[[Fields], Key] = of_row
+        return only
     return lambda row: b"".join(of_row(row))
 
 
