@@ -184,8 +184,8 @@ async def test_a_lock_on_a_table_is_waited_for_within_the_limit_and_holds_up_no_
         with pytest.raises(DomicileError) as caught:
             await creating
         assert caught.value.code is ErrorCode.STREAM_BLOCKED
-        [named] = caught.value.facts["blockers"]  # type: ignore[misc]  # facts are plain JSON
-        assert named["pid"] == vacuum.info.backend_pid
+        named = [b["pid"] for b in caught.value.facts["blockers"]]  # type: ignore[attr-defined]  # facts are plain JSON
+        assert named == [vacuum.info.backend_pid]
     assert await left_behind(conn) == []
 
 
@@ -432,12 +432,23 @@ async def test_a_slot_whose_log_was_removed_is_lost(scratch: Any) -> None:
     await cluster.destroy()
 
 
-async def test_a_new_timeline_is_another_identity(scratch: Any) -> None:
+async def test_a_new_timeline_is_another_identity(any_cluster: EmbeddedCluster, scratch: Any) -> None:
     """After a promotion positions and slots mean nothing any more."""
-    async with await EmbeddedCluster.create(scratch, "old") as cluster:
+    bindir = any_cluster.binaries.bindir
+    cluster = await EmbeddedCluster.create(scratch, f"promoted-{any_cluster.name}", bindir=bindir)
+    async with cluster:
         async with await AsyncConnection.connect(cluster.conninfo(), autocommit=True) as conn:
             before = await slot.site_identity(conn)
             await conn.execute("select pg_switch_wal()")
             assert await slot.site_identity(conn) == before
-    assert before.endswith("/1")
+    (cluster.data / "standby.signal").touch()
+    async with cluster:
+        async with await AsyncConnection.connect(cluster.conninfo(), autocommit=True) as conn:
+            with pytest.raises(DomicileError):
+                await slot.site_identity(conn)
+            assert any("standby" in k.what for k in await fitness.shortcomings(conn))
+            await conn.execute("select pg_promote()")
+            after = await slot.site_identity(conn)
+    assert (before[-2:], after[-2:]) == ("/1", "/2")
+    assert before[:-2] == after[:-2]
     await cluster.destroy()

@@ -20,9 +20,10 @@ from psycopg import pq, sql
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.postgres import failures
 from domicile.postgres.connect import SESSION, connect
-from domicile.stream.slot import facts_of
+from domicile.stream.slot import POLL_SECONDS, facts_of
 
 STATUS_SECONDS = 1.0
+FREE_SECONDS_MAX = 2.0  # for the session of a reader that has just been left to end at the server
 READ_BYTES_MAX = 4 * 1024 * 1024  # of one answer, unless a single message is larger
 EPOCH_OFFSET_SECONDS = 946_684_800  # the server counts from 2000-01-01
 
@@ -46,7 +47,7 @@ async def open_reader(conninfo: str, slot: str, publication: str, start: int, *,
     server, whichever is later. Values come in binary or text form, under the engine's own session settings.
 
     Raises stream-lost, stream-blocked (another session reads from the slot), right-missing and what `connect` raises.
-    Leaving the context ends the server's side too.
+    Leaving the context ends the server's side too, a moment later.
     """
     assert _NAME.fullmatch(slot), slot
     assert _NAME.fullmatch(publication), publication
@@ -93,21 +94,13 @@ class Reader:
 
     async def begin(self, command: bytes) -> None:
         """Start the stream; for `open_reader`."""
-        pgconn = self._pgconn
-        pgconn.nonblocking = 1
-        pgconn.notice_handler = self._noticed
-        try:
-            pgconn.send_query(command)
-            while pgconn.flush():
-                await _until(pgconn.socket, writable=True)
-            while pgconn.is_busy():
-                await _until(pgconn.socket)
-                pgconn.consume_input()
-            result = pgconn.get_result()
-        except psycopg.OperationalError:
-            raise self._told("") from None
-        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
-            raise self._told(_sqlstate(result))
+        self._pgconn.nonblocking = 1
+        self._pgconn.notice_handler = self._noticed
+        deadline = time.monotonic() + FREE_SECONDS_MAX
+        while (sqlstate := await self._ask(command)) is not None:
+            if sqlstate != _IN_USE or time.monotonic() > deadline:
+                raise self._told(sqlstate)
+            await asyncio.sleep(POLL_SECONDS)
         self._tick()
 
     async def read(self, most: int = 2000, wait_s: float | None = None) -> list[bytes]:
@@ -156,6 +149,27 @@ class Reader:
             self._timer.cancel()
             self._timer = None
             self.tend()
+
+    async def _ask(self, command: bytes) -> str | None:
+        """The SQLSTATE of the refusal, None when the stream has begun."""
+        pgconn = self._pgconn
+        result: pq.abc.PGresult | None = None
+        try:
+            pgconn.send_query(command)
+            while pgconn.flush():
+                await _until(pgconn.socket, writable=True)
+            while True:
+                while pgconn.is_busy():
+                    await _until(pgconn.socket)
+                    pgconn.consume_input()
+                following = pgconn.get_result()
+                if following is not None and following.status == pq.ExecStatus.COPY_BOTH:
+                    return None
+                if following is None:
+                    return _sqlstate(result)
+                result = following
+        except psycopg.OperationalError:
+            return ""
 
     def _tick(self) -> None:
         self.tend()
