@@ -1,103 +1,139 @@
 """Moves as durable workflows on DBOS: steps that ended are not repeated after a crash, a step that was cut is
 repeated whole.
 
-A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a row. The
-executor id is ``<move>/<kind>``, so that a process takes up again what it was ordered to and nothing else; the lease
-keeps it to one process. The application version is fixed by hand and changes only when the order of steps does. Source:
-DBOS 3.4, ``launch`` and ``_recovery``.
+A workflow is named ``<move>/<kind>/<attempt>``; its inputs and results are ids, numbers and outcomes, never a row. Who
+carries a move on joins the attempt that its runner has left; an attempt that ended, or that another version began, is
+followed by the next one, which finds what is done and skips it. How DBOS runs in this process: ``engine.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from urllib.parse import quote, urlencode
+from typing import Any
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID
-from psycopg.conninfo import conninfo_to_dict
+from dbos import DBOS, SetWorkflowID, WorkflowStatus
 
-from domicile.model.phase import Phase, Status
+from domicile.control.orders import Order, Orders
+from domicile.model.phase import PHASES_OF, Phase, Status
 from domicile.model.site import MoveId
-from domicile.move import begin, purge
+from domicile.move import begin, eject, purge, streams, sweep
 from domicile.move.carrier import Carrier
-from domicile.move.run import PHASES, Outcome, run_edge, run_phase, run_purge
+from domicile.move.engine import (
+    APPLICATION_VERSION,
+    aboard,
+    carrier_of,
+    outcome_of,
+    own_queue,
+    pause_point,
+    queue_of,
+    register_queue,
+    step,
+)
+from domicile.move.run import Outcome, run_edge, run_phase, run_purge, run_rollback
 
-APPLICATION_VERSION = "domicile-cold-1"
-SYSTEM_SCHEMA = "domicile_dbos"
-CONNECTIONS_MAX = 4
-POLLING_SECONDS = 0.1  # how often the end of a workflow that was taken up again is looked for
-UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
-
-_carriers: dict[str, Carrier] = {}  # the moves this process carries; workflows get ids only
-
-
-@asynccontextmanager
-async def launched(carrier: Carrier, control: str, kind: str) -> AsyncIterator[None]:
-    """DBOS runs for this move while the block does; what a crash left of the move's workflows is taken up
-    again."""
-    move_id = carrier.move.move_id
-    _carriers[move_id] = carrier
-    config = DBOSConfig(
-        name="domicile",
-        system_database_url=_url(control),
-        dbos_system_schema=SYSTEM_SCHEMA,
-        application_version=APPLICATION_VERSION,
-        executor_id=f"{move_id}/{kind}",
-        log_level="CRITICAL",
-        sys_db_pool_size=CONNECTIONS_MAX,
-        notification_listener_polling_interval_sec=0.1,
-    )
-    DBOS(config=config)
-    try:
-        DBOS.launch()
-        yield
-    finally:
-        # DBOS made its own pool the loop's default and is about to close it: whoever comes after needs another.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
-        await asyncio.to_thread(DBOS.destroy)
-        del _carriers[move_id]
+ENQUEUED, PENDING = "ENQUEUED", "PENDING"
+UNFINISHED = (PENDING, ENQUEUED, "DELAYED")
+CLAIM_MS_MAX = 5_000  # from a worker's claim until it has the lease
 
 
 async def carry(move_id: MoveId, kind: str) -> Outcome:
-    """Join the workflow that a crash left unfinished, or begin another attempt; returns how it ended."""
-    workflow = {"move": move_workflow, "purge": purge_workflow}[kind]
-    moves = _carriers[move_id].moves
+    """Join the attempt that its runner has left, or begin another, in this process, which holds the lease; returns how
+    it ended."""
+    moves = carrier_of(move_id).moves
     attempt = (await moves.get(move_id)).attempt
-    while await _ended(name := f"{move_id}/{kind}/{attempt}"):
+    while known := await DBOS.get_workflow_status_async(name := _name(move_id, kind, attempt)):
+        if _can_go_on(known):
+            queue = own_queue(move_id)
+            await register_queue(queue)
+            try:
+                return await outcome_of(await DBOS.resume_workflow_async(name, queue_name=queue))
+            finally:
+                await DBOS.delete_queue_async(queue)
         attempt = await moves.next_attempt(move_id)
     with SetWorkflowID(name):
-        handle = await DBOS.start_workflow_async(workflow, move_id)
-    return Outcome(await handle.get_result(polling_interval_sec=POLLING_SECONDS))
+        handle = await DBOS.start_workflow_async(_workflow(kind), move_id)
+    return await outcome_of(handle)
 
 
-async def _ended(workflow_id: str) -> bool:
-    """True when an attempt is over, however it ended: it can only be followed by another."""
-    known = await DBOS.get_workflow_status_async(workflow_id)
-    return known is not None and known.status not in UNFINISHED
+async def offer(order: Order, orders: Orders) -> bool:
+    """Put an order that nobody carries out into the queue of its site; True when it was put there, False when it is
+    there, or in the hands of a worker that is about to take the lease. Idempotent, and several workers may offer the
+    same."""
+    queue, attempt = queue_of(order.source), order.attempt
+    known = await DBOS.get_workflow_status_async(_name(order.move_id, order.kind, attempt))
+    if known is not None and _can_go_on(known):
+        claimed = known.status == PENDING and order.seen_ms - (known.dequeued_at or 0) < CLAIM_MS_MAX
+        if claimed or (known.status == ENQUEUED and known.queue_name == queue):
+            return False
+        await DBOS.resume_workflow_async(known.workflow_id, queue_name=queue)
+        return True
+    if known is not None:
+        next_attempt = await orders.next_attempt(order)
+        if next_attempt is None:
+            return False
+        attempt = next_attempt
+    with SetWorkflowID(_name(order.move_id, order.kind, attempt)):
+        await DBOS.enqueue_workflow_async(queue, _workflow(order.kind), order.move_id)
+    return True
+
+
+def _name(move_id: MoveId, kind: str, attempt: int) -> str:
+    return f"{move_id}/{kind}/{attempt}"
+
+
+def _workflow(kind: str) -> Callable[[str], Coroutine[Any, Any, str]]:
+    return {"move": move_workflow, "purge": purge_workflow, "rollback": rollback_workflow}[kind]
+
+
+def _can_go_on(known: WorkflowStatus) -> bool:
+    """False for an attempt that is over, however it ended, or whose steps another version has ordered."""
+    return known.status in UNFINISHED and known.app_version in (None, APPLICATION_VERSION)
 
 
 @DBOS.workflow(name="domicile.move")
 async def move_workflow(move_id: str) -> str:
     """Every wave in order; stops at the first that is not handed over."""
+    async with aboard(move_id, "move"):
+        return await _move(move_id)
+
+
+async def _move(move_id: str) -> str:
     begun = await begin_step(move_id)
     if begun != Outcome.DONE:
-        return begun
+        return await order_over_step(move_id, begun)
     for no in await waves_step(move_id):
-        outcome = await gate_step(move_id)
-        if outcome == Outcome.DONE:
-            outcome = await wave_workflow(move_id, no)
+        outcome = await _pass_gate(move_id, no)
         if outcome != Outcome.DONE:
             return await end_step(move_id, outcome)
-    return await end_step(move_id, Outcome.DONE)
+    return await end_step(move_id, await _sweep(move_id))
 
 
-@DBOS.workflow(name="domicile.wave")
-async def wave_workflow(move_id: str, no: int) -> str:
-    """The phases of one wave, in order."""
-    for phase in PHASES:
+async def _sweep(move_id: str) -> str:
+    """Waves of late joiners, until a sweep finds nobody."""
+    for _ in range(sweep.SWEEPS_MAX):
+        outcome, no = await sweep_step(move_id)
+        if outcome == Outcome.DONE and not no:
+            return outcome
+        if outcome == Outcome.DONE:
+            outcome = await _pass_gate(move_id, no)
+        if outcome != Outcome.DONE:
+            return outcome
+    return await sweeps_over_step(move_id)
+
+
+async def _pass_gate(move_id: str, no: int) -> str:
+    outcome = await gate_step(move_id)
+    return await _wave(move_id, no) if outcome == Outcome.DONE else outcome
+
+
+async def _wave(move_id: str, no: int) -> str:
+    """Whoever has left the cohort is taken out first; then the phases of one wave, in order. A wave that everybody has
+    left has none."""
+    outcome, members = await leavers_step(move_id, no)
+    if outcome != Outcome.DONE or not members:
+        return outcome
+    for phase in PHASES_OF[carrier_of(move_id).move.mode]:
         outcome = await phase_step(move_id, no, phase.value)
         if outcome != Outcome.DONE:
             return outcome
@@ -107,75 +143,138 @@ async def wave_workflow(move_id: str, no: int) -> str:
 @DBOS.workflow(name="domicile.purge")
 async def purge_workflow(move_id: str) -> str:
     """The source copies of all waves that live at the target, removed one wave after the other."""
+    async with aboard(move_id, "purge"):
+        return await _purge(move_id)
+
+
+async def _purge(move_id: str) -> str:
+    """First the way back is closed: no removal can travel along it."""
+    closed = await close_way_back_step(move_id)
+    if closed != Outcome.DONE:
+        return await order_over_step(move_id, closed)
     for no in await soaking_step(move_id):
         outcome = await purge_step(move_id, no)
         if outcome != Outcome.DONE:
-            return outcome
+            return await order_over_step(move_id, outcome)
     return await purge_end_step(move_id)
 
 
-@DBOS.step()
+@DBOS.workflow(name="domicile.rollback")
+async def rollback_workflow(move_id: str) -> str:
+    """Every wave that lives at the target is handed back, the last one first."""
+    async with aboard(move_id, "rollback"):
+        for no in reversed(await returning_step(move_id)):
+            outcome = await rollback_step(move_id, no)
+            if outcome != Outcome.DONE:
+                return await order_over_step(move_id, outcome)
+        return await end_step(move_id, Outcome.ABORTED)
+
+
+@step
 async def begin_step(move_id: str) -> str:
-    return str(await run_edge(_carriers[move_id], begin.run))
+    return str(await run_edge(carrier_of(move_id), begin.run))
 
 
-@DBOS.step()
+@step
 async def waves_step(move_id: str) -> list[int]:
-    return [w.no for w in await _carriers[move_id].figures.waves(MoveId(move_id))]
+    return [w.no for w in await carrier_of(move_id).figures.waves(MoveId(move_id))]
 
 
-@DBOS.step()
+@step
 async def gate_step(move_id: str) -> str:
     """Between waves nobody is fenced: the place where a pause takes effect."""
-    record = await _carriers[move_id].moves.get(MoveId(move_id))
+    pause_point()
+    record = await carrier_of(move_id).moves.get(MoveId(move_id))
     if record.abort_requested:
         return str(Outcome.ABORTED)
     return str(Outcome.PAUSED if record.pause_requested else Outcome.DONE)
 
 
-@DBOS.step()
+@step
 async def phase_step(move_id: str, no: int, phase: str) -> str:
-    return str(await run_phase(_carriers[move_id], no, Phase(phase)))
+    return str(await run_phase(carrier_of(move_id), no, Phase(phase)))
 
 
-@DBOS.step()
+@step
+async def leavers_step(move_id: str, no: int) -> tuple[str, int]:
+    return await _run_edge(move_id, partial(eject.eject_leavers, no=no))
+
+
+@step
+async def sweep_step(move_id: str) -> tuple[str, int]:
+    return await _run_edge(move_id, sweep.run)
+
+
+@step
+async def sweeps_over_step(move_id: str) -> str:
+    return str(await run_edge(carrier_of(move_id), sweep.give_up))
+
+
+@step
 async def end_step(move_id: str, outcome: str) -> str:
-    ended = await run_edge(_carriers[move_id], partial(begin.end, outcome=Outcome(outcome)))
+    ended = await run_edge(carrier_of(move_id), partial(begin.end, outcome=Outcome(outcome)))
+    await carrier_of(move_id).orders.withdraw(MoveId(move_id))
     return outcome if ended is Outcome.DONE else str(ended)
 
 
-@DBOS.step()
+@step
 async def soaking_step(move_id: str) -> list[int]:
-    waves = await _carriers[move_id].figures.waves(MoveId(move_id))
+    waves = await carrier_of(move_id).figures.waves(MoveId(move_id))
     return [w.no for w in waves if w.phase in (Phase.SOAK, Phase.PURGE)]
 
 
-@DBOS.step()
+@step
+async def returning_step(move_id: str) -> list[int]:
+    waves = await carrier_of(move_id).figures.waves(MoveId(move_id))
+    return [w.no for w in waves if w.phase in (Phase.SOAK, Phase.ROLLBACK)]
+
+
+@step
+async def rollback_step(move_id: str, no: int) -> str:
+    pause_point()
+    return str(await run_rollback(carrier_of(move_id), no))
+
+
+@step
+async def close_way_back_step(move_id: str) -> str:
+    return str(await run_edge(carrier_of(move_id), streams.close_way_back))
+
+
+@step
 async def purge_step(move_id: str, no: int) -> str:
-    return str(await run_purge(_carriers[move_id], no))
+    pause_point()
+    return str(await run_purge(carrier_of(move_id), no))
 
 
-@DBOS.step()
+@step
+async def order_over_step(move_id: str, outcome: str) -> str:
+    await carrier_of(move_id).orders.withdraw(MoveId(move_id))
+    return outcome
+
+
+@step
 async def purge_end_step(move_id: str) -> str:
-    return str(await run_edge(_carriers[move_id], _end_purge))
+    ended = await run_edge(carrier_of(move_id), _end_purge)
+    await carrier_of(move_id).orders.withdraw(MoveId(move_id))
+    return str(ended)
+
+
+async def _run_edge(move_id: str, work: Callable[[Carrier], Awaitable[int]]) -> tuple[str, int]:
+    """`run_edge` for work that ends with a number; 0 when it fails."""
+    found = 0
+
+    async def keep(carrier: Carrier) -> None:
+        nonlocal found
+        found = await work(carrier)
+
+    return str(await run_edge(carrier_of(move_id), keep)), found
 
 
 async def _end_purge(carrier: Carrier) -> None:
     move_id = carrier.move.move_id
     await purge.vacuum(carrier)
     await begin.release_guards(carrier)
-    if all(w.status is Status.DONE for w in await carrier.figures.waves(move_id)):
+    if all(w.status is Status.DONE or not w.subjects for w in await carrier.figures.waves(move_id)):
+        await begin.release_sign_ups(carrier)
         await carrier.moves.set_status(move_id, Status.DONE)
     await carrier.move.failpoints.reach("purge.done")
-
-
-def _url(conninfo: str) -> str:
-    """A libpq conninfo as the URL that DBOS wants; service, passfile and the like stay libpq's business."""
-    given = {k: str(v) for k, v in conninfo_to_dict(conninfo).items() if v is not None}
-    user, password, dbname = given.pop("user", ""), given.pop("password", ""), given.pop("dbname", "")
-    host, port = given.pop("host", ""), given.pop("port", "")
-    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
-    if host.startswith("/"):
-        given, host = {**given, "host": host}, ""
-    place = (f"{login}@" if login else "") + host + (f":{port}" if port else "")
-    return f"postgresql://{place}/{quote(dbname, safe='')}" + (f"?{urlencode(given)}" if given else "")
