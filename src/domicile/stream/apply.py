@@ -27,9 +27,9 @@ from domicile.model.site import MoveId
 from domicile.postgres.connect import SESSION, connect
 from domicile.stream.change import Key, Transaction
 from domicile.stream.dml import Dml, read_columns
-from domicile.stream.fold import Fields, Folded
+from domicile.stream.fold import Folded
 from domicile.stream.layout import Layout
-from domicile.stream.leave import leave
+from domicile.stream.leave import gone, leave
 from domicile.stream.params import position_of
 from domicile.stream.parts import Parts
 from domicile.stream.pipeline import Pipeline, Refused, Statement
@@ -136,8 +136,8 @@ class Apply:
             await self._part(transaction)
         return await self._launch(whole) if whole else done
 
-    async def apply(self, transactions: Sequence[Transaction]) -> None:
-        """`submit`, and wait until they are committed."""
+    async def finish(self, transactions: Sequence[Transaction]) -> None:
+        """`submit`, and wait until they are committed; of a transaction in parts, until the part is carried out."""
         await (await self.submit(transactions))
 
     def compose(self, transactions: Iterable[Transaction]) -> list[Statement]:
@@ -154,14 +154,22 @@ class Apply:
             )
         return list(one_by_one(changes_of(transactions), self._rounds.tables))
 
-    def leave(self, table: int, keys: Sequence[Key]) -> list[tuple[int, Statement]]:
-        """Statements for `send` that remove these rows and all that hangs from them, each with the number of its table;
-        `leave.gone` reads the removed keys from its answer."""
-        return list(leave(self._rounds.dmls, table, keys))
+    async def leave(self, table: int, keys: Sequence[Key]) -> dict[int, list[Key]]:
+        """Delete rows that came to an owner outside the wave, with all that hangs from them; returns the keys of what
+        went, by table. Inside a transaction that comes in parts it is a step of that; else it commits by itself.
 
-    def insert(self, table: int, rows: Sequence[Fields]) -> list[Statement]:
-        """Statements for `send` that insert whole rows, with fields as the stream has them."""
-        return self._rounds.tables[table].insert_many(rows)
+        Rows that are not there or not the wave's are passed over: idempotent.
+        """
+        await self._idle()
+        async with self._sending:
+            deletions = list(leave(self._rounds.dmls, table, keys))
+            statements: list[Statement] = [statement for _, statement in deletions]
+            if not self._parts.under_way:
+                statements = [*self._rounds.opening(self._sent), *statements, *self._rounds.closing(None)]
+            answers = await self._run(statements)
+        if not self._parts.under_way:
+            answers = answers[-1 - len(deletions) : -1]
+        return {no: keys for (no, _), answer in zip(deletions, answers, strict=True) if (keys := gone(answer))}
 
     async def send(
         self, statements: Sequence[Statement], transactions: Sequence[Transaction] = ()
@@ -265,8 +273,8 @@ class Apply:
                 self.repeated += await self._parts.take(part, before)
             except Refused as refused:
                 raise self._fail(self._rounds.error(refused, [part])) from None
-            except BaseException as why:
-                self._fail(why)
+            except asyncio.CancelledError:
+                self._fail(_closed())
                 raise
             if part.last:
                 self._sent = self._position = after
@@ -288,6 +296,12 @@ class Apply:
                 raise
             self._sent = self._position = after
             return answers[len(opening) : -len(closing)]
+
+    async def _run(self, statements: Sequence[Statement]) -> list[PGresult]:
+        try:
+            return await self._pipe.run(statements)
+        except Refused as refused:
+            raise self._fail(self._rounds.error(refused, ())) from None
 
     async def _idle(self) -> None:
         while self._flight:

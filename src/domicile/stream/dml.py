@@ -45,7 +45,7 @@ _MINE = """exists (
 # they went before it in the same transaction.
 _SAME = """
     (select x.tableoid as leaf, x.ctid as line from {table} as x
-     where {owner_columns} and row({columns}) operator(pg_catalog.*=) row({values})
+     where {owner_columns} and pg_catalog.record_image_eq(row({columns}), row({values}))
        and not exists (
            select from (select) as start {joins}
            where not exists (select from domicile.member as m where m.subject = {owner} and m.wave + 0 = {wave}))
