@@ -24,6 +24,7 @@ WRITERS = 20
 CLOSINGS = 30
 CONTROL_CLOSINGS = 12
 STATE = "select sum(qty) from public.item where id between 2001 and 2100"
+WAITS = "select true from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock' and not granted"
 MARK = "select mark from domicile.wave"
 SETTINGS = "select string_agg(current_setting(s), ' ') from unnest('{lock_timeout,idle_session_timeout}'::text[]) s"
 HOLDER = """
@@ -143,33 +144,40 @@ async def _value(conn: psycopg.AsyncConnection, query: str) -> object:
     return row and row[0]
 
 
-@pytest.mark.parametrize("timeout_ms", [100, 8000])
+@pytest.mark.parametrize("timeout_ms", [400, 20_000])
 async def test_a_deadlock_with_the_mover_in_the_middle_costs_nobody_his_transaction(
     any_shop: Guarded, timeout_ms: int
 ) -> None:
     """One writer has the lock and wants a row of the other's, who queues behind the mover. The mover withdraws, or the
-    server puts the second writer in front of him."""
+    server puts the second writer in front of him (it looks after a second, ``deadlock_timeout``)."""
     entered = await any_shop.close()
-    async with any_shop.writer() as first, any_shop.writer() as second:
+    async with (
+        any_shop.writer() as first,
+        any_shop.writer() as second,
+        await connect(any_shop.conninfo, settings=SESSION) as conn,
+    ):
         await first.run("update orders set note = 'first' where id = 20")
         await second.run("select from outside where id = 1 for update")
-        taking = asyncio.create_task(_take(any_shop, entered, timeout_ms))
+        taking = asyncio.create_task(_take(conn, any_shop.wave, entered, timeout_ms))
+        while not taking.done() and not await any_shop.value(WAITS):
+            await asyncio.sleep(0.005)
+        behind = asyncio.create_task(second.run("update orders set note = 'second' where id = 30"))
         await asyncio.sleep(0.05)
-        queued = asyncio.create_task(second.run("update orders set note = 'second' where id = 30"))
-        await asyncio.sleep(0.02)
         wants = asyncio.create_task(first.run("update outside set id = 99 where id = 1"))
-        await asyncio.wait_for(queued, 6)
+        await asyncio.wait_for(behind, 15)
         await second.commit()
-        await asyncio.wait_for(wants, 6)
+        await asyncio.wait_for(wants, 15)
+        if timeout_ms < 1000:
+            assert not await taking
         await first.commit()
-        assert await taking == (timeout_ms > 100)
+        assert await taking == (timeout_ms > 1000)
     notes = await any_shop.value("select array_agg(note order by id) from public.orders where id in (20, 30)")
     assert notes == ["first", "second"]
 
 
-async def _take(shop: Guarded, entered: int, timeout_ms: int) -> bool:
+async def _take(conn: psycopg.AsyncConnection, wave: int, entered: int, timeout_ms: int) -> bool:
     try:
-        async with shop.locked(entered, timeout_ms):
+        async with wave_lock.hold(conn, wave, entered=entered, timeout_ms=timeout_ms, dead_man_ms=60_000):
             return True
     except DomicileError as error:
         return error.code is not ErrorCode.FENCE_BUDGET
@@ -196,6 +204,27 @@ async def test_a_departure_that_cannot_be_written_in_time_is_given_up(shop: Guar
             assert caught.value.code is ErrorCode.FENCE_BUDGET
             assert await shop.value(MARK) == "closing"
             await depart(lock)
+
+
+async def test_a_departure_that_fails_at_its_commit_is_not_taken_for_done(any_shop: Guarded) -> None:
+    """The fence is written by a trigger at the commit, behind the statement's own answer."""
+    async with any_shop.locked(await any_shop.close()) as lock:
+        await lock.conn.execute("set default_transaction_isolation = 'repeatable read'")
+        with pytest.raises(psycopg.errors.RaiseException, match="READ COMMITTED only"):
+            await depart(lock)
+        assert await any_shop.value(MARK) == "closing"
+
+
+async def test_the_rehearsal_writes_nothing_and_waits_for_nobody(shop: Guarded) -> None:
+    entered = await shop.close()
+    async with await connect(shop.conninfo, settings=SESSION) as other:
+        for statement in ("select from domicile.wave for update", "select from domicile.move for update"):
+            async with other.transaction():
+                await other.execute(statement.encode())
+                started = time.monotonic()
+                async with shop.locked(entered, 100):
+                    assert time.monotonic() - started < 2
+            assert await shop.value(MARK) == "closing"
 
 
 async def test_a_session_that_was_ended_has_left_no_lock(shop: Guarded) -> None:
@@ -281,31 +310,46 @@ def _frozen(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-PROTECTIONS = ("all", "without the drain", "without the lock")
+@pytest.mark.parametrize("drained", [True, False])
+async def test_the_lock_alone_does_not_wait_for_a_writer_from_before_the_closing(
+    any_shop: Guarded, drained: bool
+) -> None:
+    """The control leaves the drain out: the writer commits after the departure."""
+    await any_shop.arm()
+    async with any_shop.writer() as before:
+        await before.run("update item set qty = 7 where id = 200")
+        await any_shop.mark("closing")
+        if drained:
+            with pytest.raises(DomicileError):
+                await any_shop.drain(0.1)
+            return
+        async with any_shop.locked(0) as lock:
+            await depart(lock)
+        assert await any_shop.value("select qty from public.item where id = 200") == 1
+        await before.commit()
+    assert await any_shop.value("select qty from public.item where id = 200") == 7
 
 
-@pytest.mark.parametrize("protection", PROTECTIONS)
-async def test_every_acknowledged_commit_is_before_the_departure(any_shop: Guarded, protection: str) -> None:
-    """Twenty writers of all levels, closing after closing. The controls show that a late commit would be seen."""
+@pytest.mark.parametrize("locked", [True, False])
+async def test_every_acknowledged_commit_is_before_the_departure(any_shop: Guarded, locked: bool) -> None:
+    """Twenty writers of all levels, closing after closing. In the control they take no lock: late commits are seen."""
     shop = any_shop
     await shop.conn.execute(
         "insert into public.item select 2001 + n, 0, 10 * (1 + n %% 5) from generate_series(0, %s) n", (WRITERS - 1,)
     )
     await shop.arm()
-    if protection == "without the lock":
-        await shop.rewrite(
-            "guard_ask", "perform pg_catalog.pg_advisory_xact_lock_shared(", "perform pg_catalog.concat("
-        )
+    if not locked:
+        await shop.rewrite("guard_ask", "perform pg_catalog.pg_advisory_xact_lock_shared(", "perform concat(")
     stop = asyncio.Event()
     done = [0] * WRITERS
     writers = [asyncio.create_task(_write(shop, n, stop, done)) for n in range(WRITERS)]
     closed = late = 0
     conn = await connect(shop.conninfo, settings=SESSION)
     try:
-        for _ in range(CLOSINGS if protection == "all" else CONTROL_CLOSINGS):
+        for _ in range(CLOSINGS if locked else CONTROL_CLOSINGS):
             await asyncio.sleep(0.05)
             await shop.mark("closing")
-            entered = 0 if protection == "without the drain" else (await shop.drain()).entered
+            entered = (await shop.drain(20)).entered
             with suppress(DomicileError):  # a writer who was not done in time
                 late += await _close_once(shop, conn, entered)
                 closed += 1
@@ -316,13 +360,13 @@ async def test_every_acknowledged_commit_is_before_the_departure(any_shop: Guard
         await conn.close()
     assert closed > CONTROL_CLOSINGS // 2
     assert sum(done) > 100
-    assert (late == 0) == (protection == "all")
+    assert (late == 0) == locked
     assert await shop.value(STATE) == sum(done)  # what was acknowledged is there, what was refused is not
 
 
 async def _close_once(shop: Guarded, conn: psycopg.AsyncConnection, entered: int) -> int:
     """Depart, and look whether anything of the wave changes: under the lock, and after it."""
-    held = wave_lock.hold(conn, shop.wave, entered=entered, timeout_ms=500, dead_man_ms=60_000)
+    held = wave_lock.hold(conn, shop.wave, entered=entered, timeout_ms=2000, dead_man_ms=60_000)
     async with held as lock:
         await depart(lock)
         before = await shop.value(STATE)
@@ -361,4 +405,4 @@ async def test_lock_and_departure_are_short(any_shop: Guarded) -> None:
                 await lock.depart(MoveId("m1"), 0, THERE, 4, b"x" * 32)
                 took.append((time.monotonic() - started) * 1000)
                 await lock.reopen(MoveId("m1"), 0, "closing", HERE, 3)
-    assert statistics.median(took) < 25  # on a machine shared with others; alone it is below 2
+    assert statistics.median(took) < 50  # on a machine shared with others; alone it is below 2

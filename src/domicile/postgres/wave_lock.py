@@ -11,7 +11,7 @@ server's own hand when the mover says nothing for a while.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 import time
 from typing import Any, LiteralString
@@ -34,6 +34,10 @@ _GET = "select array(select pg_catalog.current_setting(name) from pg_catalog.unn
 _SET = """
     select pg_catalog.set_config(name, value, false)
     from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as s (name, value)"""
+_REHEARSE = """
+    select domicile.depart_wave(v.move_id, v.generation, w.id, w.home, w.epoch, '')
+    from domicile.wave as w join domicile.move as v on v.move_id = w.move_id
+    where w.id = %s and w.mark = 'closing'"""
 _LOCK = "select domicile.lock_wave(%s, %s)"
 _UNLOCK = "select pg_catalog.pg_advisory_unlock(%s, %s)"
 _DEPART = "select domicile.depart_wave(%s, %s, %s, %s, %s, %b)"
@@ -99,6 +103,7 @@ async def hold(
     assert row is not None
     try:
         await conn.execute(_SET, (list(_SETTINGS), [f"{timeout_ms}ms", f"{dead_man_ms}ms"]))
+        await _rehearse(conn, wave_id)
         now = await _acquire(conn, wave_id)
         if now != entered:
             raise _entered(now - entered)
@@ -114,6 +119,14 @@ async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
         Blocker(transaction, pid, application or "", age, backend == "autovacuum worker")
         for transaction, pid, backend, application, age in await cursor.fetchall()
     )
+
+
+async def _rehearse(conn: Connection, wave_id: int) -> None:
+    """A departure that is rolled back: a session's first one takes ten times as long as the next, in which it compiles
+    the functions and fills its caches. Not under the lock."""
+    with suppress(errors.LockNotAvailable):
+        async with conn.transaction(force_rollback=True):
+            await conn.execute(_REHEARSE, (wave_id,))
 
 
 async def _acquire(conn: Connection, wave_id: int) -> int:
