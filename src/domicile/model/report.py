@@ -10,7 +10,7 @@ from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 
 LEFT = "no longer in the cohort"
-"""Why members are ejected who do not fit the condition any more, or are gone; should they join again, they are swept."""
+"""Why members are ejected who do not fit the condition any more, or are gone. Should they join again, they are swept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ class MoveStatus:
     error_hint: str = ""
     safe: str = ""  # one sentence: what is safe now
     next: str = ""  # one sentence: what to do next
+    ordered: str = ""  # what the workers of the source are to carry on: move, purge, or nothing
     mode: Mode = Mode.LIVE
 
     @property
