@@ -78,13 +78,13 @@ async def run(
     wave: WaveAtSites,
     report: ReportRows,
     *,
-    keep_seam: bool = False,
+    seam_after: int | None = None,
     held_back: Callable[[], float] | None = None,
 ) -> None:
     """Copy what is not yet there; ``report(rows, bytes)`` after each commit.
 
-    ``keep_seam``: the snapshot is written down at the target, for the stream that continues it. ``held_back``: asked
-    for the share of the time in which the streams are to rest, by their threads.
+    ``seam_after``: the snapshot is written down at the target, for the stream that continues it from that position.
+    ``held_back``: asked for the share of the time in which the streams are to rest, by their threads.
 
     Raises DomicileError, see postgres/failures.py. Cancelled or failed, every stream has stopped and every
     connection is closed when it returns.
@@ -92,11 +92,11 @@ async def run(
     await move.failpoints.reach("copy.before")
     done, highest = await _progress(move, wave)
     todo = list(chunks(move.plan, highest, done, _scanned_tables(move, wave)))
-    if todo or keep_seam:
+    if todo or seam_after is not None:
         streams = max(1, min(move.plan.limits.streams, len(todo)))
         async with _exported_snapshot(move.source) as (snapshot, seam):
-            if keep_seam:
-                await _keep_seam(move, wave, seam)
+            if seam_after is not None:
+                await _keep_seam(move, wave, seam, seam_after)
             levels = _levels(move.data_map, todo)
             job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), held_back)
             await _all(_stream(job) for _ in range(streams))
@@ -195,10 +195,10 @@ async def _copy(
     return moved
 
 
-async def _keep_seam(move: Move, wave: WaveAtSites, seam: str) -> None:
+async def _keep_seam(move: Move, wave: WaveAtSites, seam: str, position: int) -> None:
     async with _session(move.target, SESSION) as target, target.transaction():
         await assert_lease(target, move.move_id, move.generation)
-        await waves.set_seam(target, wave.target_id, seam)
+        await waves.set_seam(target, wave.target_id, seam, position)
 
 
 async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:

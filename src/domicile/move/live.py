@@ -4,9 +4,9 @@
     verify    both sites in full, then touched rows again and again
     handover  tried until it succeeds or its tries are used up (``live_handover.py``)
 
-Precondition: the wave's rows are at the target as one snapshot of the source had them, whose seam is kept there. Entered
-in any of its phases, after a crash or anew: it finds out where the wave stands and goes on from there. Reversible until
-the arrival. It also carries a wave back: then "source" is the site that loses it (`Move.reversed`).
+Precondition: the wave's rows are at the target as one snapshot of the source had them, whose seam is kept there.
+Entered in any of its phases, after a crash or anew: it finds out where the wave stands and goes on from there.
+Reversible until the arrival. It also carries a wave back: then "source" is the site that loses it (`Move.reversed`).
 """
 
 from __future__ import annotations

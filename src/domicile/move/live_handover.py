@@ -31,17 +31,19 @@ from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
+from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
 from domicile.stream import compare
 from domicile.stream.change import Transaction
 from domicile.stream.compare import Keys
-from domicile.stream.pipeline import Refused, Statement
+from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 DEAD_MAN_MARGIN_MS = 1_000
 _ARRIVE = b"""
     update domicile.wave set mark = 'resident', home = $2, epoch = $3::bigint,
         arrival = pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text
+            || ' ' || (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint::text
     where id = $1::integer"""
 
 
@@ -104,7 +106,7 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
         if not said_no and await _arrived(live):
             return
         await _back(live, lock)
-        raise (_not_equal(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
+        raise (_refused(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
 
 
 async def recover(carrier: Carrier, no: int) -> bool:
@@ -224,11 +226,13 @@ def _over_budget(live: LiveWave) -> DomicileError:
     )
 
 
-def _not_equal(live: LiveWave, refused: Refused) -> DomicileError:
+def _refused(live: LiveWave, refused: Refused) -> DomicileError:
+    if refused.refusal.sqlstate != REFUSED:
+        return explain(refused.refusal, "target", "taking the wave over")
     return DomicileError(
         ErrorCode.DISCREPANCY,
-        f"{live.move.target_site} refused the wave: {refused.reason or refused.refusal.sqlstate}",
-        facts={"table": refused.about, "sqlstate": refused.refusal.sqlstate},
+        f"{live.move.target_site} refused the wave: {refused.reason} ({refused.about})",
+        facts={"table": refused.about},
         safe=f"{live.move.source_site} serves and nothing has changed.",
         hint="The rows are compared once more, then it is tried again.",
     )

@@ -1,5 +1,5 @@
-"""Verify a wave whose users keep writing: both sites are compared in full once, and what was touched meanwhile again and
-again, until only a few rows are left for the comparison under the wave's lock.
+"""Verify a wave whose users keep writing: both sites are compared in full once, and what was touched meanwhile again
+and again, until only a few rows are left for the comparison under the wave's lock.
 
 The source is read in one snapshot; a marker then tells when the target has everything that this snapshot sees. What the
 target has beyond it was touched by transactions that the snapshot does not see: the apply remembers these keys. A row

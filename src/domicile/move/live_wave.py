@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from psycopg import AsyncConnection
@@ -32,6 +33,8 @@ from domicile.stream.layout import Layout, build_layout, read_identities
 from domicile.stream.reader import open_reader
 from domicile.stream.reparent import Reparent
 from domicile.stream.seam import Seam
+
+_XMIN = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text"
 
 T = TypeVar("T")
 Turn = Callable[[], Awaitable[None]]
@@ -111,7 +114,9 @@ async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIte
             open_reader(move.source, name, name, record.position, binary=layout.binary)
         )
         reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
-        catchup = CatchUp(reader, wave_filter, apply, reparent, turn)
+        # The way back is read once for every wave, each from its own arrival on: none may let go of the log.
+        horizon = None if move.back else partial(_horizon, moving)
+        catchup = CatchUp(reader, wave_filter, apply, reparent, turn, horizon)
         mode = common_mode(await probe(source), await probe(target))
         stream = asyncio.create_task(catchup.run())
         try:
@@ -137,15 +142,17 @@ async def session(conninfo: str) -> AsyncIterator[AsyncConnection]:
         await connection.close()
 
 
+async def _horizon(source: AsyncConnection) -> int:
+    """Every transaction below this id is visible to every snapshot from now on, or was rolled back."""
+    row = await (await source.execute(_XMIN)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def _require_slot(source: AsyncConnection, move: Move, record: waves.StreamRecord) -> None:
     """The slot is where the stream stopped, or before it: otherwise changes would be missing."""
     facts = await slot.wait_free(source, move.stream_name)
-    if (
-        facts is not None
-        and not facts.lost
-        and record.seam
-        and (not record.position or facts.confirmed <= record.position)
-    ):
+    if facts is not None and not facts.lost and record.seam and facts.confirmed <= record.position:
         return
     raise DomicileError(
         ErrorCode.STREAM_LOST,

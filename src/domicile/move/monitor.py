@@ -73,7 +73,7 @@ class Monitor:
         if facts is not None and facts.wal_bytes_kept > kept_max:
             raise DomicileError(
                 ErrorCode.WAL_BUDGET,
-                f"{live.move.source_site} keeps {facts.wal_bytes_kept} bytes of log for the stream, {kept_max} are allowed",
+                f"{live.move.source_site} keeps {facts.wal_bytes_kept} bytes of log for the stream, of {kept_max}",
                 facts={"wal_bytes": facts.wal_bytes_kept, "wal_bytes_max": kept_max},
                 safe=f"{live.move.source_site} serves and nothing has changed; the log is given free.",
                 hint="Smaller waves keep less; limits.wal_bytes_max allows for more. Then: domicile resume",

@@ -1,9 +1,9 @@
 """Roll a wave back: a handover in the other direction, which keeps every write made at the target.
 
-Precondition: the wave lives at the target, its source copy is as it was at the departure, the slot of the way back holds
-every write since. Postcondition: the source is the one home, under the next epoch; nothing of the wave is left at the
-target. Until the source has taken over, every failure ends with the target serving. Idempotent: continued where it was
-cut.
+Precondition: the wave lives at the target, its source copy is as it was at the departure, the slot of the way back
+holds every write since. Postcondition: the source is the one home, under the next epoch; no row of the wave is left at
+the target, whose mark stays, so that stale writers are told. Until the source has taken over, every failure ends with
+the target serving. Idempotent: continued where it was cut.
 """
 
 from __future__ import annotations
@@ -81,15 +81,16 @@ async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnect
     async with gaining.transaction():
         await assert_lease(gaining, move.move_id, move.generation)
         if not (await waves.stream_record(gaining, at_gaining.id)).seam:
-            snapshot, own = arrival.split()
-            await waves.set_seam(gaining, at_gaining.id, str(Seam.parse(snapshot).with_seen(int(own))))
+            snapshot, own, position = arrival.split()
+            seam = Seam.parse(snapshot).with_seen(int(own))
+            await waves.set_seam(gaining, at_gaining.id, str(seam), int(position))
         await guard.set_fence(gaining, at_gaining.id, TargetMark.ARRIVING, move.source_site, at_gaining.epoch + 1)
     await move.failpoints.reach("rollback.prepared")
 
 
 async def _clear(back: Carrier, no: int) -> None:
-    """Nothing of the wave is left where it was for a while; its members neither."""
+    """No row of the wave is left where it was for a while."""
     async with back.source() as losing:
         record = await waves.find_wave(losing, back.move.move_id, no)
         if record is not None:
-            await stepback.clean(back, losing, record.id)
+            await stepback.clean(back, losing, record.id, forget=False)

@@ -12,7 +12,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.plan import Mode
 from domicile.model.verdict import Verdict
-from domicile.move import copy, stepback, verify
+from domicile.move import copy, stepback, streams, verify
 from domicile.move.carrier import Carrier
 from domicile.move.context import WaveAtSites
 from domicile.postgres import sequences, waves
@@ -31,6 +31,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
     move_id, live = move.move_id, move.mode is Mode.LIVE
     async with carrier.sites() as (source, target):
         wave = await carrier.wave_at_sites(source, target, no)
+        position = await streams.position(source, move) if live else None
         if live:
             await stepback.clean(carrier, target, wave.target_id, forget=False)
             await target.execute("reset session_replication_role")
@@ -44,7 +45,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
         await refuse_abort(carrier)
 
     begun = time.monotonic()
-    await copy.run(move, wave, report, keep_seam=live)
+    await copy.run(move, wave, report, seam_after=position)
     await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 
+from psycopg import AsyncConnection
+
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase
 from domicile.model.plan import Mode, WayBack
 from domicile.move.carrier import Carrier
+from domicile.move.context import Move
 from domicile.stream import fitness, slot
 
 log = logging.getLogger(__name__)
@@ -22,8 +25,8 @@ IN_USE = (Phase.HANDOVER, Phase.SOAK, Phase.ROLLBACK)
 async def begin(carrier: Carrier) -> None:
     """Make the slots that the plan wants. Idempotent. Raises stream-blocked, setting-wrong.
 
-    A slot that was lost (its log removed) is made anew, except for the way back of a wave that lives at the target: that
-    way is closed then.
+    A slot that was lost (its log removed) is made anew, except for the way back of a wave that lives at the target:
+    that way is closed then.
     """
     if carrier.move.mode is Mode.COLD:
         return
@@ -40,6 +43,21 @@ async def end(carrier: Carrier) -> None:
     await _drop(carrier)
     if not any(w.phase in IN_USE for w in await carrier.figures.waves(carrier.move.move_id)):
         await _drop(carrier.reversed())
+
+
+async def position(source: AsyncConnection, move: Move) -> int:
+    """Up to where the slot at the source has given its log away: what a snapshot taken from now on sees. Raises
+    stream-lost."""
+    facts = await slot.inspect(source, move.stream_name)
+    if facts is None or facts.lost:
+        raise DomicileError(
+            ErrorCode.STREAM_LOST,
+            f"the change stream at {move.source_site} is gone",
+            facts={"reason": facts.reason if facts else ""},
+            safe="The wave steps back; the source serves and nothing has changed.",
+            hint=f"It is made anew by: domicile resume {move.move_id}",
+        )
+    return facts.confirmed
 
 
 async def close_way_back(carrier: Carrier) -> None:

@@ -19,7 +19,7 @@ _REGISTER_MOVE = """
     on conflict (move_id) do update set generation = greatest(domicile.move.generation, excluded.generation)"""
 _WAVE = "select id, mark, home, epoch from domicile.wave where move_id = %s and no = %s"
 _STREAM = "select seam, (position - '0/0')::bigint, arrival from domicile.wave where id = %s"
-_SET_SEAM = "update domicile.wave set seam = %s, position = null where id = %s"
+_SET_SEAM = "update domicile.wave set seam = %s, position = '0/0'::pg_lsn + %s where id = %s"
 _LAST = "select coalesce(max(ordinal), 0) from domicile.member where wave = %s"
 _COUNT = "select count(*) from domicile.member where wave = %s"
 # The home of a subject always has its highest epoch, so the source alone can name the next one.
@@ -118,9 +118,10 @@ async def stream_record(conn: AsyncConnection, wave_id: int) -> StreamRecord:
     return StreamRecord(row[0] or "", row[1] or 0, row[2] or "")
 
 
-async def set_seam(conn: AsyncConnection, wave_id: int, seam: str) -> None:
-    """A stream will end here and continue this snapshot of the other site. Idempotent until it has begun."""
-    await conn.execute(_SET_SEAM, (seam, wave_id))
+async def set_seam(conn: AsyncConnection, wave_id: int, seam: str, position: int) -> None:
+    """A stream will end here that continues this snapshot of the other site; nothing up to ``position`` of its log is
+    missing in it. Idempotent until the stream has begun."""
+    await conn.execute(_SET_SEAM, (seam, position, wave_id))
 
 
 async def count_members(conn: AsyncConnection, wave_id: int) -> int:

@@ -54,6 +54,11 @@ class Bag:
     def __contains__(self, key: object, /) -> bool:
         return key in self._counts
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bag) and self._counts == other._counts
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
     def __len__(self) -> int:
         return sum(self._counts.values())
 

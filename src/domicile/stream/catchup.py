@@ -21,11 +21,12 @@ from domicile.stream.reader import Reader
 READ_MOST = 2_000  # messages between two looks at everything else: a few milliseconds
 IDLE_SECONDS = 0.5
 BATCH_CHANGES = 5_000
-ADVANCE_SECONDS = 2.0
+ACKNOWLEDGE_SECONDS = 2.0
 MICROSECONDS = 1_000_000
 
 Reparent = Callable[[Transaction], Awaitable[None]]
 Turn = Callable[[], Awaitable[None]]
+Horizon = Callable[[], Awaitable[int]]
 
 
 @dataclass(slots=True)
@@ -40,13 +41,14 @@ class _Flying:
 @dataclass(slots=True)
 class CatchUp:
     """``reparent`` carries out a transaction in which rows came to other owners; ``turn`` waits while the stream must
-    go slower."""
+    go slower; ``horizon`` asks the origin below which id all transactions are visible (None: it keeps its whole log)."""
 
     reader: Reader
     filter: WaveFilter
     apply: Apply
     reparent: Reparent
     turn: Turn
+    horizon: Horizon | None
     applied: int = 0  # changes committed at the destination
     _waiting: list[Transaction] = field(default_factory=list)
     _changes: int = 0
@@ -55,7 +57,8 @@ class CatchUp:
     _holding: bool = False
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
-    _advanced: float = field(default_factory=time.monotonic)
+    _acknowledged: float = field(default_factory=time.monotonic)
+    _candidate: tuple[int, int] = (0, 0)  # a position that is committed, and the newest transaction read by then
 
     async def run(self) -> None:
         """Until cancelled, or until it fails: then whoever waits for a marker is told the same."""
@@ -169,14 +172,22 @@ class CatchUp:
         waiter.set_result([])
 
     async def _acknowledge(self) -> None:
-        """Acknowledge what the destination has written down. Now and then that is only how far others' transactions
-        have been read, so that the origin need not keep their log."""
+        """Now and then: write down how far others' transactions have been read, and let the origin's log go.
+
+        Only as far as every snapshot sees. A commit is in the log, and in the stream, before it is visible (with
+        synchronous standbys long before): the next wave's snapshot might miss what the slot had let go.
+        """
         now = time.monotonic()
-        if self._idle and now - self._advanced > ADVANCE_SECONDS and self.position > self.apply.position:
-            self._advanced = now
+        if self.horizon is None or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
+            return
+        self._acknowledged = now
+        if self._idle and self.position > self.apply.position:
             answer = await self.apply.submit([Transaction(0, self.position, 0)])
             self._flying.append(_Flying(answer, 0, 0))
-        self.reader.acknowledge(self.apply.position)
+        position, newest = self._candidate
+        if not position or await self.horizon() > newest:
+            self.reader.acknowledge(position)
+            self._candidate = (self.apply.position, self.filter.newest)
 
     def _fail(self, why: BaseException) -> None:
         self._failure = why if isinstance(why, DomicileError) else _stopped()

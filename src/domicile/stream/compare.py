@@ -29,7 +29,7 @@ _SUM = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum({bound}), 0) {rows} where m.wave = {wave} {keyed}"""
 _ROWS = "select {key}, {bound} {rows} where m.wave = {wave} {keyed}"
 _REQUIRE = """
-    select domicile.refuse({reason}, {schema}, {table}) from ({sums}) as found (rows, digest)
+    select domicile.refuse({reason}, {table}) from ({sums}) as found (rows, digest)
     where (found.rows, found.digest) is distinct from ({rows}, {digest}::numeric)"""
 _HASHES = "select {key} from {listed}"
 _OWNERS = "select distinct m.ordinal {rows} where m.wave = {wave} {keyed}"
@@ -63,8 +63,7 @@ class Side:
         table = self.layout.tables[no].name
         text = sql.SQL(_REQUIRE).format(
             reason=sql.Literal("touched rows differ"),
-            schema=sql.Literal(table.schema),
-            table=sql.Literal(table.name),
+            table=sql.Literal(str(table)),
             sums=statement,
             rows=sql.Literal(part.rows),
             digest=sql.Literal(part.digest),

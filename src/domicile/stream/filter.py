@@ -34,7 +34,8 @@ class WaveFilter:
     """The filter of one wave. ``start``: the log position behind the last transaction applied; what was committed up
     to there is skipped, and so is what the seam's snapshot sees.
 
-    ``position``: behind the last commit read. ``pending``: inside a transaction. Both are for acknowledging.
+    ``position``: behind the last commit read. ``pending``: inside a transaction. ``newest``: the highest transaction id
+    read, of 64 bits. They are for acknowledging.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class WaveFilter:
         assert tuple(t.name for t in layout.tables) == data_map.in_scope()
         self.position = start
         self.pending = False
+        self.newest = 0
         self._start, self._seam, self._index, self._part_changes = start, seam, index, part_changes
         self._tables = {t.name: t for t in layout.tables}
         self._relations: dict[int, Relation] = {}
@@ -110,6 +112,7 @@ class WaveFilter:
     def _begin(self, payload: bytes) -> None:
         self._commit_record, self._committed_at, self._xid = pgoutput.begin(payload)
         self.pending = True
+        self.newest = max(self.newest, self._seam.widen(self._xid))
         if self._commit_record < self._start or self._seam.sees_short(self._xid):
             return  # the changes fall through
         self._handlers = self._plain
@@ -170,8 +173,11 @@ class WaveFilter:
         """The stream describes a table: its columns may have another order than the layout's, and nothing else."""
         table = self._tables.get(_name(relation))
         known = self._relations.get(relation.oid)
+        if table is None and known is None:
+            self._refuse_changes(relation)
+            return
         if table is None:
-            raise _changed(_name(relation if known is None else known), "it has another name, or is not in scope")
+            raise _changed(_name(known or relation), "it has another name")
         if known is not None and known != relation:
             raise _changed(table.name, "its columns, their types or its replica identity are not what they were")
         _check(table, relation)
@@ -181,6 +187,17 @@ class WaveFilter:
         for op, plain in ((Op.INSERT, rows.insert), (Op.UPDATE, rows.update), (Op.DELETE, rows.delete)):
             self._plain[_OPS[op] + oid] = plain
             self._careful[_OPS[op] + oid] = self._carefully(rows, op, plain)
+
+    def _refuse_changes(self, relation: Relation) -> None:
+        """A partition is described beside its root, under which its changes come. A change under any other name would
+        be one of a table that was renamed before the stream first spoke of it."""
+
+        def handler(_: bytes) -> None:
+            raise _changed(_name(relation), "it is published, and not in scope under this name")
+
+        oid = relation.oid.to_bytes(4, "big")
+        for op in _OPS.values():
+            self._plain[op + oid] = self._careful[op + oid] = handler
 
     def _carefully(self, rows: RowFilter, op: Op, plain: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def handler(payload: bytes) -> None:

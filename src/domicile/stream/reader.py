@@ -57,7 +57,7 @@ async def open_reader(conninfo: str, slot: str, publication: str, start: int, *,
     try:
         command = sql.SQL(_START).format(
             slot=sql.Identifier(slot),
-            start=sql.SQL(f"{start >> 32:X}/{start & 0xFFFFFFFF:X}"),  # digits, for which there is no literal
+            start=sql.SQL(_lsn(start)),
             publication=sql.Literal(publication),
             binary=sql.Literal("true" if binary else "false"),
         )
@@ -86,10 +86,11 @@ class Reader:
         self._pgconn = pgconn
         self._conninfo = conninfo
         self._slot = slot
-        self._acknowledged = start
+        self._acknowledged = 0  # nothing; even of what the caller has, others may need the log
         self._unpublished = False
         self._timer: asyncio.TimerHandle | None = None
-        # What TLS has decrypted is not seen by a poll of the socket. A record holds 16 KiB, libpq takes 8 at once.
+        # What TLS has decrypted is not seen by a poll of the socket: servers since 17 send records of up to 16 KiB, of
+        # which libpq takes as little as 8 at once.
         self._tries_max = 3 if pgconn.ssl_in_use or pgconn.used_gssapi else 1
 
     async def begin(self, command: bytes) -> None:
@@ -261,6 +262,11 @@ class _StreamEndedError(Exception):
     def __init__(self, sqlstate: str) -> None:
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
+
+
+def _lsn(position: int) -> str:
+    """Digits, hence no other SQL: the command takes a position without quotes."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
 def _sqlstate(result: pq.abc.PGresult | None) -> str:

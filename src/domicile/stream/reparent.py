@@ -1,9 +1,9 @@
 """Rows that come to another owner take along what hangs from them: out of the wave, or into it.
 
-Out of it: the row and its subtree are deleted at the destination. Into it: the stream shows only the row itself, perhaps
-without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at the
-origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees of
-them is in what was read. All of a transaction is one commit at the destination.
+Out of it: the row and its subtree are deleted at the destination. Into it: the stream shows only the row itself,
+perhaps without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at
+the origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees
+of them is in what was read. All of a transaction is one commit at the destination.
 """
 
 from __future__ import annotations
