@@ -132,7 +132,7 @@ async def test_text_is_written_by_the_engine_s_settings_and_not_by_the_role_s(or
     hostile = "-c datestyle=German -c timezone=Asia/Shanghai -c client_encoding=latin1"
     async with origin.reader(binary=False, options=hostile) as reader:
         await origin.run("insert into orders values (1, '2026-01-02 03:04:05+00', 'Zoë 住')")
-        found = await reader.read(wait_s=10)
+        found = await until_commit(reader)
     assert any(b"2026-01-02 03:04:05+00" in p and "Zoë 住".encode() in p for p in found)
 
 
@@ -166,16 +166,16 @@ async def test_a_marker_comes_after_every_commit_before_it(origin: Origin) -> No
 async def test_only_what_was_not_acknowledged_comes_again(origin: Origin) -> None:
     async with origin.reader() as reader:
         await origin.run("insert into orders values (1)")
-        assert kinds(await reader.read(wait_s=10)) == "BIC"
+        assert kinds(await until_commit(reader)) == "BIC"
         done = reader.server_position
         await origin.run("insert into orders values (2)")
-        assert kinds(await reader.read(wait_s=10)) == "BIC"
+        assert kinds(await until_commit(reader)) == "BIC"
         assert reader.server_position > done
         reader.acknowledge(done)
     await wait_for(lambda: confirmed(origin, done))  # told on leaving
     assert (await origin.facts()).confirmed == done
     async with origin.reader() as reader:  # the server knows
-        assert kinds(again := await reader.read(wait_s=10)) == "BIC"
+        assert kinds(again := await until_commit(reader)) == "BIC"
         assert (2).to_bytes(8, "big") in again[-2]
         second = reader.server_position
     async with origin.reader(second) as reader:  # the destination knows more than the server
@@ -202,7 +202,7 @@ async def test_a_transaction_cut_in_two_reads_is_not_skipped(origin: Origin) -> 
         first_commit = positions[next(i for i, p in enumerate(found) if p[:1] == b"C")]
         reader.acknowledge(first_commit)
     async with origin.reader() as reader:
-        again = kinds(await reader.read(wait_s=10))
+        again = kinds(await until_commit(reader))
         assert again == "B" + 50 * "I" + "C"
 
 
@@ -303,7 +303,7 @@ async def test_a_session_that_is_ended_is_unreachable_and_the_stream_goes_on(ori
         assert error.facts["sqlstate"] in ("57P01", "")
     await origin.run("insert into orders values (1)")
     async with origin.reader() as reader:
-        assert kinds(await reader.read(wait_s=10)) == "BIC"
+        assert kinds(await until_commit(reader)) == "BIC"
 
 
 async def test_a_second_reader_is_turned_away(origin: Origin) -> None:
@@ -313,7 +313,7 @@ async def test_a_second_reader_is_turned_away(origin: Origin) -> None:
                 pass
         assert caught.value.code is ErrorCode.STREAM_BLOCKED
         await origin.run("insert into orders values (1)")
-        assert kinds(await reader.read(wait_s=10)) == "BIC"
+        assert kinds(await until_commit(reader)) == "BIC"
 
 
 async def test_a_server_that_goes_is_unreachable(any_cluster: EmbeddedCluster, scratch: Path) -> None:
@@ -360,8 +360,8 @@ async def test_left_in_the_middle_of_much_data_it_leaves_no_process_behind(origi
     await wait_for(lambda: gone(origin))
 
 
-async def test_through_tls_nothing_stays_behind_in_its_buffer(pg15_bindir: Path, scratch: Path) -> None:
-    """Debian's server: the bundled build has no TLS."""
+async def test_through_tls_messages_of_all_sizes_come_at_once(pg15_bindir: Path, scratch: Path) -> None:
+    """Debian's server: the bundled build has no TLS. (Its records are small; those of 17 and later are not tried.)"""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     cluster = await EmbeddedCluster.create(scratch, "reader-tls", bindir=pg15_bindir, settings={"ssl": "on"})
