@@ -10,6 +10,7 @@ from tests.planner.planning import KIND, LINE, NOTE, Shop, check, run, shop_map
 
 from domicile.model.datamap import OwnerStep, Role, SharedPolicy, TableRule
 from domicile.model.errors import ErrorCode
+from domicile.model.plan import SignUps, WayBack
 from domicile.model.schema import TableName
 
 
@@ -17,6 +18,27 @@ async def test_nothing_speaks_against_it(still_shop: Shop) -> None:
     plan = await still_shop.plan()
     assert [c for c in plan.checks if not c.passed] == []
     assert "entirely" in check(plan, "reversible until a wave's handover").detail
+
+
+@pytest.mark.parametrize(
+    ("way_back", "said"),
+    [
+        (WayBack.STREAM, "crosses back to beijing all the while"),
+        (WayBack.HOLD, "none of it crosses back to beijing unless the rollback is ordered"),
+        (WayBack.NONE, "there is no rollback"),
+    ],
+)
+async def test_the_plan_says_what_the_way_back_is(still_shop: Shop, way_back: WayBack, said: str) -> None:
+    assert said in check(await still_shop.plan(way_back=way_back), "reversible until the purge").detail
+
+
+async def test_the_plan_says_what_happens_to_sign_ups(still_shop: Shop) -> None:
+    refused = await still_shop.plan()
+    assert "refused at beijing with DM001 and begins at singapore" in check(refused, "sign-ups").detail
+    accepted = await still_shop.plan(sign_ups=SignUps.ACCEPT)
+    assert "swept" in check(accepted, "sign-ups").detail
+    named = await still_shop.plan(where="", subjects=["u0001"], subjects_file="who.txt")
+    assert "nobody is refused" in check(named, "sign-ups").detail
 
 
 @pytest.mark.parametrize(

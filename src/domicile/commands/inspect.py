@@ -60,5 +60,7 @@ async def plan(workspace: Workspace, question: Question, *, limits: Limits | Non
         subjects=subjects,
         subjects_file=question.subjects_file,
         limits=limits or workspace.limits,
+        way_back=question.way_back,
+        sign_ups=question.sign_ups,
     )
     return await build(request)

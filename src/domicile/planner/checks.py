@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
-from domicile.model.plan import Check
+from domicile.model.plan import Check, SignUps, WayBack
 from domicile.planner import checks_rows as rows
 from domicile.planner import checks_schema as schema
 from domicile.planner import checks_site as site
@@ -45,11 +46,23 @@ ASKING: tuple[Callable[[Preflight], Awaitable[Check]], ...] = (
 """What needs to read rows."""
 
 
+_WAY_BACK: Mapping[WayBack, str] = MappingProxyType(
+    {
+        WayBack.STREAM: "by domicile rollback, with what was written at {target}: it crosses back to {source} all the "
+        "while, whose copy is kept current and closed to other writes; the purge ends this",
+        WayBack.HOLD: "by domicile rollback, with what was written at {target}: none of it crosses back to {source} "
+        "unless the rollback is ordered; the rows stay there, closed to writes; the purge ends this",
+        WayBack.NONE: "not at all: there is no rollback, and what was written at {target} never crosses back; the rows "
+        "stay at {source}, closed to writes",
+    }
+)
+
+
 async def run_all(p: Preflight) -> tuple[Check, ...]:
     """Run every check, whatever the others say: an operator wants the whole list at once."""
     judged = [check(p) for check in JUDGING]
     asked = [await check(p) for check in ASKING]
-    return (*judged, *asked, *reversible(p))
+    return (*judged, *asked, *reversible(p), *sign_ups(p))
 
 
 def reversible(p: Preflight) -> tuple[Check, ...]:
@@ -62,13 +75,23 @@ def reversible(p: Preflight) -> tuple[Check, ...]:
             "reversible until a wave's handover",
             f"entirely: a step back opens {source} again and clears {target}",
         ),
-        _say(
-            "reversible until the purge",
-            f"the rows stay at {source}, closed to writes; what was written at {target} meanwhile "
-            "is only there, so the way back is a move of its own",
-        ),
+        _say("reversible until the purge", _WAY_BACK[p.request.way_back].format(source=source, target=target)),
         _say("reversible after the purge", f"only by a move from {target} to {source}"),
     )
+
+
+def sign_ups(p: Preflight) -> tuple[Check, ...]:
+    """Not a test either: what happens to those who are new while the move lasts."""
+    source, target = p.request.source, p.request.target
+    if p.request.subjects is not None:
+        said = "a file names the cohort: nobody is refused, and whoever is new stays where they sign up"
+    elif p.request.sign_ups is SignUps.REFUSE:
+        said = (
+            f"who fits the condition is refused at {source} with DM001 and begins at {target}, until the move is over"
+        )
+    else:
+        said = f"who fits the condition is accepted at {source}, and swept by a last wave"
+    return (_say("sign-ups", said),)
 
 
 def _say(name: str, detail: str) -> Check:
