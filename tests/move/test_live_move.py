@@ -62,6 +62,9 @@ async def test_a_rollback_keeps_what_was_written_at_the_target(either_store: Pla
     application.stop.set()
     await running
     assert back.status is Status.ABORTED, back
+    closed = await every_row(place.target)
+    await commands.purge(place.workspace, moved.move_id)
+    assert closed != before, "stale writers were told, as long as the copy was there"
     assert await every_row(place.target) == before, "nothing of the cohort is left at the target"
     found = await written(place.source)
     for subject, marks in application.acknowledged.items():

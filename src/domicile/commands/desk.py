@@ -70,6 +70,18 @@ class Desk:
         return await self.figures.status(record, await living_runner(self.conn, move_id))
 
 
+def require_shared_control(workspace: Workspace) -> None:
+    """Refuse what needs workers when only this machine can reach the control database."""
+    if workspace.control == CONTROL_EMBEDDED:
+        raise DomicileError(
+            ErrorCode.CONFIG_INVALID,
+            "workers share their work through the control database, and this one is embedded: only this machine has it",
+            facts={"control": CONTROL_EMBEDDED},
+            hint="Set control: in domicile.yaml to the connection string of a PostgreSQL that every machine can reach, and "
+            "give every machine the same directory.key in its state directory.",
+        )
+
+
 @asynccontextmanager
 async def open_desk(workspace: Workspace) -> AsyncIterator[Desk]:
     """The control database: the configured one, or the embedded one, which runs while anybody uses it."""

@@ -22,6 +22,7 @@ from domicile.commands.desk import (
 )
 from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord, already_applied
+from domicile.control.orders import MOVE
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, ended
 from domicile.model.plan import Mode, Plan
@@ -30,6 +31,7 @@ from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
 from domicile.move import begin, streams
 from domicile.move import purge as purging
+from domicile.move import rollback as rolling_back
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
 from domicile.planner import plan_file
@@ -59,11 +61,11 @@ async def apply(
     Raises plan-refused, plan-stale, plan-applied and whatever keeps the move from beginning; a wave that
     fails is not raised but stands in the status. Killed at any point, it is continued with ``resume``.
     """
-    _require_fit(workspace, plan, mode)
+    require_fit(workspace, plan, mode)
     async with open_desk(workspace) as desk:
-        record = await _create(desk, plan, mode)
+        record = await create(desk, plan, mode)
         async with carrier_for(desk, record.move_id) as carrier:
-            await _freeze(desk, carrier, plan)
+            await freeze_cohort(desk, carrier, plan)
             await _carry(desk, carrier, "move", on_progress, stop)
         return await _told(desk, record.move_id, on_progress)
 
@@ -78,7 +80,7 @@ async def resume(
         if ended(record.status) or record.status is Status.WAITING:
             return await desk.status(record.move_id)
         if not record.frozen:
-            raise _not_begun(record)
+            raise not_begun(record)
         async with carrier_for(desk, record.move_id) as carrier:
             if ended((await desk.moves.get(record.move_id)).status):  # by another process, before the lease was free
                 return await desk.status(record.move_id)
@@ -93,10 +95,12 @@ async def pause(workspace: Workspace, move_id: str) -> MoveStatus:
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         if ended(record.status) or record.status is Status.WAITING:
-            raise _forbidden(record, "pause")
+            raise forbidden(record, "pause")
         await desk.moves.request(record.move_id, pause=True)
-        if record.status is Status.RUNNING and not await living_runner(desk.conn, record.move_id):
+        at_work = record.status is Status.RUNNING or record.ordered == MOVE
+        if at_work and not await living_runner(desk.conn, record.move_id):
             await desk.moves.set_status(record.move_id, Status.PAUSED)
+            await desk.orders.withdraw(record.move_id)
         return await desk.status(record.move_id)
 
 
@@ -108,7 +112,7 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
         if record.status is Status.ABORTED:
             return await desk.status(record.move_id)
         if record.status in (Status.DONE, Status.WAITING):
-            raise _forbidden(record, "abort")
+            raise forbidden(record, "abort")
         await desk.journal.approve(record.move_id, "abort", getpass.getuser())
         await desk.moves.request(record.move_id, abort=True)
         deadline = time.monotonic() + ABORT_WAIT_SECONDS
@@ -120,6 +124,7 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
             async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
                 await begin.enlist(carrier)
                 await begin.end(carrier, Outcome.ABORTED)
+                await desk.orders.withdraw(record.move_id)
         return await desk.status(record.move_id)
 
 
@@ -137,7 +142,7 @@ async def rollback(
         if record.status is Status.ABORTED:
             return await desk.status(record.move_id)
         if not any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in await desk.figures.waves(record.move_id)):
-            raise _forbidden(record, "rollback")
+            raise forbidden(record, "rollback")
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
             await streams.require_way_back(carrier)
@@ -161,6 +166,8 @@ async def purge(
     """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
     continued by the same order.
 
+    Of a move that was rolled back: remove the copy that the target has kept, closed, until now.
+
     Raises verdict-missing when a wave has no clean verdict or its source copy has changed since,
     phase-forbids when nothing is to purge.
     """
@@ -168,11 +175,14 @@ async def purge(
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         all_waves = await desk.figures.waves(record.move_id)
-        if not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
-            raise _forbidden(record, "purge")
+        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen
+        if not rolled_back and not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
+            raise forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
+            if rolled_back:
+                return await _purge_rolled_back(carrier, begun)
             if any(w.phase is not Phase.DONE for w in all_waves):
                 await _carry(desk, carrier, "purge", on_progress, stop)
             failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
@@ -187,7 +197,7 @@ async def purge(
             return await _purge_report(desk, carrier, time.monotonic() - begun)
 
 
-def _require_fit(workspace: Workspace, plan: Plan, mode: Mode) -> None:
+def require_fit(workspace: Workspace, plan: Plan, mode: Mode) -> None:
     if refusals := plan.refusals_of(mode):
         first = refusals[0]
         raise DomicileError(
@@ -201,7 +211,7 @@ def _require_fit(workspace: Workspace, plan: Plan, mode: Mode) -> None:
     require_same_map(plan, load_map(workspace, plan.dataset))
 
 
-async def _create(desk: Desk, plan: Plan, mode: Mode) -> MoveRecord:
+async def create(desk: Desk, plan: Plan, mode: Mode) -> MoveRecord:
     """The move of this plan: new, or one whose beginning was cut before its cohort was frozen."""
     existing = await desk.moves.of_plan(desk.keyed_digest(plan))
     if existing is not None:
@@ -216,7 +226,7 @@ def _new_id(plan: Plan) -> MoveId:
     return MoveId(f"{plan.dataset}-{plan.source}-{plan.target}-{secrets.token_hex(3)}".lower().replace(" ", "-"))
 
 
-async def _freeze(desk: Desk, carrier: Carrier, plan: Plan) -> None:
+async def freeze_cohort(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     """Write the cohort down at the source; a cohort that is not the planned one ends the move before it
     began."""
     move_id = carrier.move.move_id
@@ -288,6 +298,21 @@ async def _watched(desk: Desk, move_id: MoveId, on_progress: Watch, stop: asynci
             await asyncio.wait([task])
 
 
+async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
+    """What a rollback left at the target."""
+    removed = await rolling_back.clear(carrier)
+    await begin.release_guards(carrier)
+    return PurgeReport(
+        move_id=carrier.move.move_id,
+        waves=0,
+        rows=sum(removed.values()),
+        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
+        left_at_source=0,
+        seconds=time.monotonic() - begun,
+        remains=purging.REMAINS,
+    )
+
+
 async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeReport:
     move_id = carrier.move.move_id
     left = 0
@@ -311,7 +336,7 @@ async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeRe
     )
 
 
-def _not_begun(record: MoveRecord) -> DomicileError:
+def not_begun(record: MoveRecord) -> DomicileError:
     return DomicileError(
         ErrorCode.PHASE_FORBIDS,
         f"move {record.move_id} has not begun: its cohort is not frozen yet",
@@ -319,7 +344,7 @@ def _not_begun(record: MoveRecord) -> DomicileError:
     )
 
 
-def _forbidden(record: MoveRecord, order: str) -> DomicileError:
+def forbidden(record: MoveRecord, order: str) -> DomicileError:
     why = {
         "pause": "no wave of it is left to move",
         "abort": "every wave lives at the target already",

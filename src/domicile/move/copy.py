@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import threading
@@ -34,7 +34,7 @@ from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
 from domicile.postgres import deferred_keys, waves
-from domicile.postgres.brake import Brake
+from domicile.postgres.brake import Brakes
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
@@ -79,7 +79,7 @@ async def run(
     report: ReportRows,
     *,
     seam_after: int | None = None,
-    held_back: Callable[[], float] | None = None,
+    brakes: Brakes | None = None,
 ) -> None:
     """Copy what is not yet there; ``report(rows, bytes)`` after each commit.
 
@@ -98,7 +98,7 @@ async def run(
             if seam_after is not None:
                 await _keep_seam(move, wave, seam, seam_after)
             levels = _levels(move.data_map, todo)
-            job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), held_back)
+            job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), brakes)
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
     await move.failpoints.reach("copy.done")
@@ -153,7 +153,7 @@ class _Job:
     levels: Sequence[deque[Chunk]]
     between_levels: asyncio.Barrier
     stop: threading.Event
-    held_back: Callable[[], float] | None
+    brakes: Brakes | None
 
 
 async def _stream(job: _Job) -> None:
@@ -161,21 +161,18 @@ async def _stream(job: _Job) -> None:
         with told("source", "join the snapshot"):
             await source.execute(_BEGIN)
             await source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(job.snapshot)))
-        brake = Brake(job.held_back) if job.held_back else None
         for level in job.levels:
             while level:
-                moved = await _copy(job, level.popleft(), (source, target), brake)
+                moved = await _copy(job, level.popleft(), source, target)
                 await job.report(moved.rows, moved.bytes)
                 await job.move.failpoints.reach("copy.chunk_committed")
             await job.between_levels.wait()
 
 
-async def _copy(
-    job: _Job, chunk: Chunk, sites: tuple[AsyncConnection, AsyncConnection], brake: Brake | None
-) -> Transferred:
-    source, target = sites
+async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncConnection) -> Transferred:
     name = str(chunk.table.table)
     what = f"copy of {name}"
+    brake = job.brakes.of(name) if job.brakes else None
     out = copy_out(job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal)
     with told("target", what):
         async with target.transaction():

@@ -112,14 +112,12 @@ def carrier_of(move_id: str) -> Carrier:
     return _here().carriers[move_id]
 
 
-def busy() -> int:
-    """How many moves this process is carrying or about to carry."""
-    return len(_here().tasks)
-
-
-def leave() -> None:
-    """From now on whoever comes to a `pause_point` stands down, and nobody comes aboard."""
-    _here().leaving = True
+async def leave() -> None:
+    """From now on whoever comes to a `pause_point` stands down, and nobody comes aboard; returns when nobody is left."""
+    here = _here()
+    here.leaving = True
+    while here.tasks:
+        await asyncio.wait(here.tasks)
 
 
 def leaving() -> bool:
@@ -146,9 +144,21 @@ async def aboard(move_id: str, kind: str) -> AsyncIterator[None]:
     try:
         if move_id in here.carriers:
             yield
-            return
-        assert here.board is not None, "what is given out is carried here, or boarded"
-        async with here.board(MoveId(move_id), kind) as carrier, carried(carrier):
+        else:
+            async with _boarded(here, MoveId(move_id), kind):
+                yield
+    except StoodDown:
+        here.stood_down.set()
+        raise
+    finally:
+        here.tasks.discard(task)
+
+
+@asynccontextmanager
+async def _boarded(here: _Here, move_id: MoveId, kind: str) -> AsyncIterator[None]:
+    assert here.board is not None, "what is given out is carried here, or boarded"
+    try:
+        async with here.board(move_id, kind) as carrier, carried(carrier):
             try:
                 yield
             except Exception:
@@ -160,11 +170,6 @@ async def aboard(move_id: str, kind: str) -> AsyncIterator[None]:
         if error.code is ErrorCode.LEASE_LOST:
             raise StoodDown(lost=True) from None
         raise
-    except StoodDown:
-        here.stood_down.set()
-        raise
-    finally:
-        here.tasks.discard(task)
 
 
 def step(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:

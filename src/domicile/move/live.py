@@ -27,6 +27,7 @@ from domicile.move.monitor import Monitor, monitored
 from domicile.postgres import guard, sequences, waves
 from domicile.postgres.drain import DrainReport
 from domicile.postgres.lease import assert_lease
+from domicile.stream import slot
 
 LOOK_SECONDS = 0.1
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
@@ -121,6 +122,7 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
     while True:
         await live_verify.mark(live)
         await live_verify.until_few(live)
+        await _require_publication(live)
         figures = monitor.figures
         old = [b for b in figures.blockers if (b.age_s or 0.0) > limits.fence_seconds_max]
         if (figures.lag_bytes or 0) <= limits.lag_bytes_max and not old:
@@ -134,6 +136,17 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
                 hint="See what is in the way with: domicile status; then: domicile resume " + live.move.move_id,
             )
         await live.beside(asyncio.sleep(LOOK_SECONDS))
+
+
+async def _require_publication(live: LiveWave) -> None:
+    """The server says nothing when a table leaves the publication: its changes would be missing."""
+    if await slot.seal(live.source, live.move.stream_name) != live.seal:
+        raise DomicileError(
+            ErrorCode.STREAM_LOST,
+            f"the publication of the change stream at {live.move.source_site} was altered",
+            safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
+            hint=f"Begin the wave again with: domicile resume {live.move.move_id}",
+        )
 
 
 async def _seal(carrier: Carrier, no: int) -> None:

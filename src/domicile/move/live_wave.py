@@ -59,6 +59,7 @@ class LiveWave:
     target: AsyncConnection
     here: Side
     there: Side
+    seal: str  # of the publication, which nobody may change under the stream
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
     @property
@@ -124,7 +125,7 @@ async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIte
                 carrier, wave, mode, layout, catchup, apply, source, target,
                 compare.side(layout, verify.shapes(move, move.source_schema, mode), wave.source_id),
                 compare.side(layout, verify.shapes(move, move.target_schema, mode), wave.target_id),
-                [stream],
+                await slot.seal(source, move.stream_name), [stream],
             )  # fmt: skip
         finally:
             stream.cancel()

@@ -25,6 +25,7 @@ from domicile.model.errors import DomicileError
 from domicile.model.plan import Limits
 from domicile.model.site import MoveId, SiteName
 from domicile.move.context import Move
+from domicile.postgres.brake import Brakes
 from domicile.postgres.probe_write import probe_writer
 
 SPEED_MIN = 0.05
@@ -113,9 +114,10 @@ class Watch:
 
 
 class Pace:
-    """What holds this process back. ``share`` may be called from any thread; everything else on the mover's loop."""
+    """What holds this process back: ``brakes`` the streams of its copies, `turn` its change stream."""
 
     def __init__(self, watches: Sequence[Watch]) -> None:
+        self.brakes = Brakes(lambda: self.slowed)
         self._watches = tuple(watches)
         self._speed = 1.0
         self._since = time.monotonic()  # the last step down, or the end of a handover: older samples say nothing
@@ -135,12 +137,8 @@ class Pace:
 
     @property
     def slowed(self) -> float:
-        """Share of its time that the mover holds itself back, 0 to 0.95."""
+        """Share of its time that the mover holds itself back, 0 to 0.95. May be asked by any thread."""
         return 0.0 if self._handovers else round(1 - self._speed, 3)
-
-    def share(self) -> float:
-        """As `slowed`, for the streams of the copy."""
-        return self.slowed
 
     async def turn(self) -> None:
         """Awaited by the stream after each batch: waits for its share of the time that the batch took."""

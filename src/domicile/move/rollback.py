@@ -1,12 +1,14 @@
 """Roll a wave back: a handover in the other direction, which keeps every write made at the target.
 
 Precondition: the wave lives at the target, its source copy is as it was at the departure, the slot of the way back
-holds every write since. Postcondition: the source is the one home, under the next epoch; no row of the wave is left at
-the target, whose mark stays, so that stale writers are told. Until the source has taken over, every failure ends with
-the target serving. Idempotent: continued where it was cut.
+holds every write since. Postcondition: the source is the one home, under the next epoch; the target keeps its copy,
+closed, so that stale writers are told, until it is purged (`clear`). Until the source has taken over, every failure ends
+with the target serving. Idempotent: continued where it was cut.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from psycopg import AsyncConnection
 
@@ -28,8 +30,23 @@ async def run(carrier: Carrier, no: int) -> None:
             await _prepare(back, losing, gaining, no)
         await live.run(back, no)
     await carrier.move.failpoints.reach("rollback.arrived")
-    await _clear(back, no)
-    await carrier.move.failpoints.reach("rollback.cleared")
+
+
+async def clear(carrier: Carrier) -> Counter[str]:
+    """Remove the copies that rolled back waves have left at the target, where the guard kept them for stale writers;
+    returns the rows removed by table. Idempotent."""
+    back = carrier.reversed()
+    removed: Counter[str] = Counter()
+    for wave in await carrier.figures.waves(carrier.move.move_id):
+        async with back.sites() as (losing, gaining):
+            left = await waves.find_wave(losing, carrier.move.move_id, wave.no)
+            home = await waves.find_wave(gaining, carrier.move.move_id, wave.no)
+            if left is None or left.mark != SourceMark.DEPARTED or waves.target_mark(home) is not TargetMark.RESIDENT:
+                continue
+            # The clean-up asks for the site that is being cleaned as the target.
+            removed += await stepback.clean(carrier, losing, left.id)
+        await carrier.move.failpoints.reach("rollback.cleared")
+    return removed
 
 
 async def undo(carrier: Carrier, no: int) -> bool:
@@ -86,11 +103,3 @@ async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnect
             await waves.set_seam(gaining, at_gaining.id, str(seam), int(position))
         await guard.set_fence(gaining, at_gaining.id, TargetMark.ARRIVING, move.source_site, at_gaining.epoch + 1)
     await move.failpoints.reach("rollback.prepared")
-
-
-async def _clear(back: Carrier, no: int) -> None:
-    """No row of the wave is left where it was for a while."""
-    async with back.source() as losing:
-        record = await waves.find_wave(losing, back.move.move_id, no)
-        if record is not None:
-            await stepback.clean(back, losing, record.id, forget=False)

@@ -9,6 +9,8 @@ right) and site-unreachable when a site cannot be asked.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -80,19 +82,22 @@ async def copied_tables(carrier: Carrier, target: AsyncConnection, wave_id: int)
     return [t for t in reversed(carrier.move.data_map.in_scope()) if str(t) in copied and t in there]
 
 
-async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forget: bool = True) -> None:
-    """Remove the wave's rows from a site where it is not home, and its record unless told otherwise. Idempotent."""
+async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forget: bool = True) -> Counter[str]:
+    """Remove the wave's rows from a site where it is not home, and its record unless told otherwise; returns how many
+    rows by table. Idempotent."""
     move = carrier.move
     last = await waves.last_ordinal(target, wave_id)
     tables = await copied_tables(carrier, target, wave_id)
+    removed: Counter[str] = Counter()
     await target.execute("set session_replication_role = replica")
     for first in range(0, last, CLEAN_SUBJECTS):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
             for table in tables:
-                await target.execute(
-                    delete_rows_of_wave(move.data_map, table), (wave_id, first, first + CLEAN_SUBJECTS)
-                )
+                statement = delete_rows_of_wave(move.data_map, table)
+                cursor = await target.execute(statement, (wave_id, first, first + CLEAN_SUBJECTS))
+                removed[str(table)] += cursor.rowcount
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)
         await (waves.forget_wave(target, wave_id) if forget else waves.forget_copy(target, wave_id))
+    return removed

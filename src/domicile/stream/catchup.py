@@ -41,7 +41,7 @@ class _Flying:
 @dataclass(slots=True)
 class CatchUp:
     """``reparent`` carries out a transaction in which rows came to other owners; ``turn`` waits while the stream must
-    go slower; ``horizon`` asks the origin below which id all transactions are visible (None: it keeps its whole log)."""
+    go slower; ``horizon`` asks the origin below which id all are visible (None: it keeps its whole log)."""
 
     reader: Reader
     filter: WaveFilter

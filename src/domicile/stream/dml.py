@@ -25,7 +25,12 @@ _COLUMNS = resources.files(__package__).joinpath("sql/destination.sql").read_tex
 
 _CHECKED = """
     with done as ({statement} returning 1)
-    select case when pg_catalog.count(*) <> {expected} then domicile.refuse('rows', {name}) end from done"""
+    select case when pg_catalog.count(*) <> pg_catalog.cardinality($1) then domicile.refuse('rows', {name}) end
+    from done"""
+# For one row, found by a unique key: cheaper than counting (measured: a sixth of the whole statement).
+_CHECKED_ONE = """
+    with done as ({statement} returning 1)
+    select domicile.refuse('rows', {name}) where not exists (select from done)"""
 _DELETE = "delete from {table} as t using {rows} where {match} and {mine}"
 _UPDATE = "update {table} as t set {sets} from {rows} where {match} and {mine}"
 _INSERT = "insert into {table} ({columns}) overriding system value select {values} from {rows}"
@@ -100,7 +105,7 @@ class Dml:
         statement = sql.SQL(_DELETE).format(
             table=self.ident, rows=self.rows(self.table.key_at), match=self.match(), mine=self.mine()
         )
-        return self._checked(statement, sql.SQL("pg_catalog.cardinality($1)"))
+        return self._checked(statement, _CHECKED)
 
     def update_many(self, sets: Sequence[int], guards: Sequence[int]) -> Fragment:
         """Arrays: the key's columns, those to set, those that must be as they are given."""
@@ -116,7 +121,7 @@ class Dml:
             match=sql.SQL(" and ").join([self.match(), *held]),
             mine=self.mine(),
         )
-        return self._checked(statement, sql.SQL("pg_catalog.cardinality($1)"))
+        return self._checked(statement, _CHECKED)
 
     def insert_many(self) -> Fragment:
         """Arrays: all columns."""
@@ -127,7 +132,7 @@ class Dml:
             values=sql.SQL(", ").join(self._given(at, at + 1) for at in places),
             rows=self.rows(places),
         )
-        return self._checked(statement, sql.SQL("pg_catalog.cardinality($1)"))
+        return self._checked(statement, _CHECKED)
 
     def claim(self) -> Fragment:
         """Lock rows, and refuse unless all are there and the wave's. Arrays: the key's columns."""
@@ -143,7 +148,7 @@ class Dml:
         """Values: the key's columns; of a table without a key, all, and one such row goes."""
         using, match = self._found(sql.SQL("using {}"))
         statement = sql.SQL(_DELETE_ONE).format(table=self.ident, using=using, match=match)
-        return self._checked(statement, sql.SQL("1"))
+        return self._checked(statement, _CHECKED_ONE)
 
     def update_one(self, sets: Sequence[int], guards: Sequence[int]) -> Fragment:
         """Values: as for `delete_one`, then as for `update_many`."""
@@ -159,7 +164,7 @@ class Dml:
             using=using,
             match=sql.SQL(" and ").join([match, *held]),
         )
-        return self._checked(statement, sql.SQL("1"))
+        return self._checked(statement, _CHECKED_ONE)
 
     def insert_one(self) -> Fragment:
         """Values: all columns."""
@@ -169,7 +174,7 @@ class Dml:
             columns=self._names(places),
             values=sql.SQL(", ").join(self._value(at, at + 1) for at in places),
         )
-        return self._checked(statement, sql.SQL("1"))
+        return self._checked(statement, _CHECKED_ONE)
 
     # Parts of statements
 
@@ -228,8 +233,8 @@ class Dml:
             wave=sql.Literal(self.wave_id),
         )
 
-    def _checked(self, statement: Fragment, expected: Fragment) -> Fragment:
-        return sql.SQL(_CHECKED).format(statement=statement, expected=expected, name=sql.Literal(str(self.table.name)))
+    def _checked(self, statement: Fragment, check: str) -> Fragment:
+        return sql.SQL(check).format(statement=statement, name=sql.Literal(str(self.table.name)))
 
     def _names(self, places: Iterable[int]) -> Fragment:
         return sql.SQL(", ").join(sql.Identifier(self.columns[at].name) for at in places)

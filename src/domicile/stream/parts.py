@@ -17,8 +17,9 @@ class Parts:
     """``under_way`` from a first part until its last is committed.
 
     Each part has a savepoint, so that it can be done again one by one while the parts before it stay. Deletions of
-    parents wait for the end (see `hold_back`); a parent whose *key* changes while its children come in a later part is
-    not supported and ends in keys-collide.
+    parents wait for the end (see `hold_back`), unless a part is refused: one of its unique values may be theirs. Ends in
+    keys-collide, though the source did it: a parent's key changes, or one of its unique values is taken over, while rows
+    that hang from it come in later parts.
     """
 
     def __init__(self, pipe: Pipeline, rounds: Rounds) -> None:
@@ -28,33 +29,33 @@ class Parts:
         self.under_way = False
 
     async def take(self, part: Transaction, before: int) -> bool:
-        """Carry out one part; with the last one the transaction is committed, and its position. True when the part had
-        to be done one by one.
+        """Carry out one part; with the last one the transaction is committed, and its position. True when the part
+        went one by one.
 
         Raises Refused; then the transaction is lost, and the session with it.
         """
         opening = () if self.under_way else self._rounds.opening(before)
         self.under_way = True
+        tables, held_before = self._rounds.tables, dict(self._held)
         changes = list(hold_back(part.changes, self._held, self._rounds.parents))
-        ending: list[Statement] = []
-        if part.last:
-            ending += let_go(self._held, self._rounds.tables)
-        closing = self._rounds.closing(part.position) if part.last else ()
         work = await self._rounds.fold([changes])
+        closing = self._rounds.closing(part.position) if part.last else ()
         if opening:
             await self._pipe.run(opening)
+        again = not work.plain
         if work.plain:
+            ending = let_go(self._held, tables) if part.last else ()
             try:
-                await self._pipe.run(chain((_PART,), folded(work, self._rounds.tables), ending, (_PART_DONE,), closing))
+                await self._pipe.run(chain((_PART,), folded(work, tables), ending, (_PART_DONE,), closing))
             except Refused as refused:
                 if not may_be_order(refused):
                     raise
                 await self._pipe.reset(_BACK)
-                work.plain = False
-        if not work.plain:
-            body = one_by_one(changes, self._rounds.tables)
-            await self._pipe.run(chain(body, ending, closing))
+                again = True
+        if again:
+            self._held.clear()
+            await self._pipe.run(chain(one_by_one(part.changes, tables, let_go(held_before, tables)), closing))
         if part.last:
             self._held.clear()
             self.under_way = False
-        return not work.plain
+        return again

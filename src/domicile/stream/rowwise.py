@@ -27,10 +27,11 @@ def folded(work: Folded, tables: Tables) -> Iterator[Statement]:
         yield from tables[no].insert_many(work.tables[no].inserts)
 
 
-def one_by_one(changes: Sequence[Change], tables: Tables) -> Iterator[Statement]:
-    """Each change by itself, in order, once every row that was there before is claimed."""
+def one_by_one(changes: Sequence[Change], tables: Tables, first: Iterable[Statement] = ()) -> Iterator[Statement]:
+    """Each change by itself, in order, once every row that was there before is claimed; ``first`` between the two."""
     for no, keys in _there_before(changes, tables).items():
         yield from tables[no].claim(keys)
+    yield from first
     yield from chain.from_iterable(_one(change, tables[change.table]) for change in changes)
 
 
