@@ -17,9 +17,10 @@ class Parts:
     """``under_way`` from a first part until its last is committed.
 
     Each part has a savepoint, so that it can be done again one by one while the parts before it stay. Deletions of
-    parents wait for the end (see `hold_back`), unless a part is refused: one of its unique values may be theirs. Ends in
-    keys-collide, though the source did it: a parent's key changes, or one of its unique values is taken over, while rows
-    that hang from it come in later parts.
+    parents wait for the end (see `hold_back`), unless a part is refused: one of its unique values may be theirs.
+
+    Ends in keys-collide, though the source could do it: a parent's key changes, or one of its unique values is taken
+    over, while rows that hang from it come in later parts.
     """
 
     def __init__(self, pipe: Pipeline, rounds: Rounds) -> None:
