@@ -11,7 +11,8 @@ import pytest
 
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
 
-BEGUN = Facts(SourceMark.FENCED, TargetMark.ARRIVING, published=False, fit=True)
+COLD = Facts(SourceMark.FENCED, TargetMark.ARRIVING, published=False, fit=True)
+LIVE = replace(COLD, source=SourceMark.CLOSING)
 STEPS_MAX = 10
 
 
@@ -24,8 +25,8 @@ def carry_out(facts: Facts, action: Action) -> list[Facts]:
             return [facts, replace(facts, target=TargetMark.RESIDENT)]
         case Action.PUBLISH:
             return [facts, replace(facts, published=True)]
-        case Action.RETURN:
-            return [facts, replace(facts, source=SourceMark.FENCED)]
+        case Action.RETURN:  # a live wave is open again at once
+            return [facts, replace(facts, source=SourceMark.FENCED), replace(facts, source=SourceMark.OPEN)]
         case Action.STEP_BACK:  # the source opens first, the target forgets after
             opened = replace(facts, source=SourceMark.OPEN)
             return [facts, opened, replace(opened, target=TargetMark.ABSENT)]
@@ -43,33 +44,49 @@ def reachable(start: Facts) -> set[Facts]:
             continue
         seen.add(facts)
         waiting += carry_out(facts, next_action(facts))
-        # The target says no, or an operator aborts, at any moment before the arrival.
+        # The target says no, an operator aborts, the lock or the tail is lost, at any moment before the arrival.
         waiting.append(replace(facts, fit=False))
+        if facts.source is SourceMark.OPEN and facts.target is TargetMark.ARRIVING:
+            waiting.append(replace(facts, source=SourceMark.CLOSING, fit=True))  # a live wave is tried again
     return seen
 
 
-def test_no_reachable_state_has_two_homes() -> None:
-    states = reachable(BEGUN)
+@pytest.mark.parametrize("begun", [COLD, LIVE])
+def test_no_reachable_state_has_two_homes(begun: Facts) -> None:
+    states = reachable(begun)
     assert len(states) >= 8
     assert not [s for s in states if s.two_homes()]
 
 
+def test_a_process_without_lock_and_tail_takes_a_live_wave_back() -> None:
+    """After a crash the wave's marks alone are known: nothing may depart, nothing arrive."""
+    for source in (SourceMark.CLOSING, SourceMark.DEPARTED):
+        facts = replace(LIVE, source=source, fit=False)
+        assert next_action(facts) in (Action.STEP_BACK, Action.RETURN)
+
+
 def test_the_check_for_two_homes_can_fail() -> None:
     assert Facts(SourceMark.OPEN, TargetMark.RESIDENT, published=True, fit=True).two_homes()
+    assert Facts(SourceMark.CLOSING, TargetMark.RESIDENT, published=True, fit=True).two_homes()
 
 
 def test_an_uninterrupted_handover_departs_arrives_publishes() -> None:
-    facts, actions = BEGUN, []
+    for begun in (COLD, LIVE):
+        assert uninterrupted(begun) == [Action.DEPART, Action.ARRIVE, Action.PUBLISH]
+
+
+def uninterrupted(begun: Facts) -> list[Action]:
+    facts, actions = begun, []
     while (action := next_action(facts)) is not Action.FINISHED:
         actions.append(action)
         facts = carry_out(facts, action)[-1]
-    assert actions == [Action.DEPART, Action.ARRIVE, Action.PUBLISH]
+    return actions
 
 
 @given(st.data())
 def test_every_crash_is_recovered_to_one_home(data: st.DataObject) -> None:
     """Interrupted anywhere, any number of times, the wave ends at exactly one home."""
-    facts = replace(BEGUN, fit=data.draw(st.booleans()))
+    facts = replace(data.draw(st.sampled_from([COLD, LIVE])), fit=data.draw(st.booleans()))
     for _ in range(STEPS_MAX):
         facts = data.draw(st.sampled_from(carry_out(facts, next_action(facts))))
         assert not facts.two_homes()
@@ -84,7 +101,7 @@ def test_every_crash_is_recovered_to_one_home(data: st.DataObject) -> None:
 
 
 def test_after_the_arrival_only_forward() -> None:
-    for facts in reachable(BEGUN):
+    for facts in reachable(COLD) | reachable(LIVE):
         if facts.target is TargetMark.RESIDENT:
             assert next_action(facts) in (Action.PUBLISH, Action.FINISHED)
 

@@ -19,9 +19,10 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark
 from domicile.model.phase import ORDER, Phase
-from domicile.move import live_handover, live_verify, slices, verify
+from domicile.model.report import LEFT
+from domicile.move import eject, live_verify, slices, verify
 from domicile.move.carrier import Carrier
-from domicile.move.live_handover import Crossed, recover
+from domicile.move.live_handover import Crossed, attempt, recover
 from domicile.move.live_wave import LiveWave, Turn, no_turn, open_live, session
 from domicile.move.monitor import Monitor, monitored
 from domicile.postgres import guard, sequences, waves
@@ -37,22 +38,33 @@ TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREP
 
 async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
     """Carry the wave to its arrival; raises why it could not be, with the source serving."""
-    if not await recover(carrier, no):
+    while not await recover(carrier, no):
         await slices.refuse_abort(carrier)
-        async with open_live(carrier, no, turn) as live, monitored(live) as monitor:
-            await _enter(carrier, no, Phase.CATCHUP)
-            await carrier.move.failpoints.reach("live.catchup")
-            await live_verify.mark(live)
-            await _enter(carrier, no, Phase.VERIFY)
-            await _verify(live)
-            await _enter(carrier, no, Phase.HANDOVER)
-            crossed = await _hand_over(live, monitor)
-            await monitor.note(
-                pause_ms=round(crossed.pause_ms, 2), round_trip_ms=round(crossed.round_trip_ms, 2), blockers=()
-            )
-        assert await recover(carrier, no), "it has arrived"
+        if gone := await _carry_over(carrier, no, turn):
+            # The index is read anew from the target, which has forgotten them.
+            await eject.eject(carrier, no, gone, LEFT)
     if not carrier.move.back:
         await _seal(carrier, no)
+
+
+async def _carry_over(carrier: Carrier, no: int, turn: Turn) -> list[int]:
+    """Carry the wave to its arrival, unless members have left the cohort since it began: then return who."""
+    async with open_live(carrier, no, turn) as live, monitored(live) as monitor:
+        await _enter(carrier, no, Phase.CATCHUP)
+        await carrier.move.failpoints.reach("live.catchup")
+        await live_verify.mark(live)
+        await _enter(carrier, no, Phase.VERIFY)
+        await _verify(live)
+        await _enter(carrier, no, Phase.HANDOVER)
+        if not carrier.move.back:
+            gone = await eject.leavers(live.source, live.move.move_id, live.wave.source_id, live.move.data_map)
+            if gone:
+                return gone
+        crossed = await _hand_over(live, monitor)
+        await monitor.note(
+            pause_ms=round(crossed.pause_ms, 2), round_trip_ms=round(crossed.round_trip_ms, 2), blockers=()
+        )
+    return []
 
 
 async def _enter(carrier: Carrier, no: int, phase: Phase) -> None:
@@ -85,7 +97,7 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
             try:
                 drained = await live.beside(_close(live, asking))
                 await live_verify.until_few(live)
-                return await live_handover.attempt(live, drained.entered, locking)
+                return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 if why.code not in TRIED_AGAIN or number == limits.handover_tries:
