@@ -25,7 +25,7 @@ from domicile.cli.progress import watching
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import EXIT_DISCREPANCY, EXIT_REFUSED
 from domicile.model.phase import Status
-from domicile.model.plan import Question
+from domicile.model.plan import Question, SignUps, WayBack
 from domicile.model.report import MoveStatus
 from domicile.model.workspace import Workspace
 
@@ -44,6 +44,12 @@ def plan(
         str, typer.Option(metavar="SQL", help="Who moves: a condition on the subject's columns or on market.")
     ] = "",
     subjects: Annotated[Path | None, typer.Option(metavar="FILE", help="Who moves: one subject key a line.")] = None,
+    sign_ups: Annotated[
+        SignUps, typer.Option("--sign-ups", help="New subjects who fit the condition: sent to the target, or accepted.")
+    ] = SignUps.REFUSE,
+    way_back: Annotated[
+        WayBack, typer.Option("--way-back", help="What may cross back from the target until the purge.")
+    ] = WayBack.HOLD,
     output: OutputFile = None,
     force: Force = False,
     json: AsJson = False,
@@ -58,7 +64,8 @@ def plan(
     if bool(where) == (subjects is not None):
         raise typer.BadParameter("give exactly one of --where and --subjects")
     workspace = session.workspace()
-    question = Question(dataset, source, target, where, str(subjects.absolute()) if subjects else "")
+    named_in = str(subjects.absolute()) if subjects else ""
+    question = Question(dataset, source, target, where, named_in, way_back=way_back, sign_ups=sign_ups)
     made = session.run(lambda: commands.plan(workspace, question))
     if output:
         write_new(output, plan_file.dump(made), force=force)
@@ -103,10 +110,10 @@ async def _watch(session: Session, workspace: Workspace, move: str) -> None:
     with watching(session.output, live=True) as show:
         while alone < POLLS_WITHOUT_RUNNER_MAX:
             now: MoveStatus = (await commands.status(workspace, move))[0]
-            if now.status not in (Status.RUNNING, Status.PENDING):
+            if now.status not in (Status.RUNNING, Status.PENDING) and not now.ordered:
                 return
             show(now)
-            alone = 0 if now.runner else alone + 1
+            alone = 0 if now.runner or now.ordered else alone + 1
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 from rich.text import Text
 import typer
 
-from domicile.cli import demo, look_commands, move_commands, setup_commands
+from domicile.cli import demo, look_commands, move_commands, setup_commands, worker_command
 from domicile.cli.output import Output, ReaderGone
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import DomicileError, ErrorCode
@@ -33,6 +33,7 @@ app.add_typer(demo.group)
 app.add_typer(setup_commands.group)
 app.add_typer(look_commands.group)
 app.add_typer(move_commands.group)
+app.add_typer(worker_command.group)
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:

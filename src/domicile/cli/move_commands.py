@@ -10,7 +10,7 @@ import typer
 
 from domicile.cli import render_move, render_plan, units
 from domicile.cli.confirm import confirm
-from domicile.cli.options import AsJson, MoveName, Watch, Yes, read_text
+from domicile.cli.options import AsJson, Detach, MoveName, Watch, Yes, read_text
 from domicile.cli.progress import watching
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import EXIT_FAILED, EXIT_INTERRUPTED, DomicileError, ErrorCode
@@ -24,6 +24,7 @@ group = typer.Typer()
 def apply(
     context: typer.Context,
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file that domicile plan has written.")],
+    detach: Detach = False,
     watch: Watch = True,
     yes: Yes = False,
     json: AsJson = False,
@@ -41,6 +42,9 @@ def apply(
     session.output.say(render_plan.headline(made))
     if not made.refusals:  # a plan with failed checks is refused below; nobody need agree to it first
         confirm(session.output, f"Move them from {made.source} to {made.target}?", yes=yes)
+    if detach:
+        _show_outcome(session, *session.run_move(lambda _: commands.apply_detached(workspace, made)))
+        return
 
     async def work(stop: asyncio.Event) -> MoveStatus:
         with watching(session.output, live=watch) as show:
@@ -50,12 +54,17 @@ def apply(
 
 
 @group.command()
-def resume(context: typer.Context, move: MoveName, watch: Watch = True, json: AsJson = False) -> None:
+def resume(
+    context: typer.Context, move: MoveName, detach: Detach = False, watch: Watch = True, json: AsJson = False
+) -> None:
     """Go on with a move after a pause, a failure or a crash."""
     from domicile import commands
 
     session = session_of(context, json=json)
     workspace = session.workspace()
+    if detach:
+        _show_outcome(session, *session.run_move(lambda _: commands.resume_detached(workspace, move)))
+        return
 
     async def work(stop: asyncio.Event) -> MoveStatus:
         with watching(session.output, live=watch) as show:
@@ -88,7 +97,14 @@ def abort(context: typer.Context, move: MoveName, yes: Yes = False, json: AsJson
 
 
 @group.command()
-def purge(context: typer.Context, move: MoveName, watch: Watch = True, yes: Yes = False, json: AsJson = False) -> None:
+def purge(
+    context: typer.Context,
+    move: MoveName,
+    detach: Detach = False,
+    watch: Watch = True,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
     """Delete the source copy of every wave that lives at the target with a clean verdict. It cannot be
     undone.
     """
@@ -98,6 +114,10 @@ def purge(context: typer.Context, move: MoveName, watch: Watch = True, yes: Yes 
     workspace = session.workspace()
     before = session.run(lambda: commands.status(workspace, move))[0]
     confirm(session.output, _purge_question(before), yes=yes)
+    if detach:
+        now, _ = session.run_move(lambda _: commands.purge_detached(workspace, move))
+        session.output.result(now, *render_move.move(now, session.output.stdout.width))
+        return
 
     async def work(stop: asyncio.Event) -> PurgeReport:
         with watching(session.output, live=watch, purging=True) as show:

@@ -17,7 +17,8 @@ def _known_datasets(context: typer.Context) -> list[str]:
     return [str(name) for name in workspace.datasets] if workspace else []
 
 
-def _known_sites(context: typer.Context) -> list[str]:
+def known_sites(context: typer.Context) -> list[str]:
+    """For shell completion."""
     workspace = _quiet_workspace(context)
     return [str(name) for name in workspace.sites] if workspace else []
 
@@ -37,18 +38,19 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 Watch = Annotated[
     bool, typer.Option("--watch/--no-watch", help="Live progress on a terminal; otherwise a line every few seconds.")
 ]
+Detach = Annotated[bool, typer.Option("--detach", help="Leave it to the workers of the source site, and return.")]
 DatasetName = Annotated[
     str, typer.Argument(metavar="DATASET", help="A dataset of the configuration.", autocompletion=_known_datasets)
 ]
 MoveName = Annotated[str, typer.Argument(metavar="MOVE", help="The move, as domicile status names it.")]
 SiteOption = Annotated[
-    str, typer.Option("--site", metavar="SITE", help="At which site to look.", autocompletion=_known_sites)
+    str, typer.Option("--site", metavar="SITE", help="At which site to look.", autocompletion=known_sites)
 ]
 SourceOption = Annotated[
-    str, typer.Option("--from", metavar="SITE", help="The site they live at now.", autocompletion=_known_sites)
+    str, typer.Option("--from", metavar="SITE", help="The site they live at now.", autocompletion=known_sites)
 ]
 TargetOption = Annotated[
-    str, typer.Option("--to", metavar="SITE", help="The site they will live at.", autocompletion=_known_sites)
+    str, typer.Option("--to", metavar="SITE", help="The site they will live at.", autocompletion=known_sites)
 ]
 OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to a file instead of stdout.")

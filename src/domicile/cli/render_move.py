@@ -63,6 +63,7 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     yield Text.assemble((f"{now.dataset}: {now.source} -> {now.target}", "bold"), f"  move {now.move_id}")
     asked = " (pause asked for)" if now.pause_requested else " (abort asked for)" if now.abort_requested else ""
     alone = " (nobody carries it now)" if now.status is Status.RUNNING else ""
+    alone = f", waits for a worker of {now.source}" if now.ordered else alone
     runner = f", carried by {now.runner}" if now.runner else alone
     yield Text.assemble("status  ", styled(now.status), f"{asked}{runner}")
     arrived = sum(w.subjects for w in now.waves if w.phase in ARRIVED)

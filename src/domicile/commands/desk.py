@@ -77,8 +77,8 @@ def require_shared_control(workspace: Workspace) -> None:
             ErrorCode.CONFIG_INVALID,
             "workers share their work through the control database, and this one is embedded: only this machine has it",
             facts={"control": CONTROL_EMBEDDED},
-            hint="Set control: in domicile.yaml to the connection string of a PostgreSQL that every machine can reach, and "
-            "give every machine the same directory.key in its state directory.",
+            hint="Set control: in domicile.yaml to the connection string of a PostgreSQL that every machine can reach, "
+            "and give all machines the same directory.key.",
         )
 
 

@@ -52,11 +52,10 @@ async def worker(workspace: Workspace, sites: Sequence[str], *, stop: asyncio.Ev
                 await register_queue(queue_of(name), moves_max=moves_max)
             log.info("worker %s: moves from %s, %d at a time", runner_name(), ", ".join(names), moves_max)
             with told("control database", "looking for moves to carry"):
-                while not (stop.is_set() or me.lost.is_set()):
-                    await me.look(desk)
-                    await _first_of(stop, me.lost)
+                await me.serve(desk, stop)
                 await leave()
-                await me.hand_back(desk)
+                if me.loss is None:
+                    await me.hand_back(desk)
     if me.loss is not None:
         raise me.loss
     log.info("worker %s: stopped", runner_name())
@@ -73,7 +72,25 @@ class _Worker:
     arrived: dict[MoveId, int] = field(default_factory=dict)  # the moves aboard: waves that live at the target
     left: set[MoveId] = field(default_factory=set)  # given back before they were through
 
-    async def look(self, desk: Desk) -> None:
+    async def serve(self, desk: Desk, stop: asyncio.Event) -> None:
+        """Look for work until ``stop`` is set or a lease is lost."""
+        looking = asyncio.create_task(self._look_always(desk))
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self.lost)]
+        try:
+            await asyncio.wait([looking, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if looking.done():
+                looking.result()  # it ends with an error only
+        finally:
+            for task in (looking, *ends):
+                task.cancel()
+            await asyncio.wait([looking, *ends])
+
+    async def _look_always(self, desk: Desk) -> None:
+        while True:
+            await self._look(desk)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self, desk: Desk) -> None:
         """Put every order that nobody carries out into the queue, and say how far our own moves are."""
         for order in await desk.orders.standing(self.sites):
             if order.move_id in self.arrived:
@@ -199,12 +216,3 @@ def _known(workspace: Workspace, site: str) -> SiteName:
             hint="Name one of the sites of domicile.yaml, or add this one.",
         )
     return name
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    """Wait until one is set, or it is time to look again."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    await asyncio.wait(waiting)

@@ -58,6 +58,7 @@ class Figures:
             error_hint=record.error_hint,
             safe=safe,
             next=following,
+            ordered=record.ordered,
         )
 
     async def tables(self, move_id: MoveId) -> list[tuple[str, int]]:
@@ -169,6 +170,8 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
                 safe,
                 f"It is being carried by {runner}; watch it with: domicile status {record.move_id} --watch",
             )
+        case _ if record.ordered:
+            return safe, f"It waits for a worker: domicile worker --site {record.source}"
         case Status.WAITING if any(w.phase is Phase.PURGE for w in waves):
             return (
                 safe,

@@ -10,8 +10,7 @@ from psycopg import AsyncConnection
 
 from domicile.model.site import MoveId, SiteName
 
-MOVE = "move"
-PURGE = "purge"
+MOVE, PURGE = "move", "purge"
 
 _GIVE = """
     update domicile_control.move set ordered = %(kind)s,

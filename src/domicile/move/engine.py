@@ -35,6 +35,14 @@ CONNECTIONS_MAX = 4
 POLLING_SECONDS = 0.1  # how often the end of a workflow that was taken up again is looked for
 QUEUE_SECONDS = 0.5  # how often a queue is looked into
 
+# As postgres/connect.py has it; SQLAlchemy makes these connections.
+_NOTICE_A_CUT_LINE = {
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "60000",
+}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Board = Callable[[MoveId, str], AbstractAsyncContextManager[Carrier]]
@@ -113,7 +121,7 @@ def carrier_of(move_id: str) -> Carrier:
 
 
 async def leave() -> None:
-    """From now on whoever comes to a `pause_point` stands down, and nobody comes aboard; returns when nobody is left."""
+    """From now on whoever comes to a `pause_point` stands down, and nobody comes aboard; returns when all have left."""
     here = _here()
     here.leaving = True
     while here.tasks:
@@ -249,6 +257,7 @@ def _url(conninfo: str) -> str:
     given = {k: str(v) for k, v in conninfo_to_dict(conninfo).items() if v is not None}
     user, password, dbname = given.pop("user", ""), given.pop("password", ""), given.pop("dbname", "")
     host, port = given.pop("host", ""), given.pop("port", "")
+    given = {**_NOTICE_A_CUT_LINE, **given}
     login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
     if host.startswith("/"):
         given, host = {**given, "host": host}, ""

@@ -37,7 +37,7 @@ create table domicile_control.move (
     runner          text not null default '',
     runner_seen_at  timestamptz,                 -- the lease's pulse: the runner renews it every few seconds
     ordered         text not null default ''     -- what the workers of the source site are to carry on, if anything
-                    check (ordered in ('', 'move', 'purge')),
+                    check (ordered in ('', 'move', 'purge', 'rollback')),
     frozen          boolean not null default false,  -- the cohort is written down at the source
     error_code      text not null default '',    -- of the move's own edges; a wave's error stands with the wave
     error_message   text not null default '',
