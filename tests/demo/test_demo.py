@@ -88,31 +88,42 @@ def test_it_moves_everybody_outside_the_mainland_and_proves_it(told: tuple[dict[
     assert account["proven"] is True
     assert check["passed"] is True
     assert [s["text"] for s in check["statements"] if not s["holds"]] == []
-    mainland = account["stayed"][0]["users"]
-    assert account["users"] + mainland == world["users"] == 400
-    assert account["users"] > 0
+    assert account["stayed"][0]["users"] > 0
+    assert account["users"] >= account["plan"]["users"] > 0, "the cohort, and who joined it late"
+    assert world["users"] == 400
     assert account["verdict"].startswith("clean")
     assert account["verify"]["clean"] is True
-    assert account["purge"]["rows"] == account["rows"]
+    assert account["purge"]["rows"] > 0
     assert account["purge"]["left_at_source"] == 0
     assert account["move"]["status"] == "done"
-    assert len(account["move"]["waves"]) == account["plan"]["waves"] > 1
-    assert sum(w["rows_copied"] for w in account["move"]["waves"]) == account["rows"] == account["plan"]["rows"]
-    assert 0 < account["fence_seconds"]["median"] <= account["fence_seconds"]["max"]
+    assert len(account["move"]["waves"]) >= account["plan"]["waves"] > 1
+    assert sum(w["rows_copied"] for w in account["move"]["waves"]) == account["rows"] > 0
     assert account["rows_per_s"] > 0
     assert account["mb"] > 0
 
 
-def test_rows_are_at_one_site_or_the_other(told: tuple[dict[str, Any], str]) -> None:
+def test_customers_write_all_the_while_and_lose_nothing(told: tuple[dict[str, Any], str]) -> None:
+    traffic = told[0]["traffic"]
+    oracle = traffic["oracle"]
+    assert oracle["clean"] is True
+    assert oracle["acknowledged"] > traffic["transactions"] / 2 > 100
+    assert (oracle["lost"], oracle["doubled"], oracle["foreign"]) == (0, 0, 0)
+    assert traffic["failures"] == {}
+    assert traffic["refused"]["DM001"] > 0
+    pause = traffic["pause_ms"]
+    assert 0 < pause["handovers"] <= len(told[0]["move"]["waves"])
+    assert 0 < pause["p50"] <= pause["p99"] <= pause["max"]
+
+
+def test_rows_are_counted_before_and_after(told: tuple[dict[str, Any], str]) -> None:
     account, _ = told
     tables = {t["table"]: t for t in account["check"]["tables"]}
-    for t in tables.values():
-        moved = t["source_before"] - t["source_after"]
-        assert t["target_after"] == t["target_before"] + moved, t
-    assert (
-        tables["store.user_account"]["source_before"] - tables["store.user_account"]["source_after"] == account["users"]
-    )
-    assert tables["store.audit_log"]["source_before"] == tables["store.audit_log"]["source_after"] > 0
+    users, orders = tables["store.user_account"], tables["store.orders"]
+    assert users["source_before"] == 400
+    assert users["source_after"] < users["source_before"]
+    assert users["target_after"] > users["target_before"]
+    assert orders["source_after"] < orders["source_before"]
+    assert tables["store.product"]["source_before"] == tables["store.product"]["target_after"] > 0
 
 
 def test_the_survey_is_shown_with_what_a_person_decided(told: tuple[dict[str, Any], str]) -> None:

@@ -17,6 +17,7 @@ from domicile.cli.output import Output
 from domicile.cli.progress import Show, watching
 from domicile.cli.tables import Col, table
 from domicile.demo.account import Account, Stayed
+from domicile.demo.customers import Writes
 from domicile.demo.events import Built, Event, Moving, Stage, StageDone, StageStarted
 from domicile.demo.proof import Statement
 
@@ -88,10 +89,11 @@ def account(found: Account, width: int) -> Iterator[RenderableType]:
     yield Text(f"\nwhat stayed at {found.plan.source}, and why", style="bold")
     for part in found.stayed:
         yield _hanging("  ", _stayed(part))
-    yield Text("\nchecked without the engine, by counting and hashing every row", style="bold")
+    yield Text("\nchecked without the engine, by what customers were promised and by counting rows", style="bold")
     for statement in found.statements:
         yield _statement(statement)
     yield Text()
+    yield Text(_oracle(found), style="bold")
     if found.proven:
         yield Text.assemble(("proven", "bold green"), f" in {units.duration(found.seconds)} in all")
     else:
@@ -113,12 +115,15 @@ def _figures(found: Account) -> RenderableType:
         "speed",
         f"{units.count(found.rows_per_second)} rows/s, {units.count(report.rows_per_second)} while copying",
     )
-    grid.add_row(
-        "fenced",
-        f"{units.duration(report.fence_seconds_median)} a wave (median), "
-        f"{units.duration(report.fence_seconds_max)} at most, "
-        f"{units.duration(sum(fences))} in {units.plural(len(status.waves), 'wave')} together",
-    )
+    if fences:
+        grid.add_row(
+            "fenced",
+            f"{units.duration(report.fence_seconds_median)} a wave (median), "
+            f"{units.duration(report.fence_seconds_max)} at most, "
+            f"{units.duration(sum(fences))} in {units.plural(len(status.waves), 'wave')} together",
+        )
+    grid.add_row("customers", _customers(found.writes))
+    grid.add_row("pause", _pause(found.writes))
     grid.add_row("verdict", report.verdict)
     grid.add_row(
         "purged",
@@ -126,6 +131,38 @@ def _figures(found: Account) -> RenderableType:
         f"{units.count(purge.left_at_source)} left of them",
     )
     return grid
+
+
+def _customers(writes: Writes) -> str:
+    each = writes.transactions / writes.seconds if writes.seconds else 0.0
+    return (
+        f"{units.plural(writes.transactions, 'write')} in {units.duration(writes.seconds)} ({each:,.0f}/s), "
+        f"p50 {_ms(writes.latency.p50)}, p99 {_ms(writes.latency.p99)}"
+    )
+
+
+def _pause(writes: Writes) -> str:
+    """As the writers saw it: of each handover, how long the one who waited longest did."""
+    pause = writes.pause
+    if not pause.count:
+        return "nobody wrote during a handover"
+    return (
+        f"p50 {_ms(pause.p50)}, p99 {_ms(pause.p99)}, max {_ms(pause.max)}, as customers saw "
+        f"{units.plural(pause.count, 'handover')}"
+    )
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:,.0f} ms"
+
+
+def _oracle(found: Account) -> str:
+    verdict, writes = found.writes.found, found.writes
+    refused = "refused only with DM001/DM002" if writes.politely else "NOT refused only with DM001/DM002"
+    return (
+        f"acknowledged writes {verdict.acknowledged:,}, lost {verdict.lost:,}, doubled {verdict.doubled:,}, {refused}, "
+        f"rows of outsiders at the target {verdict.foreign:,}"
+    )
 
 
 def _store(found: Account) -> str:

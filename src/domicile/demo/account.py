@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from domicile.demo.customers import Writes
 from domicile.demo.proof import Statement, TableCount
 from domicile.model.plan import Plan
 from domicile.model.report import MoveReport, PurgeReport, VerifyReport
@@ -64,6 +65,7 @@ class Account:
     verify: VerifyReport
     purge: PurgeReport
     stayed: tuple[Stayed, ...]
+    writes: Writes
     statements: tuple[Statement, ...]
     tables: tuple[TableCount, ...]
     stages: Mapping[str, float]
@@ -73,7 +75,7 @@ class Account:
     @property
     def proven(self) -> bool:
         """True when the engine's verdicts and the demo's own statements all hold."""
-        engine = self.verify.clean and not self.purge.left_at_source
+        engine = self.verify.clean and self.writes.found.clean and not self.purge.left_at_source
         return engine and all(s.holds for s in self.statements)
 
     @property
@@ -97,6 +99,7 @@ class Account:
                 "median": self.report.fence_seconds_median,
                 "max": self.report.fence_seconds_max,
             },
+            "traffic": self.writes.as_dict(),
             "world": asdict(self.world),
             "survey": {"roles": dict(self.surveyed.roles), "decisions": [asdict(d) for d in self.surveyed.decisions]},
             "plan": self._plan(),

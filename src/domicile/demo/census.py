@@ -21,6 +21,7 @@ from domicile.postgres.connect import connect
 
 SETTINGS: Mapping[str, str] = MappingProxyType({"timezone": "UTC", "jit": "off", "work_mem": "64MB"})
 USERS = "store.user_account"
+QUIET = 4  # every so many-th user, as census.sql has it, is one for whom nobody writes
 CONNECTIONS = 2  # per site: the tables are shared out among them
 
 
@@ -36,10 +37,17 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """``digest`` is the sum of the rows' hashes: equal rows, whatever their order, have equal tallies."""
+    """``rows`` are all of them. ``quiet`` are those of users whom the demo's writers leave alone (all, in tables that
+    belong to nobody), ``digest`` the sum of their hashes: equal rows, whatever their order, have equal digests."""
 
     rows: int = 0
+    quiet: int = 0
     digest: int = 0
+
+    @property
+    def untouched(self) -> tuple[int, int]:
+        """What must be the same before and after."""
+        return self.quiet, self.digest
 
 
 NONE = Tally()
@@ -58,6 +66,10 @@ class Census:
     def rows(self, *groups: Group) -> int:
         """Rows of these groups in all tables together."""
         return sum(tally.rows for (_, group), tally in self.tallies.items() if group in groups)
+
+    def quiet_rows(self, *groups: Group) -> int:
+        """Those of them that nobody wrote for."""
+        return sum(tally.quiet for (_, group), tally in self.tallies.items() if group in groups)
 
     def users(self, *groups: Group) -> int:
         """How many people these groups have at the site."""
@@ -96,12 +108,14 @@ async def _count(conninfo: str, waiting: Iterable[tuple[str, bytes]], tallies: d
         for table, statement in waiting:
             for group, tally in await _tallies(conn, statement):
                 before = tallies.get((table, group), NONE)
-                tallies[table, group] = Tally(before.rows + tally.rows, before.digest + tally.digest)
+                tallies[table, group] = Tally(
+                    before.rows + tally.rows, before.quiet + tally.quiet, before.digest + tally.digest
+                )
 
 
 async def _tallies(conn: AsyncConnection[Any], statement: bytes) -> list[tuple[Group, Tally]]:
     rows = await (await conn.execute(statement)).fetchall()
-    return [(_group(*row[:-2]), Tally(int(row[-2]), int(row[-1]))) for row in rows]
+    return [(_group(*born), Tally(int(n), int(quiet), int(digest or 0))) for *born, n, quiet, digest in rows]
 
 
 def _group(*born: Any) -> Group:

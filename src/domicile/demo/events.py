@@ -15,9 +15,11 @@ class Stage(StrEnum):
     BUILD = "build the sites and the store"
     SURVEY = "survey the store"
     PLAN = "plan the move"
+    OPEN = "open the shop: customers begin to write"
     APPLY = "move the users, wave by wave"
     VERIFY = "verify"
     PURGE = "remove the source copy"
+    CLOSE = "close the shop: each customer writes once more"
     CHECK = "check it all without the engine"
 
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
 
 from domicile import commands
-from domicile.demo import census, proof
+from domicile.demo import census, customers, proof
 from domicile.demo.account import MB, Account, Decision, Stayed, Surveyed, World
 from domicile.demo.build import Stores, build
 from domicile.demo.census import Census, Group
+from domicile.demo.customers import Writes
 from domicile.demo.events import Moving, Stage, StageDone, StageStarted, Tell
 from domicile.demo.sites import DATASET, MAP_NAME, SITES, SOURCE, TARGET, Sites, demo_sites
 from domicile.model.datamap import DataMap, Role
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Status
-from domicile.model.plan import Limits, Plan, Question
+from domicile.model.plan import Limits, Mode, Plan, Question
 from domicile.model.report import MoveStatus, PurgeReport, VerifyReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
 from domicile.survey import datamap_file
+from domicile.world.account import Account as Promised
+from domicile.world.process import Writers, writers
 
 WHERE = "market <> 'CN'"
+MODE = Mode.COLD
+OPEN_SECONDS = 2.0  # of writes before the move begins
 WAVE_SUBJECTS = 2_000  # at scale 1: about six waves after the canary
 WAVE_SUBJECTS_MIN = 60
 SCALE_MIN, SCALE_MAX = 0.005, 100.0
@@ -74,11 +79,15 @@ class _Story:
             surveyed = await self._survey(workspace)
             plan = await self._plan(workspace)
         before = before_task.result()
-        moved = await self._apply(workspace, plan)
-        verified = await self._verify(workspace, moved)
-        purged = await self._purge(workspace, moved)
-        report = await commands.report(workspace, moved)
-        after, statements = await self._check(before)
+        async with writers(customers.config(self.sites)) as busy:
+            await self._open()
+            moved = await self._apply(workspace, plan, busy)
+            verified = await self._verify(workspace, moved)
+            together = await customers.waves(self.sites)
+            purged = await self._purge(workspace, moved)
+            report = await commands.report(workspace, moved)
+            promised = await self._close(busy)
+        writes, after, statements = await self._check(before, promised, together)
         account = Account(
             world=await self._world(stores),
             surveyed=surveyed,
@@ -87,6 +96,7 @@ class _Story:
             verify=verified,
             purge=purged,
             stayed=stayed(self._map(), after[SOURCE]),
+            writes=writes,
             statements=statements,
             tables=proof.table_counts(before, after),
             stages={str(stage): seconds for stage, seconds in self.stages.items()},
@@ -124,9 +134,32 @@ class _Story:
             said.append(f"{len(plan.waves)} waves, the first one a canary of {plan.waves[0].subjects:,} users")
         return plan
 
-    async def _apply(self, workspace: Workspace, plan: Plan) -> MoveId:
+    async def _open(self) -> None:
+        async with self.stage(Stage.OPEN) as said:
+            await asyncio.sleep(OPEN_SECONDS)
+            said.append(
+                f"{customers.WRITERS} connections, {customers.RATE:.0f} transactions/s, for users of every market"
+            )
+            said.append(f"every {census.QUIET}th user is left alone, to be compared byte for byte at the end")
+
+    async def _apply(self, workspace: Workspace, plan: Plan, busy: Writers) -> MoveId:
+        running = asyncio.Event()
+
+        def watch(status: MoveStatus) -> None:
+            self.tell(Moving(Stage.APPLY, status))
+            if status.status is Status.RUNNING:
+                running.set()
+
+        async def let_sign_up() -> None:
+            await running.wait()  # the cohort is written down: who comes or goes now makes no plan stale
+            await busy.open_doors()
+
         async with self.stage(Stage.APPLY) as said:
-            now = await commands.apply(workspace, plan, on_progress=self._watch(Stage.APPLY))
+            doors = asyncio.create_task(let_sign_up())
+            try:
+                now = await commands.apply(workspace, plan, mode=MODE, on_progress=watch)
+            finally:
+                doors.cancel()
             if now.status is not Status.WAITING:
                 raise _failed(now)
             said.append(f"{now.rows_copied:,} rows, {now.bytes_copied / MB:,.1f} MB in {len(now.waves)} waves")
@@ -135,8 +168,8 @@ class _Story:
     async def _verify(self, workspace: Workspace, move_id: MoveId) -> VerifyReport:
         async with self.stage(Stage.VERIFY) as said:
             verified = await commands.verify(workspace, move_id)
-            equal = sum(w.equal and w.source_intact for w in verified.waves)
-            said.append(f"{equal} of {len(verified.waves)} waves are equal at both sites")
+            intact = sum(w.source_intact for w in verified.waves)
+            said.append(f"{intact} of {len(verified.waves)} source copies are as they were when their users left")
         return verified
 
     async def _purge(self, workspace: Workspace, move_id: MoveId) -> PurgeReport:
@@ -145,12 +178,21 @@ class _Story:
             said.append(f"{purged.rows:,} rows removed at {SOURCE}, {purged.left_at_source:,} left of them")
         return purged
 
-    async def _check(self, before: proof.Censuses) -> tuple[proof.Censuses, tuple[proof.Statement, ...]]:
+    async def _close(self, busy: Writers) -> Promised:
+        async with self.stage(Stage.CLOSE) as said:
+            account = await busy.stop()
+            said.append(f"{account.acknowledged:,} writes acknowledged, {account.failed:,} failed")
+        return account
+
+    async def _check(
+        self, before: proof.Censuses, account: Promised, together: Mapping[int, int]
+    ) -> tuple[Writes, proof.Censuses, tuple[proof.Statement, ...]]:
         async with self.stage(Stage.CHECK) as said:
             after = await self._censuses()
-            statements = proof.statements(before, after)
+            writes = await customers.ask_oracle(self.sites, account, together)
+            statements = proof.statements(before, after, writes)
             said.append(f"{sum(s.holds for s in statements)} of {len(statements)} statements hold")
-        return after, statements
+        return writes, after, statements
 
     async def _censuses(self) -> proof.Censuses:
         counted = await asyncio.gather(*(census.take(self.sites.conninfo(name)) for name in SITES))
