@@ -100,6 +100,7 @@ class _Pump:
         self._stop = stop
         self._what = what
         self._brake = brake
+        self._blocked = 0.0  # seconds of the block at work
         self._heard = time.monotonic()
         self._both = select.poll()
         self._both.register(source.socket, _IN)
@@ -154,8 +155,9 @@ class _Pump:
 
     def _hold_back(self, size: int, begun: float) -> float:
         """Wait as the brake says, after a block of ``size`` bytes at work since ``begun``; when the next begins."""
-        now = time.monotonic()
-        if self._brake is None or not (seconds := self._brake.wait(size, now - begun)):
+        now, blocked = time.monotonic(), self._blocked
+        self._blocked = 0.0
+        if self._brake is None or not (seconds := self._brake.wait(size, now - begun, blocked)):
             return now
         self._stop.wait(seconds)
         self._heard = time.monotonic()
@@ -222,10 +224,14 @@ class _Pump:
                     safe=SAFE,
                     hint="Run apply again to go on.",
                 )
-            if ready := poller.poll(STOP_POLL_MS):
-                self._heard = time.monotonic()
+            begun = time.monotonic()
+            ready = poller.poll(STOP_POLL_MS)
+            now = time.monotonic()
+            self._blocked += now - begun
+            if ready:
+                self._heard = now
                 return ready
-            if time.monotonic() - self._heard > STALL_SECONDS_MAX:
+            if now - self._heard > STALL_SECONDS_MAX:
                 raise DomicileError(
                     ErrorCode.COPY_FAILED,
                     f"{self._what}: neither site moved for {STALL_SECONDS_MAX} s",
