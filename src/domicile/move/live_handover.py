@@ -66,8 +66,6 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
     live.catchup.hold()
     try:
         await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
-        begun = time.monotonic()
-        deadline = begun + limits.pause_ms_max / 1000
         async with wave_lock.hold(
             lock_session,
             wave.source_id,
@@ -76,9 +74,9 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
             dead_man_ms=limits.pause_ms_max + DEAD_MAN_MARGIN_MS,
         ) as lock:
             await move.failpoints.reach("live.locked")
-            await _cross(live, lock, deadline)
+            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000)
             await move.failpoints.reach("live.arrived")
-        return Crossed((time.monotonic() - begun) * 1000, round_trip_ms)
+        return Crossed((time.monotonic() - lock.asked) * 1000, round_trip_ms)
     finally:
         live.catchup.go_on()
 
@@ -179,7 +177,7 @@ async def _equal(live: LiveWave, keys: Keys) -> list[Statement]:
     """Statements that refuse the arrival unless the touched rows hash at the target as they do at the source, where
     nobody can write them now."""
     ours = await live.here.sums(live.source, keys)
-    return [live.there.require(live.target, no, keys[no], part) for no, part in ours.items()]
+    return [live.there.require(no, keys[no], part) for no, part in ours.items()]
 
 
 def _arrive(live: LiveWave) -> Statement:

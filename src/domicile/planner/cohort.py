@@ -80,7 +80,7 @@ _ELSEWHERE = """
         (select count(*) from latest where mark = 'departed'),
         (select count(distinct subject) from (
             select subject from known where mark = 'open'
-            union all select subject from latest where mark in ('fenced', 'arriving')) as held)"""
+            union all select subject from latest where mark in ('closing', 'fenced', 'arriving')) as held)"""
 
 
 async def create_tables(conn: AsyncConnection, data_map: DataMap, *, on_commit_drop: bool = False) -> None:

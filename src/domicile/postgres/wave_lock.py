@@ -51,6 +51,7 @@ class WaveLock:
     conn: Connection
     wave_id: int
     timeout_ms: int
+    asked: float  # time.monotonic() when it was asked for: from then on a writer of the wave may wait
 
     async def depart(self, move_id: MoveId, generation: int, home: str, epoch: int, content: bytes) -> int:
         """closing -> departed, and ``content`` as the departure's message in the stream: one commit, one round trip.
@@ -104,10 +105,11 @@ async def hold(
     try:
         await conn.execute(_SET, (list(_SETTINGS), [f"{timeout_ms}ms", f"{dead_man_ms}ms"]))
         await _rehearse(conn, wave_id)
+        asked = time.monotonic()
         now = await _acquire(conn, wave_id)
         if now != entered:
             raise _entered(now - entered)
-        yield WaveLock(conn, wave_id, timeout_ms)
+        yield WaveLock(conn, wave_id, timeout_ms, asked)
     finally:
         await _release(conn, wave_id, row[0])
 

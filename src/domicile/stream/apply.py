@@ -51,6 +51,7 @@ SETTINGS = {
     "enable_bitmapscan": "off",
     "random_page_cost": "0.01",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # a plan by keys is the same for all, and is made once a session
 }
 
 _POSITION = "select position::text from domicile.wave where id = %s"

@@ -7,9 +7,10 @@ that has another owner there counts as absent. Sums hide neither doubled nor swa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
@@ -29,56 +30,57 @@ _SUM = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum({bound}), 0) {rows} where m.wave = {wave} {keyed}"""
 _ROWS = "select {key}, {bound} {rows} where m.wave = {wave} {keyed}"
 _REQUIRE = """
-    select domicile.refuse({reason}, {table}) from ({sums}) as found (rows, digest)
-    where (found.rows, found.digest) is distinct from ({rows}, {digest}::numeric)"""
+    select domicile.refuse('touched rows differ', {table}) from ({sums}) as found (rows, digest)
+    where (found.rows, found.digest) is distinct from (({rows}::text)::bigint, ({digest}::text)::numeric)"""
 _HASHES = "select {key} from {listed}"
 _OWNERS = "select distinct m.ordinal {rows} where m.wave = {wave} {keyed}"
 # Few keys against tables that nobody may have analyzed: the planner must not scan.
-SETTINGS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A wave at one site, as its touched rows are read there. ``shapes`` by the number of the table."""
+    """A wave at one site, as its touched rows are read there. ``shapes`` by the number of the table. Texts are built
+    once: the last comparison happens while writers wait."""
 
     layout: Layout
     shapes: Sequence[Shape]
     wave_id: int
+    _texts: dict[tuple[str, int, tuple[bool, ...]], bytes] = field(default_factory=dict)
 
-    def sum_statement(self, no: int, keys: Sequence[Key]) -> tuple[sql.Composed, list[Any]]:
-        """Count and sum over the table's rows of the wave that have one of these keys.
-
-        Of a table without a key: over all its rows of the wave.
-        """
-        keyed, params = self._keyed(no, keys)
-        shape = self.shapes[no]
-        return (
-            sql.SQL(_SUM).format(bound=shape.bound, rows=shape.rows, wave=sql.Literal(self.wave_id), keyed=keyed),
-            params,
-        )
-
-    def require(self, conn: AsyncConnection, no: int, keys: Sequence[Key], part: Part) -> Statement:
+    def require(self, no: int, keys: Sequence[Key], part: Part) -> Statement:
         """A statement that fails, with reason and table, unless the rows add up to ``part`` at this site."""
-        statement, params = self.sum_statement(no, keys)
-        table = self.layout.tables[no].name
-        text = sql.SQL(_REQUIRE).format(
-            reason=sql.Literal("touched rows differ"),
-            table=sql.Literal(str(table)),
-            sums=statement,
-            rows=sql.Literal(part.rows),
-            digest=sql.Literal(part.digest),
-        )
+        params = self._params(no, keys)
+
+        def build() -> sql.Composed:
+            return sql.SQL(_REQUIRE).format(
+                table=sql.Literal(str(self.layout.tables[no].name)),
+                sums=self._sums(no, params),
+                rows=sql.SQL(f"${len(params) + 1}"),
+                digest=sql.SQL(f"${len(params) + 2}"),
+            )
+
         values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
-        return Statement(text.as_bytes(conn), values, binary=True)
+        values += [str(part.rows).encode(), str(part.digest).encode()]
+        return Statement(self._text("require", no, params, build), values, binary=True, keep=True)
 
     async def sums(self, conn: AsyncConnection, keys: Keys) -> dict[int, Part]:
-        """The sums of all tables named, in one round trip. Tables without keys are left out."""
+        """Count and sum over the rows of the wave with these keys, of all tables named in one round trip. Tables named
+        without keys are left out; of a table whose rows have none, all its rows of the wave are taken."""
         cursors: dict[int, AsyncRawCursor[Any]] = {}
         async with conn.pipeline():
             for no, listed in keys.items():
                 if listed:
+                    params = self._params(no, listed)
+                    text = self._text("sums", no, params, partial(self._sums, no, params))
                     cursors[no] = AsyncRawCursor(conn)
-                    await cursors[no].execute(*self.sum_statement(no, listed))
+                    await cursors[no].execute(text, params, prepare=True)
         found = {}
         for no, cursor in cursors.items():
             row = await cursor.fetchone()
@@ -86,13 +88,19 @@ class Side:
             found[no] = Part(int(row[0]), int(row[1]))
         return found
 
+    def _sums(self, no: int, params: Sequence[Any]) -> sql.Composed:
+        return self._of_wave(_SUM, no, params, bound=self.shapes[no].bound)
+
+    def _text(self, what: str, no: int, params: Sequence[Any], build: Callable[[], sql.Composed]) -> bytes:
+        key = (what, no, tuple(isinstance(param, Raw) for param in params))
+        if key not in self._texts:
+            self._texts[key] = build().as_bytes(None)
+        return self._texts[key]
+
     async def rows(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> Counter[RowHash]:
         """Each of these rows as hashes of key and row."""
-        keyed, params = self._keyed(no, keys)
-        shape = self.shapes[no]
-        statement = sql.SQL(_ROWS).format(
-            key=shape.key_hash, bound=shape.bound, rows=shape.rows, wave=sql.Literal(self.wave_id), keyed=keyed
-        )
+        params, shape = self._params(no, keys), self.shapes[no]
+        statement = self._of_wave(_ROWS, no, params, key=shape.key_hash, bound=shape.bound)
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return Counter((int(key), int(bound)) for key, bound in await cursor.fetchall())
 
@@ -100,7 +108,8 @@ class Side:
         """The hash of each key, as the verifier names rows; only of tables with a key."""
         table = self.layout.tables[no]
         shape = self.shapes[no]
-        listed, params = listed_keys(table, keys, self.layout.binary, "t")
+        params = key_arrays(table, keys, self.layout.binary)
+        listed = listed_keys(table, params, self.layout.binary, "t")
         statement = sql.SQL(_HASHES).format(key=shape.key_hash, listed=listed)
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return {int(row[0]): key for row, key in zip(await cursor.fetchall(), keys, strict=True)}
@@ -111,20 +120,27 @@ class Side:
         for no, listed in keys.items():
             if not listed or self.layout.tables[no].identity is Identity.FULL:
                 continue
-            keyed, params = self._keyed(no, listed)
-            statement = sql.SQL(_OWNERS).format(rows=self.shapes[no].rows, wave=sql.Literal(self.wave_id), keyed=keyed)
-            cursor = await AsyncRawCursor(conn).execute(statement, params)
+            params = self._params(no, listed)
+            cursor = await AsyncRawCursor(conn).execute(self._of_wave(_OWNERS, no, params), params)
             found.update(row[0] for row in await cursor.fetchall())
         return found
 
-    def _keyed(self, no: int, keys: Sequence[Key]) -> tuple[Fragment, list[Any]]:
+    def _params(self, no: int, keys: Sequence[Key]) -> list[Any]:
         table = self.layout.tables[no]
-        if table.identity is Identity.FULL:
-            return sql.SQL(""), []
-        columns = sql.SQL(", ").join(column("t", name) for name in table.key)
-        wanted = sql.SQL(", ").join(column("k", name) for name in table.key)
-        listed, params = listed_keys(table, keys, self.layout.binary, "k")
-        return sql.SQL("and ({}) in (select {} from {})").format(columns, wanted, listed), params
+        return [] if table.identity is Identity.FULL else key_arrays(table, keys, self.layout.binary)
+
+    def _of_wave(self, statement: LiteralString, no: int, params: Sequence[Any], **parts: Fragment) -> sql.Composed:
+        """The statement over the table's rows of the wave with the keys in ``params``; over all where it has none."""
+        table = self.layout.tables[no]
+        keyed: Fragment = sql.SQL("")
+        if params:
+            keyed = sql.SQL("and ({}) in (select {} from {})").format(
+                sql.SQL(", ").join(column("t", name) for name in table.key),
+                sql.SQL(", ").join(column("k", name) for name in table.key),
+                listed_keys(table, params, self.layout.binary, "k"),
+            )
+        wave = sql.Literal(self.wave_id)
+        return sql.SQL(statement).format(rows=self.shapes[no].rows, wave=wave, keyed=keyed, **parts)
 
 
 def side(layout: Layout, shapes: Mapping[TableName, Shape], wave_id: int) -> Side:
@@ -148,17 +164,16 @@ def count(keys: Keys) -> int:
     return sum(map(len, keys.values()))
 
 
-def listed_keys(table: StreamTable, keys: Sequence[Key], binary: bool, alias: str) -> tuple[sql.Composed, list[Any]]:
-    """``(select k1::type as k1, ... from unnest($1, ...)) as alias``: the keys as rows, in the order given, and the
-    parameters, for a cursor that takes ``$1``."""
-    params = key_arrays(table, keys, binary)
+def listed_keys(table: StreamTable, params: Sequence[Any], binary: bool, alias: str) -> sql.Composed:
+    """``(select k1::type as k1, ... from unnest($1, ...)) as alias``: keys as rows, in the order given. ``params`` are
+    those of `key_arrays`, for a cursor that takes ``$1``."""
     arrays = [
         sql.SQL("${}::{}[]" if isinstance(param, Raw) else "(${}::pg_catalog.text)::{}[]").format(
             sql.SQL(str(number)), cast_of(table, name, binary)
         )
         for number, (name, param) in enumerate(zip(table.key, params, strict=True), start=1)
     ]
-    statement = sql.SQL("(select {typed} from pg_catalog.unnest({arrays}) as listed ({names})) as {alias}").format(
+    return sql.SQL("(select {typed} from pg_catalog.unnest({arrays}) as listed ({names})) as {alias}").format(
         typed=sql.SQL(", ").join(
             sql.SQL("{0}::{1} as {0}").format(sql.Identifier(name), cast_of(table, name, True)) for name in table.key
         ),
@@ -166,4 +181,3 @@ def listed_keys(table: StreamTable, keys: Sequence[Key], binary: bool, alias: st
         names=sql.SQL(", ").join(map(sql.Identifier, table.key)),
         alias=sql.Identifier(alias),
     )
-    return statement, params

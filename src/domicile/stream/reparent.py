@@ -25,7 +25,7 @@ from domicile.stream.filter import WaveFilter
 from domicile.stream.fold import Fields
 from domicile.stream.index import OwnershipIndex
 from domicile.stream.layout import Layout, StreamTable
-from domicile.stream.params import field
+from domicile.stream.params import field, key_arrays
 from domicile.stream.seam import Seam
 
 VISIBLE_SECONDS = 0.001  # a commit is in the log a moment before it is visible
@@ -95,22 +95,20 @@ class Reparent:
             await self.origin.execute("rollback")
             await asyncio.sleep(VISIBLE_SECONDS)
 
-    async def _subtree(
-        self, top: StreamTable, keys: Sequence[Key]
-    ) -> AsyncIterator[tuple[StreamTable, Key, Fields]]:
+    async def _subtree(self, top: StreamTable, keys: Sequence[Key]) -> AsyncIterator[tuple[StreamTable, Key, Fields]]:
         """The rows with these keys and all that hang from them, of the wave's members only; parents first."""
         for table in self.layout.tables:
             alias = self._alias_in(table, top)
             if alias is None:
                 continue
-            listed, params = listed_keys(top, keys, self.layout.binary, "k")
+            params = key_arrays(top, keys, self.layout.binary)
             statement = sql.SQL(_SUBTREE).format(
                 columns=sql.SQL(", ").join(column("t", name) for name in table.columns),
                 rows=rows_of_wave(self.data_map, table.name),
                 wave=sql.Literal(self.wave_id),
                 key=sql.SQL(", ").join(column(alias, name) for name in top.key),
                 wanted=sql.SQL(", ").join(column("k", name) for name in top.key),
-                listed=listed,
+                listed=listed_keys(top, params, self.layout.binary, "k"),
             )
             cursor = AsyncRawCursor(self.origin)
             await cursor.execute(statement, params, binary=self.layout.binary)
