@@ -165,15 +165,18 @@ def count(keys: Keys) -> int:
 
 
 def listed_keys(table: StreamTable, params: Sequence[Any], binary: bool, alias: str) -> sql.Composed:
-    """``(select k1::type as k1, ... from unnest($1, ...)) as alias``: keys as rows, in the order given. ``params`` are
-    those of `key_arrays`, for a cursor that takes ``$1``."""
+    """``(select k1::type as k1, ... from rows from (unnest($1), ...)) as alias``: keys as rows, in the order given.
+    ``params`` are those of `key_arrays`, for a cursor that takes ``$1``."""
     arrays = [
-        sql.SQL("${}::{}[]" if isinstance(param, Raw) else "(${}::pg_catalog.text)::{}[]").format(
-            sql.SQL(str(number)), cast_of(table, name, binary)
-        )
+        sql.SQL(
+            "pg_catalog.unnest(${}::{}[])"
+            if isinstance(param, Raw)
+            else "pg_catalog.unnest((${}::pg_catalog.text)::{}[])"
+        ).format(sql.SQL(str(number)), cast_of(table, name, binary))
         for number, (name, param) in enumerate(zip(table.key, params, strict=True), start=1)
     ]
-    return sql.SQL("(select {typed} from pg_catalog.unnest({arrays}) as listed ({names})) as {alias}").format(
+    # With a schema's name before it, unnest takes one array.
+    return sql.SQL("(select {typed} from rows from ({arrays}) as listed ({names})) as {alias}").format(
         typed=sql.SQL(", ").join(
             sql.SQL("{0}::{1} as {0}").format(sql.Identifier(name), cast_of(table, name, True)) for name in table.key
         ),
