@@ -1,8 +1,9 @@
 """One function per thing an operator can do. CLI, web and tests call these; faces only parse and print."""
 
+from domicile.commands.afterwards import purge, rollback, soak
 from domicile.commands.detached import apply_detached, purge_detached, resume_detached
 from domicile.commands.inspect import map_check, plan, sites, survey
-from domicile.commands.moves import abort, apply, pause, purge, resume, rollback
+from domicile.commands.moves import abort, apply, pause, resume
 from domicile.commands.reading import report, status, verify, where
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "resume_detached",
     "rollback",
     "sites",
+    "soak",
     "status",
     "survey",
     "verify",

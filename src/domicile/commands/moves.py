@@ -24,14 +24,12 @@ from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord, already_applied
 from domicile.control.orders import MOVE
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.phase import Phase, Status, ended
+from domicile.model.phase import Status, ended
 from domicile.model.plan import Mode, Plan
-from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
+from domicile.model.report import MoveStatus
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
-from domicile.move import begin, streams
-from domicile.move import purge as purging
-from domicile.move import rollback as rolling_back
+from domicile.move import begin
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
 from domicile.planner import plan_file
@@ -43,7 +41,7 @@ PROGRESS_SECONDS = 0.25
 ABORT_WAIT_SECONDS = 60.0  # for the process that carries the move to step back
 
 
-def _quiet(_: MoveStatus) -> None:
+def quiet(_: MoveStatus) -> None:
     """For callers that do not watch."""
 
 
@@ -52,7 +50,7 @@ async def apply(
     plan: Plan,
     *,
     mode: Mode = Mode.COLD,
-    on_progress: Watch = _quiet,
+    on_progress: Watch = quiet,
     stop: asyncio.Event | None = None,
 ) -> MoveStatus:
     """Carry a plan out until every wave lives at the target, or a pause, an abort or a failure ends the
@@ -66,12 +64,12 @@ async def apply(
         record = await create(desk, plan, mode)
         async with carrier_for(desk, record.move_id) as carrier:
             await freeze_cohort(desk, carrier, plan)
-            await _carry(desk, carrier, "move", on_progress, stop)
-        return await _told(desk, record.move_id, on_progress)
+            await carry_out(desk, carrier, "move", on_progress, stop)
+        return await told(desk, record.move_id, on_progress)
 
 
 async def resume(
-    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
+    workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
 ) -> MoveStatus:
     """Continue a move after a pause, a failure or a crash. Idempotent on a move whose waves all live at the
     target."""
@@ -86,8 +84,8 @@ async def resume(
                 return await desk.status(record.move_id)
             await begin.enlist(carrier)
             await desk.moves.request(record.move_id, pause=False)
-            await _carry(desk, carrier, "move", on_progress, stop)
-        return await _told(desk, record.move_id, on_progress)
+            await carry_out(desk, carrier, "move", on_progress, stop)
+        return await told(desk, record.move_id, on_progress)
 
 
 async def pause(workspace: Workspace, move_id: str) -> MoveStatus:
@@ -126,75 +124,6 @@ async def abort(workspace: Workspace, move_id: str) -> MoveStatus:
                 await begin.end(carrier, Outcome.ABORTED)
                 await desk.orders.withdraw(record.move_id)
         return await desk.status(record.move_id)
-
-
-async def rollback(
-    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
-) -> MoveStatus:
-    """Hand every wave that lives at the target back to the source, with what was written at the target meanwhile.
-
-    Until a wave's handover back it lives at the target; killed half-way it is continued by the same order. Raises
-    way-back-closed when the plan or a purge forbids it, and why a wave could not be handed back: it serves on at the
-    target then.
-    """
-    async with open_desk(workspace) as desk:
-        record = await desk.moves.get(MoveId(move_id))
-        if record.status is Status.ABORTED:
-            return await desk.status(record.move_id)
-        if not any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in await desk.figures.waves(record.move_id)):
-            raise forbidden(record, "rollback")
-        async with carrier_for(desk, record.move_id) as carrier:
-            await begin.enlist(carrier)
-            await streams.require_way_back(carrier)
-            await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
-            await _carry(desk, carrier, "rollback", on_progress, stop)
-        now = await _told(desk, record.move_id, on_progress)
-        if now.status is not Status.ABORTED:
-            raise DomicileError(
-                ErrorCode(now.error_code or ErrorCode.INTERNAL),
-                now.error_message or "the rollback did not come to its end",
-                facts={"move": move_id},
-                safe=now.safe,
-                hint=f"Mend the cause, then run it again: domicile rollback {move_id}",
-            )
-        return now
-
-
-async def purge(
-    workspace: Workspace, move_id: str, *, on_progress: Watch = _quiet, stop: asyncio.Event | None = None
-) -> PurgeReport:
-    """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
-    continued by the same order.
-
-    Of a move that was rolled back: remove the copy that the target has kept, closed, until now.
-
-    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since,
-    phase-forbids when nothing is to purge.
-    """
-    begun = time.monotonic()
-    async with open_desk(workspace) as desk:
-        record = await desk.moves.get(MoveId(move_id))
-        all_waves = await desk.figures.waves(record.move_id)
-        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen
-        if not rolled_back and not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
-            raise forbidden(record, "purge")
-        await desk.journal.approve(record.move_id, "purge", getpass.getuser())
-        async with carrier_for(desk, record.move_id) as carrier:
-            await begin.enlist(carrier)
-            if rolled_back:
-                return await _purge_rolled_back(carrier, begun)
-            if any(w.phase is not Phase.DONE for w in all_waves):
-                await _carry(desk, carrier, "purge", on_progress, stop)
-            failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
-            if failed:
-                raise DomicileError(
-                    ErrorCode(failed[0].error_code),
-                    failed[0].error_message,
-                    facts={"wave": failed[0].no},
-                    safe=f"{record.target} serves the moved subjects; the rest is still at {record.source}.",
-                    hint=f"Mend the cause, then run it again: domicile purge {record.move_id}",
-                )
-            return await _purge_report(desk, carrier, time.monotonic() - begun)
 
 
 def require_fit(workspace: Workspace, plan: Plan, mode: Mode) -> None:
@@ -246,7 +175,7 @@ async def freeze_cohort(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     await desk.moves.set_frozen(move_id)
 
 
-async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> None:
+async def carry_out(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> None:
     """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
     not begun anew."""
     # Importing DBOS takes half of a command's start; only orders that carry a move need it.
@@ -258,7 +187,7 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
         await desk.moves.set_status(move_id, Status.RUNNING)
     await desk.orders.withdraw(move_id)  # we do it ourselves
     async with launched(desk.conninfo, runner_name(), [own_queue(move_id)]), carried(carrier):
-        async with _watched(desk, move_id, on_progress, stop):
+        async with watched(desk, move_id, on_progress, stop):
             outcome = await carry(move_id, kind)
     if outcome is Outcome.LOST:
         raise DomicileError(
@@ -269,7 +198,7 @@ async def _carry(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, st
         )
 
 
-async def _told(desk: Desk, move_id: MoveId, on_progress: Watch) -> MoveStatus:
+async def told(desk: Desk, move_id: MoveId, on_progress: Watch) -> MoveStatus:
     """The status when nobody carries the move any more, also to whoever watches."""
     status = await desk.status(move_id)
     on_progress(status)
@@ -277,7 +206,7 @@ async def _told(desk: Desk, move_id: MoveId, on_progress: Watch) -> MoveStatus:
 
 
 @asynccontextmanager
-async def _watched(desk: Desk, move_id: MoveId, on_progress: Watch, stop: asyncio.Event | None) -> AsyncIterator[None]:
+async def watched(desk: Desk, move_id: MoveId, on_progress: Watch, stop: asyncio.Event | None) -> AsyncIterator[None]:
     """While the block runs: report progress, and turn ``stop`` into a request to pause."""
 
     async def watch(eye: Desk) -> None:
@@ -298,44 +227,6 @@ async def _watched(desk: Desk, move_id: MoveId, on_progress: Watch, stop: asynci
             await asyncio.wait([task])
 
 
-async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
-    """What a rollback left at the target."""
-    removed = await rolling_back.clear(carrier)
-    await begin.release_guards(carrier)
-    return PurgeReport(
-        move_id=carrier.move.move_id,
-        waves=0,
-        rows=sum(removed.values()),
-        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
-        left_at_source=0,
-        seconds=time.monotonic() - begun,
-        remains=purging.REMAINS,
-    )
-
-
-async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeReport:
-    move_id = carrier.move.move_id
-    left = 0
-    removed: dict[str, int] = {}
-    purged = [w for w in await desk.figures.waves(move_id) if w.phase is Phase.DONE]
-    async with carrier.source() as source:
-        for wave in purged:
-            record = await waves.find_wave(source, move_id, wave.no)
-            assert record is not None
-            left += await purging.rows_left(carrier, source, record.id)
-            for table, rows in await purging.journalled(source, record.id):
-                removed[table] = removed.get(table, 0) + rows
-    return PurgeReport(
-        move_id=move_id,
-        waves=len(purged),
-        rows=sum(removed.values()),
-        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
-        left_at_source=left,
-        seconds=seconds,
-        remains=purging.REMAINS,
-    )
-
-
 def not_begun(record: MoveRecord) -> DomicileError:
     return DomicileError(
         ErrorCode.PHASE_FORBIDS,
@@ -348,6 +239,7 @@ def forbidden(record: MoveRecord, order: str) -> DomicileError:
     why = {
         "pause": "no wave of it is left to move",
         "abort": "every wave lives at the target already",
+        "soak": "no wave of it lives at the target with a copy at the source",
         "rollback": "no wave of it lives at the target with a way back",
         "purge": "no wave of it has a source copy that may be removed",
     }[order]

@@ -85,17 +85,21 @@ class Carrier:
             fit=wave.verdict == "clean",
         )
 
-    async def wave_at_sites(self, source: AsyncConnection, target: AsyncConnection, no: int) -> WaveAtSites:
-        """The wave as both sites have it: arriving at the target; at the source fenced (cold) or served (live)."""
+    async def wave_at_sites(
+        self, source: AsyncConnection, target: AsyncConnection, no: int, *, soaking: bool = False
+    ) -> WaveAtSites:
+        """The wave as both sites have it: arriving at the target (``soaking``: a closed copy there); at the source
+        fenced (cold) or served (live). Raises phase-forbids."""
         move_id = self.move.move_id
         at_source = await waves.find_wave(source, move_id, no)
         at_target = await waves.find_wave(target, move_id, no)
         expected = SourceMark.FENCED if self.move.mode is Mode.COLD else SourceMark.OPEN
+        there = TargetMark.ABSENT if soaking else TargetMark.ARRIVING
         if (
             at_source is None
             or at_target is None
             or waves.source_mark(at_source) is not expected
-            or waves.target_mark(at_target) is not TargetMark.ARRIVING
+            or waves.target_mark(at_target) is not there
         ):
             raise DomicileError(
                 ErrorCode.PHASE_FORBIDS,

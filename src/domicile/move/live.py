@@ -44,7 +44,7 @@ async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
             # The index is read anew from the target, which has forgotten them.
             await eject.eject(carrier, no, gone, LEFT)
     if not carrier.move.back:
-        await _seal(carrier, no)
+        await seal(carrier, no)
 
 
 async def _carry_over(carrier: Carrier, no: int, turn: Turn) -> list[int]:
@@ -161,7 +161,7 @@ async def _require_publication(live: LiveWave) -> None:
         )
 
 
-async def _seal(carrier: Carrier, no: int) -> None:
+async def seal(carrier: Carrier, no: int) -> None:
     """Write down what the copy that stays behind holds: nobody can write it any more, and a purge removes that only."""
     move = carrier.move
     async with carrier.source() as source:

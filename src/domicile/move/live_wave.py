@@ -91,14 +91,19 @@ class LiveWave:
 
 
 @asynccontextmanager
-async def open_live(carrier: Carrier, no: int, turn: Turn = no_turn) -> AsyncIterator[LiveWave]:
-    """The wave's stream runs while the block does. Raises stream-lost when it cannot go on where it stopped."""
+async def open_live(
+    carrier: Carrier, no: int, turn: Turn = no_turn, *, soaking: bool = False
+) -> AsyncIterator[LiveWave]:
+    """The wave's stream runs while the block does. Raises stream-lost when it cannot go on where it stopped.
+
+    ``soaking``: to a copy that stays closed, not to a site where the wave is to arrive.
+    """
     move = carrier.move
     async with AsyncExitStack() as stack:
         source, target, moving = [
             await stack.enter_async_context(session(conninfo)) for conninfo in (move.source, move.target, move.source)
         ]
-        wave = await carrier.wave_at_sites(source, target, no)
+        wave = await carrier.wave_at_sites(source, target, no, soaking=soaking)
         record = await waves.stream_record(target, wave.target_id)
         await _require_slot(source, move, record)
         tables = move.data_map.in_scope()

@@ -49,6 +49,25 @@ async def clear(carrier: Carrier) -> Counter[str]:
     return removed
 
 
+async def begin_stream(
+    back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int
+) -> waves.WaveRecord:
+    """The stream back to the copy begins at the wave's arrival, unless it has begun; returns the copy's record."""
+    move = back.move
+    at_losing = await waves.find_wave(losing, move.move_id, no)
+    at_gaining = await waves.find_wave(gaining, move.move_id, no)
+    assert at_losing is not None
+    assert at_gaining is not None
+    async with gaining.transaction():
+        await assert_lease(gaining, move.move_id, move.generation)
+        if not (await waves.stream_record(gaining, at_gaining.id)).seam:
+            arrival = (await waves.stream_record(losing, at_losing.id)).arrival
+            snapshot, own, position = arrival.split()
+            seam = Seam.parse(snapshot).with_seen(int(own))
+            await waves.set_seam(gaining, at_gaining.id, str(seam), int(position))
+    return at_gaining
+
+
 async def undo(carrier: Carrier, no: int) -> bool:
     """After a failure: the target serves on, the source copy is closed as before. False when the wave is home at the
     source already: then only forward is right."""
@@ -84,8 +103,7 @@ async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnect
     assert at_gaining is not None
     if at_gaining.mark == TargetMark.ARRIVING:
         return
-    arrival = (await waves.stream_record(losing, at_losing.id)).arrival
-    if at_gaining.mark != SourceMark.DEPARTED or not arrival:
+    if at_gaining.mark != SourceMark.DEPARTED:
         raise DomicileError(
             ErrorCode.PHASE_FORBIDS,
             f"wave {no} does not live at {move.source_site} by a live handover",
@@ -95,11 +113,8 @@ async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnect
         )
     async with losing.transaction():
         await back.directory.reserve(move.plan.dataset, move.move_id, no, waves.members(losing, at_losing.id))
+    await begin_stream(back, losing, gaining, no)
     async with gaining.transaction():
         await assert_lease(gaining, move.move_id, move.generation)
-        if not (await waves.stream_record(gaining, at_gaining.id)).seam:
-            snapshot, own, position = arrival.split()
-            seam = Seam.parse(snapshot).with_seen(int(own))
-            await waves.set_seam(gaining, at_gaining.id, str(seam), int(position))
         await guard.set_fence(gaining, at_gaining.id, TargetMark.ARRIVING, move.source_site, at_gaining.epoch + 1)
     await move.failpoints.reach("rollback.prepared")

@@ -1,0 +1,148 @@
+"""Orders about waves that live at the target: rollback, soak, purge."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import time
+
+from domicile.commands.desk import Desk, carrier_for, open_desk
+from domicile.commands.moves import Watch, carry_out, forbidden, quiet, told, watched
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status
+from domicile.model.plan import Mode
+from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
+from domicile.model.site import MoveId
+from domicile.model.workspace import Workspace
+from domicile.move import begin, streams
+from domicile.move import purge as purging
+from domicile.move import rollback as rolling_back
+from domicile.move import soak as soaking
+from domicile.move.carrier import Carrier
+from domicile.postgres import waves
+
+
+async def rollback(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
+) -> MoveStatus:
+    """Hand every wave that lives at the target back to the source, with what was written at the target meanwhile.
+
+    Until a wave's handover back it lives at the target; killed half-way it is continued by the same order. Raises
+    way-back-closed when the plan or a purge forbids it, and why a wave could not be handed back: it serves on at the
+    target then.
+    """
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if record.status is Status.ABORTED:
+            return await desk.status(record.move_id)
+        if not any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in await desk.figures.waves(record.move_id)):
+            raise forbidden(record, "rollback")
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            await streams.require_way_back(carrier)
+            await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
+            await carry_out(desk, carrier, "rollback", on_progress, stop)
+        now = await told(desk, record.move_id, on_progress)
+        if now.status is not Status.ABORTED:
+            raise DomicileError(
+                ErrorCode(now.error_code or ErrorCode.INTERNAL),
+                now.error_message or "the rollback did not come to its end",
+                facts={"move": move_id},
+                safe=now.safe,
+                hint=f"Mend the cause, then run it again: domicile rollback {move_id}",
+            )
+        return now
+
+
+async def soak(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
+) -> MoveStatus:
+    """Keep the source copies of a move's waves current until ``stop`` is set: for plans whose way back is ``stream``.
+
+    Raises way-back-closed for other plans and after a purge was begun; site-unreachable and the like end it, with the
+    copies as they were after the last round. May be begun again.
+    """
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        if not any(w.phase is Phase.SOAK for w in await desk.figures.waves(record.move_id)):
+            raise forbidden(record, "soak")
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            async with watched(desk, record.move_id, on_progress, None):
+                await soaking.run(carrier, stop or asyncio.Event())
+        return await told(desk, record.move_id, on_progress)
+
+
+async def purge(
+    workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
+) -> PurgeReport:
+    """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
+    continued by the same order.
+
+    Of a move that was rolled back: remove the copy that the target has kept, closed, until now.
+
+    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since,
+    phase-forbids when nothing is to purge.
+    """
+    begun = time.monotonic()
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        all_waves = await desk.figures.waves(record.move_id)
+        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen
+        if not rolled_back and not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
+            raise forbidden(record, "purge")
+        await desk.journal.approve(record.move_id, "purge", getpass.getuser())
+        async with carrier_for(desk, record.move_id) as carrier:
+            await begin.enlist(carrier)
+            if rolled_back:
+                return await _purge_rolled_back(carrier, begun)
+            if any(w.phase is not Phase.DONE for w in all_waves):
+                await carry_out(desk, carrier, "purge", on_progress, stop)
+            failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
+            if failed:
+                raise DomicileError(
+                    ErrorCode(failed[0].error_code),
+                    failed[0].error_message,
+                    facts={"wave": failed[0].no},
+                    safe=f"{record.target} serves the moved subjects; the rest is still at {record.source}.",
+                    hint=f"Mend the cause, then run it again: domicile purge {record.move_id}",
+                )
+            return await _purge_report(desk, carrier, time.monotonic() - begun)
+
+
+async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
+    """What a rollback left at the target."""
+    removed = await rolling_back.clear(carrier)
+    await begin.release_guards(carrier)
+    return PurgeReport(
+        move_id=carrier.move.move_id,
+        waves=0,
+        rows=sum(removed.values()),
+        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
+        left_at_source=0,
+        seconds=time.monotonic() - begun,
+        remains=purging.REMAINS,
+    )
+
+
+async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeReport:
+    move_id = carrier.move.move_id
+    left = 0
+    removed: dict[str, int] = {}
+    purged = [w for w in await desk.figures.waves(move_id) if w.phase is Phase.DONE]
+    async with carrier.source() as source:
+        for wave in purged:
+            record = await waves.find_wave(source, move_id, wave.no)
+            assert record is not None
+            left += await purging.rows_left(carrier, source, record.id)
+            for table, rows in await purging.journalled(source, record.id):
+                removed[table] = removed.get(table, 0) + rows
+    return PurgeReport(
+        move_id=move_id,
+        waves=len(purged),
+        rows=sum(removed.values()),
+        tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
+        left_at_source=left,
+        seconds=seconds,
+        remains=purging.REMAINS,
+    )

@@ -1,0 +1,70 @@
+"""Keep the source copies current while their waves soak: the policy ``stream`` of the way back.
+
+Round after round, wave after wave, what was written at the target is applied to the closed copy at the source, and the
+slot of the way back lets that part of the log go. A rollback then has little left to do. Without this the slot holds
+everything since the handovers, which is the policy ``hold``. It may be stopped at any time, and begun again.
+
+The copies change only by this hand: when it stops they are sealed anew, so that a purge still finds what it expects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase
+from domicile.model.plan import WayBack
+from domicile.move import live, live_verify, rollback, streams
+from domicile.move.carrier import Carrier
+from domicile.move.live_wave import open_live
+from domicile.postgres import waves
+from domicile.stream import slot
+
+EVERY_SECONDS = 5.0
+_ADVANCE = "select pg_catalog.pg_replication_slot_advance(%s, '0/0'::pg_lsn + %s)"
+
+
+async def run(carrier: Carrier, stop: asyncio.Event) -> None:
+    """Until ``stop`` is set. Raises way-back-closed unless the plan says ``stream`` and the way is open, and whatever
+    ends a stream: the copies are then as current as the last round left them, and still sealed."""
+    if carrier.move.plan.way_back is not WayBack.STREAM:
+        raise DomicileError(
+            ErrorCode.WAY_BACK_CLOSED,
+            f"the plan of move {carrier.move.move_id} lets nothing cross back by itself",
+            facts={"way_back": str(carrier.move.plan.way_back)},
+            safe="Nothing was changed.",
+            hint="domicile rollback brings everything back when it is ordered; plan with --way-back stream for this.",
+        )
+    await streams.require_way_back(carrier)
+    numbers = [w.no for w in await carrier.figures.waves(carrier.move.move_id) if w.phase is Phase.SOAK]
+    try:
+        while True:
+            await _round(carrier, numbers)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), EVERY_SECONDS)
+            if stop.is_set():
+                return
+    finally:
+        for no in numbers:
+            await live.seal(carrier, no)
+
+
+async def _round(carrier: Carrier, numbers: Sequence[int]) -> None:
+    back = carrier.reversed()
+    positions = []
+    for no in numbers:
+        async with back.sites() as (losing, gaining):
+            record = await rollback.begin_stream(back, losing, gaining, no)
+        async with open_live(back, no, soaking=True) as wave:
+            await live_verify.mark(wave)
+            await live_verify.touched_rows(wave)
+        async with back.target() as gaining:
+            positions.append((await waves.stream_record(gaining, record.id)).position)
+    if positions:
+        async with back.source() as losing:
+            facts = await slot.wait_free(losing, back.move.stream_name)
+            if facts is not None and min(positions) > facts.confirmed:
+                name = slot.stream_name(back.move.stream_name, losing.info.dbname)
+                await losing.execute(_ADVANCE, (name, min(positions)))
