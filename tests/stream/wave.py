@@ -201,6 +201,15 @@ class Wave:
         assert sent is not None
         return canonical.canonical([table.families[at]], binary=self.layout.binary)([sent])
 
+    async def everything(self, table: StreamTable) -> list[tuple[Field | None, ...]]:
+        """All rows of the wave of one table, doubles too."""
+        return [*await self._select(table, rows_of_wave(self.data_map, table.name))]
+
+    def fields_of(self, table: StreamTable, key: Key) -> tuple[Field | None, ...]:
+        """The row of a table without a key."""
+        assert table.key == table.columns
+        return tuple(canonical.split(key))
+
     async def _select(self, table: StreamTable, rows: sql.Composable) -> list[tuple[Field, ...]]:
         statement = sql.SQL("select {} {} where m.wave = {}").format(
             sql.SQL(", ").join(column("t", name) for name in table.columns), rows, sql.Literal(self.wave_id)
@@ -273,6 +282,7 @@ async def watched(
         wave = Wave(app, conn, mapped, layout, 1, slot, index, flow)
         wave.rows = await wave.of_wave()
         yield wave
+        await conn.execute("select pg_drop_replication_slot(%s)", (slot,))
     finally:
         await app.close()
         await conn.close()
