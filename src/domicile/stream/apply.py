@@ -14,10 +14,8 @@ committed is told by `position`, and a new `Apply` goes on from there.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from psycopg.pq.abc import PGresult
 
@@ -27,17 +25,16 @@ from domicile.model.site import MoveId
 from domicile.postgres.connect import SESSION, connect
 from domicile.stream.change import Key, Transaction
 from domicile.stream.dml import Dml, read_columns
-from domicile.stream.fold import Folded
+from domicile.stream.flight import Flight, closed
 from domicile.stream.layout import Layout
 from domicile.stream.leave import gone, leave
 from domicile.stream.params import position_of
 from domicile.stream.parts import Parts
 from domicile.stream.pipeline import Pipeline, Refused, Statement
-from domicile.stream.rounds import Rounds, changes_of, may_be_order
+from domicile.stream.rounds import Rounds, changes_of
 from domicile.stream.rowwise import one_by_one
 
 APPLICATION_NAME = "domicile apply"
-DEPTH = 2  # batches on their way at once
 
 # Application triggers, foreign keys and the guard rest. What is acknowledged to the origin must be on disk here. Rows
 # are found by their keys, one by one, whatever the statistics say of a table that is only being filled.
@@ -57,33 +54,17 @@ SETTINGS = {
 _POSITION = "select position::text from domicile.wave where id = %s"
 
 
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Whole transactions that are committed together. ``work`` is None where they go one by one from the start."""
-
-    transactions: Sequence[Transaction]
-    before: int
-    work: Folded | None
-    done: asyncio.Future[None]
-    answer: asyncio.Future[list[PGresult]] = field(init=False)
-
-
 class Apply:
     """One wave's stream at its destination, for one caller. ``dirty`` has, by the table's number, every key that was
     touched (before and after) with the 32-bit xid of the last transaction that did; its entries are the caller's to
-    remove. ``repeated`` counts the batches whose folded order was refused."""
+    remove."""
 
     def __init__(self, pipe: Pipeline, rounds: Rounds, position: int) -> None:
         self._pipe = pipe
         self._rounds = rounds
         self._parts = Parts(pipe, rounds)
-        self._sent = self._position = position
-        self._flight: deque[_Batch] = deque()
-        self._sending = asyncio.Lock()
-        self._landing: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
+        self._flight = Flight(pipe, rounds, position)
         self.dirty: dict[int, dict[Key, int]] = {}
-        self.repeated = 0
 
     @classmethod
     @asynccontextmanager
@@ -114,7 +95,12 @@ class Apply:
     @property
     def position(self) -> int:
         """Behind the last transaction that is committed at the destination; 0 when there is none."""
-        return self._position
+        return self._flight.position
+
+    @property
+    def repeated(self) -> int:
+        """How many batches, or parts of a transaction, were refused in their folded order and went one by one."""
+        return self._flight.repeated
 
     async def submit(self, transactions: Sequence[Transaction]) -> asyncio.Future[None]:
         """Send the next transactions; returns as soon as there is room for more behind them.
@@ -161,12 +147,12 @@ class Apply:
 
         Rows that are not there or not the wave's are passed over: idempotent.
         """
-        await self._idle()
-        async with self._sending:
+        await self._flight.idle()
+        async with self._flight.sending:
             deletions = list(leave(self._rounds.dmls, table, keys))
             statements: list[Statement] = [statement for _, statement in deletions]
             if not self._parts.under_way:
-                statements = [*self._rounds.opening(self._sent), *statements, *self._rounds.closing(None)]
+                statements = [*self._rounds.opening(self._flight.sent), *statements, *self._rounds.closing(None)]
             answers = await self._run(statements)
         if not self._parts.under_way:
             answers = answers[-1 - len(deletions) : -1]
@@ -181,139 +167,63 @@ class Apply:
         The task has the statements' answers in order, or raises `Refused`: then nothing of it is committed and the
         caller may go on; an empty SQLSTATE means that the connection was lost, and nobody knows.
         """
-        await self._idle()
+        await self._flight.idle()
         assert not self._parts.under_way, "a transaction in parts"
         after = self._note(transactions)
         return asyncio.create_task(self._exchange(statements, after))
 
     async def close(self) -> None:
         """Cancel what is under way and close the session. Idempotent."""
-        self._fail(_closed())
-        await self._pipe.close()
-        if self._landing is not None:
-            await asyncio.wait([self._landing])
-
-    # Batches
+        await self._flight.close()
 
     async def _launch(self, transactions: Sequence[Transaction]) -> asyncio.Future[None]:
-        while len(self._flight) >= DEPTH:
-            await asyncio.wait([self._flight[0].done])
-        async with self._sending:
-            self._raise_failure()
-            before, after = self._sent, self._note(transactions)
-            work = await self._rounds.fold(t.changes for t in transactions)
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            done.add_done_callback(_seen)
-            batch = _Batch(transactions, before, work if work.plain else None, done)
-            batch.answer = await self._try(batch.transactions, before, batch.work)
-            self._flight.append(batch)
-            self._sent = after
-            if self._landing is None or self._landing.done():
-                self._landing = asyncio.create_task(self._land())
-        return done
-
-    async def _try(
-        self, transactions: Sequence[Transaction], before: int, work: Folded | None
-    ) -> asyncio.Future[list[PGresult]]:
-        try:
-            return await self._pipe.send(self._rounds.whole(transactions, before, work))
-        except Refused as lost:
-            raise self._fail(self._rounds.error(lost, transactions)) from None
-
-    async def _land(self) -> None:
-        """Take answers as long as there are batches under way."""
-        while self._flight:
-            try:
-                await self._flight[0].answer
-                self._landed()
-            except Refused as refused:
-                async with self._sending:
-                    await self._recover(refused)
-
-    async def _recover(self, refused: Refused) -> None:
-        """The first batch under way was refused, and so were all behind it: carry them out again, one at a time."""
-        for answer in [batch.answer for batch in self._flight]:
-            await asyncio.wait([answer])
-        while self._flight:
-            batch = self._flight[0]
-            try:
-                if batch.work is None or not may_be_order(refused):
-                    raise refused
-                await self._pipe.reset()
-                self.repeated += 1
-                batch.work = None
-                await self._pipe.run(self._rounds.whole(batch.transactions, batch.before, None))
-            except Refused as final:
-                self._fail(self._rounds.error(final, batch.transactions))
-                return
-            self._landed()
-            try:
-                while self._flight:
-                    batch = self._flight[0]
-                    await self._pipe.run(self._rounds.whole(batch.transactions, batch.before, batch.work))
-                    self._landed()
-            except Refused as following:
-                refused = following
-
-    def _landed(self) -> None:
-        if not self._flight:
-            return  # closed meanwhile
-        batch = self._flight.popleft()
-        self._position = batch.transactions[-1].position
-        if not batch.done.done():
-            batch.done.set_result(None)
-
-    # Single transactions
+        self._note(transactions)
+        return await self._flight.launch(transactions)
 
     async def _part(self, part: Transaction) -> None:
-        await self._idle()
-        async with self._sending:
-            before = self._sent
+        await self._flight.idle()
+        async with self._flight.sending:
+            before = self._flight.sent
             after = self._note([part])
             try:
-                self.repeated += await self._parts.take(part, before)
+                self._flight.repeated += await self._parts.take(part, before)
             except Refused as refused:
-                raise self._fail(self._rounds.error(refused, [part])) from None
+                raise self._flight.fail(self._rounds.error(refused, [part])) from None
             except asyncio.CancelledError:
-                self._fail(_closed())
+                self._flight.fail(closed())
                 raise
             if part.last:
-                self._sent = self._position = after
+                self._flight.sent = self._flight.position = after
 
     async def _exchange(self, statements: Sequence[Statement], after: int) -> list[PGresult]:
-        async with self._sending:
-            opening = self._rounds.opening(self._sent)
-            closing = self._rounds.closing(after if after != self._sent else None)
+        async with self._flight.sending:
+            opening = self._rounds.opening(self._flight.sent)
+            closing = self._rounds.closing(after if after != self._flight.sent else None)
             try:
                 answers = await self._pipe.run((*opening, *statements, *closing))
             except Refused as refused:
                 if refused.refusal.sqlstate:
                     await self._pipe.reset()
                 else:
-                    self._fail(self._rounds.error(refused, ()))
+                    self._flight.fail(self._rounds.error(refused, ()))
                 raise
             except asyncio.CancelledError:
-                self._fail(_closed())  # nobody knows whether it was committed
+                self._flight.fail(closed())  # nobody knows whether it was committed
                 raise
-            self._sent = self._position = after
+            self._flight.sent = self._flight.position = after
             return answers[len(opening) : -len(closing)]
 
     async def _run(self, statements: Sequence[Statement]) -> list[PGresult]:
         try:
             return await self._pipe.run(statements)
         except Refused as refused:
-            raise self._fail(self._rounds.error(refused, ())) from None
-
-    async def _idle(self) -> None:
-        while self._flight:
-            await asyncio.wait([self._flight[-1].done])
-        self._raise_failure()
+            raise self._flight.fail(self._rounds.error(refused, ())) from None
 
     def _note(self, transactions: Sequence[Transaction]) -> int:
         """Remember what they touch; returns the position behind them."""
-        after = self._sent
+        after = self._flight.sent
         for transaction in transactions:
-            assert transaction.position > self._sent, "applied already"
+            assert transaction.position > self._flight.sent, "applied already"
             assert transaction.position >= after, "out of order"
             after = transaction.position
             for change in transaction.changes:
@@ -322,31 +232,3 @@ class Apply:
                 if change.old_key is not None:
                     touched[change.old_key] = transaction.xid
         return after
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _fail(self, why: BaseException) -> BaseException:
-        """From now on nothing is taken; whoever waits is told the first reason."""
-        self._failure = self._failure or why
-        while self._flight:
-            done = self._flight.popleft().done
-            if not done.done():
-                done.set_exception(self._failure)
-        return self._failure
-
-
-def _closed() -> DomicileError:
-    return DomicileError(
-        ErrorCode.INTERRUPTED,
-        "the apply was stopped",
-        safe="What was committed is told by the wave's position; nothing else was changed.",
-        hint="Go on with: domicile resume",
-    )
-
-
-def _seen(done: asyncio.Future[None]) -> None:
-    """A failure that nobody asks for any more is no warning."""
-    if not done.cancelled():
-        done.exception()

@@ -103,9 +103,9 @@ class Dml:
     def delete_many(self) -> Fragment:
         """Arrays: the key's columns."""
         statement = sql.SQL(_DELETE).format(
-            table=self.ident, rows=self.rows(self.table.key_at), match=self.match(), mine=self.mine()
+            table=ident(self.table.name), rows=self.rows(self.table.key_at), match=self.match(), mine=self.mine()
         )
-        return self._checked(statement, _CHECKED)
+        return _checked(statement, _CHECKED, self.table)
 
     def update_many(self, sets: Sequence[int], guards: Sequence[int]) -> Fragment:
         """Arrays: the key's columns, those to set, those that must be as they are given."""
@@ -115,29 +115,29 @@ class Dml:
             for n, at in enumerate(guards, len(key) + len(sets) + 1)
         )
         statement = sql.SQL(_UPDATE).format(
-            table=self.ident,
-            sets=self._sets((at, self._given(at, n)) for n, at in enumerate(sets, len(key) + 1)),
+            table=ident(self.table.name),
+            sets=_sets(self.columns, ((at, self._given(at, n)) for n, at in enumerate(sets, len(key) + 1))),
             rows=self.rows((*key, *sets, *guards)),
             match=sql.SQL(" and ").join([self.match(), *held]),
             mine=self.mine(),
         )
-        return self._checked(statement, _CHECKED)
+        return _checked(statement, _CHECKED, self.table)
 
     def insert_many(self) -> Fragment:
         """Arrays: all columns."""
         places = range(len(self.columns))
         statement = sql.SQL(_INSERT).format(
-            table=self.ident,
-            columns=self._names(places),
+            table=ident(self.table.name),
+            columns=sql.SQL(", ").join(sql.Identifier(c.name) for c in self.columns),
             values=sql.SQL(", ").join(self._given(at, at + 1) for at in places),
             rows=self.rows(places),
         )
-        return self._checked(statement, _CHECKED)
+        return _checked(statement, _CHECKED, self.table)
 
     def claim(self) -> Fragment:
         """Lock rows, and refuse unless all are there and the wave's. Arrays: the key's columns."""
         return sql.SQL(_CLAIM).format(
-            table=self.ident,
+            table=ident(self.table.name),
             rows=self.rows(self.table.key_at),
             match=self.match(),
             mine=self.mine(),
@@ -147,8 +147,8 @@ class Dml:
     def delete_one(self) -> Fragment:
         """Values: the key's columns; of a table without a key, all, and one such row goes."""
         using, match = self._found(sql.SQL("using {}"))
-        statement = sql.SQL(_DELETE_ONE).format(table=self.ident, using=using, match=match)
-        return self._checked(statement, _CHECKED_ONE)
+        statement = sql.SQL(_DELETE_ONE).format(table=ident(self.table.name), using=using, match=match)
+        return _checked(statement, _CHECKED_ONE, self.table)
 
     def update_one(self, sets: Sequence[int], guards: Sequence[int]) -> Fragment:
         """Values: as for `delete_one`, then as for `update_many`."""
@@ -159,29 +159,24 @@ class Dml:
             for n, at in enumerate(guards, first + len(sets))
         )
         statement = sql.SQL(_UPDATE_ONE).format(
-            table=self.ident,
-            sets=self._sets((at, self._value(at, n)) for n, at in enumerate(sets, first)),
+            table=ident(self.table.name),
+            sets=_sets(self.columns, ((at, self._value(at, n)) for n, at in enumerate(sets, first))),
             using=using,
             match=sql.SQL(" and ").join([match, *held]),
         )
-        return self._checked(statement, _CHECKED_ONE)
+        return _checked(statement, _CHECKED_ONE, self.table)
 
     def insert_one(self) -> Fragment:
         """Values: all columns."""
         places = range(len(self.columns))
         statement = sql.SQL(_INSERT_ONE).format(
-            table=self.ident,
-            columns=self._names(places),
+            table=ident(self.table.name),
+            columns=sql.SQL(", ").join(sql.Identifier(c.name) for c in self.columns),
             values=sql.SQL(", ").join(self._value(at, at + 1) for at in places),
         )
-        return self._checked(statement, _CHECKED_ONE)
+        return _checked(statement, _CHECKED_ONE, self.table)
 
     # Parts of statements
-
-    @property
-    def ident(self) -> Fragment:
-        """The table."""
-        return ident(self.table.name)
 
     def rows(self, places: Sequence[int]) -> Fragment:
         """``unnest($1::type[], ...) as u (v1, ...)``: arrays as rows. Unqualified, or it takes one array only."""
@@ -220,7 +215,7 @@ class Dml:
         places = range(len(self.columns))
         joins, owner = owner_joins(self.data_map, self.table.name, "x")
         return sql.SQL(_SAME).format(
-            table=self.ident,
+            table=ident(self.table.name),
             # Said again, because an index may find them.
             owner_columns=sql.SQL(" and ").join(
                 sql.SQL("{} = {}").format(column("x", self.columns[at].name), self._value(at, at + 1))
@@ -233,17 +228,6 @@ class Dml:
             wave=sql.Literal(self.wave_id),
         )
 
-    def _checked(self, statement: Fragment, check: str) -> Fragment:
-        return sql.SQL(check).format(statement=statement, name=sql.Literal(str(self.table.name)))
-
-    def _names(self, places: Iterable[int]) -> Fragment:
-        return sql.SQL(", ").join(sql.Identifier(self.columns[at].name) for at in places)
-
-    def _sets(self, pairs: Iterable[tuple[int, Fragment]]) -> Fragment:
-        return sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(self.columns[at].name), value) for at, value in pairs
-        )
-
     def _given(self, at: int, n: int) -> Fragment:
         """Column ``n`` of ``u`` as the type of the table's column ``at``."""
         value = sql.SQL("u.{}").format(_name(n))
@@ -254,5 +238,13 @@ class Dml:
         return sql.SQL("${}::{}").format(sql.Literal(n), sql.SQL(self.columns[at].type))
 
 
-def _name(n: int) -> sql.SQL:
-    return sql.SQL(f"v{n:d}")
+def _checked(statement: Fragment, check: str, table: StreamTable) -> Fragment:
+    return sql.SQL(check).format(statement=statement, name=sql.Literal(str(table.name)))
+
+
+def _sets(columns: Sequence[SiteColumn], pairs: Iterable[tuple[int, Fragment]]) -> Fragment:
+    return sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(columns[at].name), value) for at, value in pairs)
+
+
+def _name(n: int) -> sql.Identifier:
+    return sql.Identifier(f"v{n}")

@@ -71,7 +71,7 @@ def _text(dml: Dml, root: Dml, steps: Sequence[OwnerStep]) -> Fragment:
         at = following
     conditions += (root.match(at), root.mine(at))
     return sql.SQL(_DELETE).format(
-        table=dml.ident,
+        table=ident(dml.table.name),
         rows=root.rows(root.table.key_at),
         chain=sql.SQL("").join(chain),
         conditions=sql.SQL(" and ").join(conditions),

@@ -108,6 +108,9 @@ class Pipeline:
                 await self._pass_on()
             except psycopg.Error:
                 self._fail()
+            except BaseException:
+                self._fail()  # half a round is on its way: nothing can follow it
+                raise
             return answer
 
     async def run(self, statements: Iterable[Statement]) -> list[PGresult]:
