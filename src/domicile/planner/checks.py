@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from domicile.model.plan import Check, SignUps, WayBack
+from domicile.planner import checks_live as live
 from domicile.planner import checks_rows as rows
 from domicile.planner import checks_schema as schema
 from domicile.planner import checks_site as site
@@ -62,7 +63,7 @@ async def run_all(p: Preflight) -> tuple[Check, ...]:
     """Run every check, whatever the others say: an operator wants the whole list at once."""
     judged = [check(p) for check in JUDGING]
     asked = [await check(p) for check in ASKING]
-    return (*judged, *asked, *reversible(p), *sign_ups(p))
+    return (*judged, *asked, *await live.run_all(p), *reversible(p), *sign_ups(p))
 
 
 def reversible(p: Preflight) -> tuple[Check, ...]:
