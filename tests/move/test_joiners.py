@@ -10,7 +10,7 @@ import json
 
 import psycopg
 import pytest
-from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar, together
+from tests.move.places import SOURCE, TARGET, Place, apply_cold, every_row, execute, scalar, together
 from tests.move.test_cold_move import in_scope
 
 from domicile import commands
@@ -62,7 +62,7 @@ async def paused(place: Place, where: str = INDIA, sign_ups: SignUps = SignUps.R
     plan = await commands.plan(place.workspace, Question(place.dataset, SOURCE, TARGET, where, sign_ups=sign_ups))
     stop = asyncio.Event()
     stop.set()
-    now = await commands.apply(place.workspace, plan, stop=stop)
+    now = await apply_cold(place.workspace, plan, stop=stop)
     assert now.status is Status.PAUSED, now
     return now
 
@@ -280,7 +280,9 @@ async def test_who_left_and_came_back_is_swept(store: Place) -> None:
         one = (await people(store))[0]
         change = "update store.user_account set market = '{}' where id = {}"
         await execute(store.source, change.format("CN", one))
-        assert await eject_leavers(carrier, 1) == (await carrier.figures.wave(carrier.move.move_id, 1)).subjects
+        before = (await carrier.figures.wave(carrier.move.move_id, 1)).subjects
+        assert await eject_leavers(carrier, 1)
+        assert (await carrier.figures.wave(carrier.move.move_id, 1)).subjects == before - 1
         assert await sweep.run(carrier) == 0
         await execute(store.source, change.format("IN", one))
         assert await sweep.run(carrier) == 2

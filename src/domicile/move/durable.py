@@ -130,8 +130,8 @@ async def _pass_gate(move_id: str, no: int) -> str:
 async def _wave(move_id: str, no: int) -> str:
     """Whoever has left the cohort is taken out first; then the phases of one wave, in order. A wave that everybody has
     left has none."""
-    outcome, members = await leavers_step(move_id, no)
-    if outcome != Outcome.DONE or not members:
+    outcome, anybody = await leavers_step(move_id, no)
+    if outcome != Outcome.DONE or not anybody:
         return outcome
     for phase in PHASES_OF[carrier_of(move_id).move.mode]:
         outcome = await phase_step(move_id, no, phase.value)

@@ -62,17 +62,17 @@ async def leavers(conn: AsyncConnection, move_id: MoveId, wave_id: int, data_map
     return [ordinal for (ordinal,) in rows]
 
 
-async def eject_leavers(carrier: Carrier, no: int) -> int:
-    """Take out of a wave that has not begun whoever has left the cohort; returns how many members it has then."""
+async def eject_leavers(carrier: Carrier, no: int) -> bool:
+    """Take out of a wave that has not begun whoever has left the cohort; False when nobody is left to carry."""
     move = carrier.move
     wave = await carrier.figures.wave(move.move_id, no)
     if wave.phase is not Phase.PLANNED:
-        return wave.subjects
+        return True
     async with carrier.source() as source:
         record = await waves.find_wave(source, move.move_id, no)
         assert record is not None, "the cohort is frozen before the first wave"
         gone = await leavers(source, move.move_id, record.id, move.data_map)
-    return await eject(carrier, no, gone, LEFT)
+    return await eject(carrier, no, gone, LEFT) > 0
 
 
 async def eject(carrier: Carrier, no: int, ordinals: Sequence[int], reason: str) -> int:
