@@ -19,7 +19,7 @@ from domicile.stream.pgoutput import Relation
 from domicile.stream.rows import RowFilter
 from domicile.stream.seam import Seam
 from domicile.stream.skips import Skip
-from domicile.stream.work import Loose, Work
+from domicile.stream.work import Loose, Work, schema_changed
 
 MARKER_PREFIX = "domicile"
 PART_CHANGES = 20_000
@@ -177,9 +177,9 @@ class WaveFilter:
             self._refuse_changes(relation)
             return
         if table is None:
-            raise _changed(_name(known or relation), "it has another name")
+            raise schema_changed(_name(known or relation), "it has another name")
         if known is not None and known != relation:
-            raise _changed(table.name, "its columns, their types or its replica identity are not what they were")
+            raise schema_changed(table.name, "its columns, their types or its replica identity are not what they were")
         _check(table, relation)
         self._relations[relation.oid] = relation
         rows = RowFilter(table, relation, self._index, self._loose, self._work)
@@ -193,7 +193,7 @@ class WaveFilter:
         be one of a table that was renamed before the stream first spoke of it."""
 
         def handler(_: bytes) -> None:
-            raise _changed(_name(relation), "it is published, and not in scope under this name")
+            raise schema_changed(_name(relation), "it is published, and not in scope under this name")
 
         oid = relation.oid.to_bytes(4, "big")
         for op in _OPS.values():
@@ -210,22 +210,12 @@ class WaveFilter:
 def _check(table: StreamTable, relation: Relation) -> None:
     names = [column.name for column in relation.columns]
     if sorted(names) != sorted(table.columns):
-        raise _changed(table.name, "its columns are not those that were planned")
+        raise schema_changed(table.name, "its columns are not those that were planned")
     if table.partitioned:
         return  # described by its root; the rows' identity is that of the leaves
     in_key = {column.name for column in relation.columns if column.in_key}
     if relation.replica != table.replica or in_key != set(names if table.replica == "f" else table.key):
-        raise _changed(table.name, "its replica identity is not the one that was planned")
-
-
-def _changed(table: TableName, what: str) -> DomicileError:
-    return DomicileError(
-        ErrorCode.SCHEMA_CHANGED,
-        f"{table} changed under the stream: {what}",
-        facts={"table": str(table)},
-        safe="The source serves; what has been applied at the destination is whole.",
-        hint="Plan again when the tables are as they shall be.",
-    )
+        raise schema_changed(table.name, "its replica identity is not the one that was planned")
 
 
 def _name(relation: Relation) -> TableName:

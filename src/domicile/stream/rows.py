@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from domicile.model.errors import DomicileError, ErrorCode
 from domicile.stream.canonical import Canon, canonical
 from domicile.stream.change import Change, Field, Key, Op
 from domicile.stream.index import OwnershipIndex, TableIndex, digest, sorted_step
 from domicile.stream.layout import Identity, StreamTable
 from domicile.stream.pgoutput import FIRST_COLUMN, NEW, Relation, behind, fields
 from domicile.stream.probe import UNSENT, Probe, Prober, Wanted, key_of
-from domicile.stream.work import Loose, Work, unclear
+from domicile.stream.work import Loose, Work, schema_changed, unclear
 
 Fields = tuple[Field | None, ...]
 
@@ -111,10 +110,10 @@ class RowFilter:
             self._update_with_old(payload)
             return
         if self.table.identity is Identity.FULL:
-            raise self.changed("the stream does not say which row an update meant")
+            raise schema_changed(self.table.name, "the stream does not say which row an update meant")
         key, owner = self._both_at(payload, FIRST_COLUMN)
         if key is None or key is UNSENT:
-            raise self.changed("a change came without the row's key")
+            raise schema_changed(self.table.name, "a change came without the row's key")
         if key in self._keys:
             row = self._row(payload, FIRST_COLUMN)
             self._changed(key, self._key(row), row, owner)
@@ -127,7 +126,7 @@ class RowFilter:
         """A row is gone."""
         key = self._key_at(payload, FIRST_COLUMN)
         if key is None or key is UNSENT:
-            raise self.changed("a deletion came without the row's key")
+            raise schema_changed(self.table.name, "a deletion came without the row's key")
         if key in self._keys:
             sent = self._key(self._row(payload, FIRST_COLUMN))
             if self._loose:
@@ -165,16 +164,6 @@ class RowFilter:
         self._index.discard(self._index.canon_of(key))
         self._work.changes.append(Change(self._no, Op.DELETE, key))
 
-    def changed(self, what: str) -> DomicileError:
-        """The table is not what the layout says."""
-        return DomicileError(
-            ErrorCode.SCHEMA_CHANGED,
-            f"{self.table.name} changed under the stream: {what}",
-            facts={"table": str(self.table.name)},
-            safe="The source serves; what has been applied at the destination is whole.",
-            hint="Plan again when the tables are as they shall be.",
-        )
-
     def _old_and_new(self, payload: bytes) -> tuple[Fields, Fields]:
         """The row before (of which only the key may be known) and afterwards, completed by what was not sent."""
         old = self.read.row(payload, FIRST_COLUMN)
@@ -188,7 +177,7 @@ class RowFilter:
         """An update that came with the row, or its key, before."""
         key = self._key_at(payload, FIRST_COLUMN)
         if key is None or key is UNSENT:
-            raise self.changed("a change came without the row's key")
+            raise schema_changed(self.table.name, "a change came without the row's key")
         if key in self._keys:
             old, row = self._old_and_new(payload)
             self._changed(key, self.read.key(old), row, self.read.owner(row))

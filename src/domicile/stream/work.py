@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.schema import TableName
 from domicile.stream.canonical import Canon, key_set
 from domicile.stream.change import Change, Key
 from domicile.stream.index import Anchor
@@ -90,4 +91,15 @@ def unclear(what: str) -> DomicileError:
         f"one transaction {what}",
         safe="The source serves; what has been applied at the destination is whole.",
         hint="Begin the wave again: its new copy has what the transaction did.",
+    )
+
+
+def schema_changed(table: TableName, what: str) -> DomicileError:
+    """The table is not what the layout says."""
+    return DomicileError(
+        ErrorCode.SCHEMA_CHANGED,
+        f"{table} changed under the stream: {what}",
+        facts={"table": str(table)},
+        safe="The source serves; what has been applied at the destination is whole.",
+        hint="Plan again when the tables are as they shall be.",
     )
