@@ -30,13 +30,13 @@ def parser(name: str, question: str, rows: int) -> argparse.ArgumentParser:
 
 
 @asynccontextmanager
-async def clusters(*names: str) -> AsyncIterator[tuple[EmbeddedCluster, ...]]:
+async def clusters(*names: str, settings: Mapping[str, str] = SETTINGS) -> AsyncIterator[tuple[EmbeddedCluster, ...]]:
     """Fresh PostgreSQL servers with durable settings, in a directory that is removed afterwards."""
     with scratch_directory("domicile-bench-") as directory:
         running: list[EmbeddedCluster] = []
         try:
             for name in names:
-                cluster = await EmbeddedCluster.create(directory, name, settings=SETTINGS)
+                cluster = await EmbeddedCluster.create(directory, name, settings=settings)
                 running.append(cluster)
                 await cluster.start()
             yield tuple(running)

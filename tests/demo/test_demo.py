@@ -89,7 +89,8 @@ def test_it_moves_everybody_outside_the_mainland_and_proves_it(told: tuple[dict[
     assert check["passed"] is True
     assert [s["text"] for s in check["statements"] if not s["holds"]] == []
     assert account["stayed"][0]["users"] > 0
-    assert account["users"] >= account["plan"]["users"] > 0, "the cohort, and who joined it late"
+    cohort = account["plan"]["users"]
+    assert 0 < 0.9 * cohort < account["users"] < 1.5 * cohort, "who joined it late came along, who left did not"
     assert world["users"] == 400
     assert account["verdict"].startswith("clean")
     assert account["verify"]["clean"] is True

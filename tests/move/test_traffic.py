@@ -38,7 +38,7 @@ async def test_every_acknowledged_write_is_at_home_once(either_store: Place, see
         await asyncio.sleep(0.5)
         account = await busy.stop()
 
-    assert moved.status is Status.WAITING, moved
+    assert moved.status is Status.WAITING, [(w.no, w.error_code, w.error_message) for w in moved.waves if w.error_code]
     found = await oracle.verdict(account, sites, staying=("CN",))
     assert found.clean, found
     assert set(account.refused) <= MINE_TO_ANSWER

@@ -29,7 +29,7 @@ from domicile.world.account import Account as Promised
 from domicile.world.process import Writers, writers
 
 WHERE = "market <> 'CN'"
-MODE = Mode.COLD
+MODE = Mode.LIVE
 OPEN_SECONDS = 2.0  # of writes before the move begins
 WAVE_SUBJECTS = 2_000  # at scale 1: about six waves after the canary
 WAVE_SUBJECTS_MIN = 60

@@ -1,8 +1,8 @@
 """Writers in a process of their own, so that they cost the one that watches nothing but processor time.
 
 The child reads its configuration from its first line of input (conninfos hold secrets, and a command line is seen by
-everybody), then orders, one a line: ``doors``, ``stop``. End of input is an order to end at once: a child never
-outlives its parent. It answers ``ready``, and at the end with its account.
+everybody), then orders, one a line: ``doors``, ``focus FIRST LAST``, ``stop``. End of input is an order to end at once:
+a child never outlives its parent. It answers ``ready``, and at the end with its account.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.world.account import Account
 from domicile.world.traffic import Config, Traffic
 
-LINE_MAX = 16 * 1024 * 1024  # of the configuration, which may name many users
 END_SECONDS = 5.0
 
 
@@ -43,6 +42,10 @@ class Writers:
     async def open_doors(self) -> None:
         """From now on users sign up, and a few leave."""
         await self.order("doors")
+
+    async def focus(self, first: int, last: int) -> None:
+        """From now on they write for the users with these ids, both included."""
+        await self.order(f"focus {first} {last}")
 
     async def stop(self) -> Account:
         """Let the writers end and settle; the account of the whole run. Once."""
@@ -76,9 +79,7 @@ class Writers:
 @asynccontextmanager
 async def writers(config: Config) -> AsyncIterator[Writers]:
     """Writers that write when the block begins; at its end, however it comes, their process is gone."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, limit=LINE_MAX
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE)
     try:
         child = Writers(process)
         await child.order(json.dumps({f.name: _plain(getattr(config, f.name)) for f in fields(config)}))
@@ -104,20 +105,22 @@ def _plain(value: object) -> object:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    orders = StreamReader(limit=LINE_MAX)
+    orders = StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     given: dict[str, Any] = json.loads(await orders.readline())
-    traffic = Traffic(Config(**{**given, "only": tuple(given["only"])}))
+    traffic = Traffic(Config(**{**given, "markets": tuple(given["markets"])}))
     await traffic.open()
     gc.freeze()  # what the ledger holds is never garbage: looking through it again and again would be a pause of ours
     gc.disable()
     answer(b"ready\n")
     running = asyncio.create_task(traffic.run())
     while order := (await orders.readline()).strip():
-        match order:
-            case b"doors":
+        match order.split():
+            case [b"doors"]:
                 traffic.open_doors()
-            case b"stop":
+            case [b"focus", first, last]:
+                traffic.focus(int(first), int(last))
+            case [b"stop"]:
                 traffic.stop()
                 await running
                 await traffic.settle()

@@ -7,6 +7,7 @@ docs/how-to/answer-the-guard.md says. What was acknowledged is entered in a `Led
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 import json
@@ -38,9 +39,9 @@ class Config:
     """``sites`` by name, the one that everybody is thought to live at first; the conninfos may hold secrets.
 
     ``rate`` is in transactions a second for all writers together, None as fast as they can. ``weights`` replaces those
-    of single kinds. ``quiet``: every so many-th user is left alone. ``only``: these users and no others. ``forgetful``:
-    share of transactions that first go to a former home. ``hot``: share of them for a few users. With ``doors`` closed
-    nobody signs up or leaves until `Traffic.open_doors`.
+    of single kinds. ``quiet``: every so many-th user is left alone. ``markets``: users of these, if any are named.
+    ``forgetful``: share of transactions that first go to a former home. ``hot``: share of them for a few users. With
+    ``doors`` closed nobody signs up or leaves until `Traffic.open_doors`.
     """
 
     sites: Mapping[str, str] = field(repr=False)
@@ -50,7 +51,7 @@ class Config:
     isolation: Mapping[str, float] = field(default_factory=lambda: ISOLATION)
     weights: Mapping[str, float] = field(default_factory=dict)
     quiet: int = 0
-    only: tuple[int, ...] = ()
+    markets: tuple[str, ...] = ()
     forgetful: float = 0.02
     hot: float = 0.05
     doors: bool = True
@@ -90,7 +91,8 @@ class Traffic:
         self._ledger = ledger
         self._maker = Maker(ledger, self._dice)
         self._idle: dict[str, list[Session]] = {site: [] for site in config.sites}
-        self._users: list[int] = []
+        self._all: list[int] = []
+        self._users = self._all
         self._believed: dict[int, tuple[str, float]] = {}
         self._sign_up_at: dict[Person, str] = {}
         self._busy: set[Hashable] = set()
@@ -107,10 +109,12 @@ class Traffic:
                     self._ledger.people.setdefault(user, Person(market, site))
             for _ in range(self._config.writers):
                 self._idle[site].append(await Session.open(conninfo))
-        quiet, only = self._config.quiet, set(self._config.only)
-        self._users = [
-            user for user in self._ledger.people if not (quiet and user % quiet == 0) and (not only or user in only)
-        ]
+        quiet, markets = self._config.quiet, self._config.markets
+        self._all = self._users = sorted(
+            user
+            for user, person in self._ledger.people.items()
+            if not (quiet and user % quiet == 0) and (not markets or person.market in markets)
+        )
 
     async def run(self) -> None:
         """Write until `stop`."""
@@ -124,6 +128,10 @@ class Traffic:
     def open_doors(self) -> None:
         """From now on users sign up, and a few leave."""
         self._doors = True
+
+    def focus(self, first: int, last: int) -> None:
+        """From now on write for the users with these ids, both included, and for new ones."""
+        self._users = self._all[bisect_left(self._all, first) : bisect_right(self._all, last)]
 
     def stop(self) -> None:
         """Each writer ends what it has sent, and begins nothing more."""
@@ -185,6 +193,8 @@ class Traffic:
         if kind in DOORS and not self._doors:
             return None
         among = min(HOT_USERS, len(self._users)) if self._dice.random() < self._config.hot else len(self._users)
+        if not among:
+            return None
         user = self._users[self._dice.randrange(among)]
         return None if user in self._ledger.gone else self._maker.make(kind, user)
 

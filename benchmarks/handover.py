@@ -1,0 +1,268 @@
+"""How long do clients wait when their wave is handed over?
+
+    python -m benchmarks.handover [--waves 100] [--quick] [--json]
+
+Waves of 1,000 subjects move while 50 connections write 1,000 transactions a second, all of them for the wave that is
+about to be handed over; then they are rolled back, which is as many handovers again. ``pause_ms``: of each handover the
+longest that a transaction took which met it (refused with DM001 or DM002, and tried before the new home had answered
+anyone of the wave), from its first try to its acknowledgement at the new home. ``saturated``: the same with writers as
+fast as they can. ``wan``: the mover reaches the target through a line of that round trip; clients do not.
+``failed_requests`` are transactions that a retry at the home did not serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+import tempfile
+import time
+
+from benchmarks import _bench
+from benchmarks._proxy import delayed
+from domicile import commands, world
+from domicile.model.phase import Status
+from domicile.model.plan import Limits, Mode, Question
+from domicile.model.report import MoveStatus
+from domicile.model.site import Dataset, DatasetName, Site, SiteName
+from domicile.model.workspace import Workspace
+from domicile.postgres.connect import connect
+from domicile.world.account import Account, Spread
+from domicile.world.oracle import Copies, verdict
+from domicile.world.process import Writers, writers
+from domicile.world.traffic import Config
+
+SUBJECTS = 1_000  # of a wave
+WAVES = 100
+CONNECTIONS = 50
+RATE = 1_000.0
+BEFORE_SECONDS = 2.0
+MAP = Path(world.__file__).parent / "store.map.yaml"
+STORE = DatasetName("store")
+SOURCE, TARGET = SiteName("beijing"), SiteName("singapore")
+SETTINGS = {**_bench.SETTINGS, "max_connections": "200"}
+MS = 1_000.0
+
+# Small people, so that a move is mostly handovers: seven rows each.
+PEOPLE = (
+    """
+    insert into store.user_account (id, email, phone, full_name, market, locale)
+    select n, n || '@bench.example', '', 'User ' || n, %(market)s, 'en'
+    from generate_series(%(first)s::bigint, %(last)s::bigint) as n""",
+    """
+    insert into store.address (id, user_id, recipient, lines, city, country)
+    select n, n, 'User', array['1 Road'], 'Town', %(market)s
+    from generate_series(%(first)s::bigint, %(last)s::bigint) as n""",
+    """
+    insert into store.cart (id, user_id) select n, n from generate_series(%(first)s::bigint, %(last)s::bigint) as n""",
+    """
+    insert into store.orders (id, user_id, address_id, currency, total)
+    select n, n, n, m.currency, 37.50
+    from generate_series(%(first)s::bigint, %(last)s::bigint) as n join store.market as m on m.code = %(market)s""",
+    """
+    insert into store.order_item (order_id, line_no, product_id, quantity, unit_price)
+    select n, l, 1 + n %% 126, l, 12.50
+    from generate_series(%(first)s::bigint, %(last)s::bigint) as n, generate_series(1, 2) as l""",
+    """
+    insert into store.payment (id, order_id, method, amount, currency)
+    select n, n, 'wallet', 37.50, m.currency
+    from generate_series(%(first)s::bigint, %(last)s::bigint) as n join store.market as m on m.code = %(market)s""",
+)
+SEQUENCES = """
+    select setval(pg_get_serial_sequence(t, 'id'), %s)
+    from unnest(array['store.user_account', 'store.address', 'store.cart', 'store.orders', 'store.payment']) as t"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One measurement: its users are those of one market, ids without a gap from ``first`` on."""
+
+    name: str
+    market: str
+    waves: int
+    rate: float | None
+    rtt_ms: float = 0.0
+    first: int = 1
+    back: bool = False  # rolled back, too
+
+    @property
+    def last(self) -> int:
+        return self.first + self.waves * SUBJECTS - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out of a scene. ``movers`` are the pauses as the mover measured them."""
+
+    account: Account
+    waves: dict[int, int]
+    movers: Spread
+    tries: int
+    clean: bool
+    seconds: float
+
+    def figures(self) -> dict[str, object]:
+        """For the result."""
+        handovers = self.account.handovers(self.waves)
+        clients = Spread.of(ms for met in handovers for ms in met)
+        return {
+            "pause_ms": spread(self.account.pauses(self.waves)),
+            "handovers": len(handovers),
+            "handovers_noticed": sum(bool(met) for met in handovers),
+            "client_ms": spread(clients),
+            "mover_pause_ms": spread(self.movers),
+            "tries": self.tries,
+            "failed_requests": self.account.failed,
+            "failures": dict(self.account.failures),
+            "acknowledged": self.account.acknowledged,
+            "tps": round(len(self.account.timings) / self.account.seconds, 1),
+            "latency_ms": spread(self.account.latency()),
+            "oracle_clean": self.clean,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def spread(found: Spread) -> dict[str, float | None]:
+    return {"p50": found.p50, "p99": found.p99, "max": found.max}
+
+
+def scenes(waves: int) -> tuple[Scene, ...]:
+    """All of them, over users who do not overlap."""
+    few = max(2, waves // 10)
+    plain = (
+        Scene("loopback", "IN", waves, RATE, back=True),
+        Scene("saturated", "ID", max(2, waves // 4), None),
+        Scene("wan", "MY", few, RATE, rtt_ms=50.0),
+        Scene("wan", "PH", few, RATE, rtt_ms=170.0),
+    )
+    placed: list[Scene] = []
+    for scene in plain:
+        first = placed[-1].last + 1 if placed else 1
+        placed.append(Scene(scene.name, scene.market, scene.waves, scene.rate, scene.rtt_ms, first, scene.back))
+    return tuple(placed)
+
+
+async def build(source: str, target: str, all_scenes: Sequence[Scene]) -> None:
+    """The store at both sites; people at the source only."""
+    for number, conninfo in enumerate((source, target)):
+        async with await connect(conninfo) as conn:
+            await world.create_schema(conn, site_number=number)
+            await world.populate_reference(conn)
+    async with await connect(source) as conn:
+        for scene in all_scenes:
+            values = {"market": scene.market, "first": scene.first, "last": scene.last}
+            for statement in PEOPLE:
+                await conn.execute(statement.encode(), values)
+        await conn.execute(SEQUENCES, (all_scenes[-1].last + 1,))
+        await conn.execute("vacuum analyze")
+
+
+def workspace(state: Path, source: str, target: str) -> Workspace:
+    return Workspace(
+        sites={SOURCE: Site(SOURCE, "CN"), TARGET: Site(TARGET, "SG")},
+        datasets={STORE: Dataset(STORE, str(MAP), {SOURCE: source, TARGET: target})},
+        state_dir=state,
+        config_digest=hashlib.sha256(target.encode()).hexdigest(),
+        base_dir=Path("/"),
+        limits=Limits(wave_subjects_max=SUBJECTS, canary_subjects_max=SUBJECTS),
+    )
+
+
+async def play(scene: Scene, state: Path, source: str, target: str) -> Measured:
+    """Move the scene's users (and back) under writes for whoever moves next."""
+    began = time.monotonic()
+    sites = {str(SOURCE): source, str(TARGET): target}
+    config = Config(
+        sites, seed=scene.first, writers=CONNECTIONS, rate=scene.rate, markets=(scene.market,), hot=0.0, doors=False
+    )
+    async with delayed(target, scene.rtt_ms) as line:
+        place = workspace(state, source, line if scene.rtt_ms else target)
+        plan = await commands.plan(place, Question(STORE, SOURCE, TARGET, where=f"market = '{scene.market}'"))
+        async with writers(config) as busy:
+            focus = _Focus(scene, busy)
+            await focus.at(1)
+            await asyncio.sleep(BEFORE_SECONDS)
+            moved = await commands.apply(place, plan, mode=Mode.LIVE, on_progress=focus.watch)
+            _require(moved, Status.WAITING)
+            pauses = _pauses(moved)
+            tries = sum(w.live.tries for w in moved.waves if w.live)
+            if scene.back:
+                moved = await commands.rollback(place, moved.move_id, on_progress=focus.watch)
+                pauses += _pauses(moved)
+            account = await busy.stop()
+    found = await verdict(account, sites, copies=Copies.FROZEN)
+    if not found.clean:
+        _bench.say(f"NOT CLEAN: {found}")
+    waves = {user: (user - scene.first) // SUBJECTS + 1 for user in range(scene.first, scene.last + 1)}
+    return Measured(account, waves, Spread.of(pauses), tries, found.clean, time.monotonic() - began)
+
+
+class _Focus:
+    """Keeps the writers on the wave that is at work."""
+
+    def __init__(self, scene: Scene, busy: Writers) -> None:
+        self._scene = scene
+        self._busy = busy
+        self._no = 0
+        self._orders: set[asyncio.Task[None]] = set()
+
+    def watch(self, status: MoveStatus) -> None:
+        no = next((w.no for w in status.waves if w.status is Status.RUNNING), self._no)
+        if no != self._no:
+            _bench.say(f"{self._scene.name} {self._scene.rtt_ms or ''}: wave {no} of {len(status.waves)}")
+            order = asyncio.create_task(self.at(no))
+            self._orders.add(order)
+            order.add_done_callback(self._orders.discard)
+
+    async def at(self, no: int) -> None:
+        self._no = no
+        first = self._scene.first + (no - 1) * SUBJECTS
+        await self._busy.focus(first, first + SUBJECTS - 1)
+
+
+def _pauses(moved: MoveStatus) -> list[float]:
+    return [w.live.pause_ms for w in moved.waves if w.live is not None and w.live.pause_ms is not None]
+
+
+def _require(moved: MoveStatus, status: Status) -> None:
+    if moved.status is not status:
+        why = [(w.no, w.error_code, w.error_message) for w in moved.waves if w.error_code]
+        raise RuntimeError(f"the move is {moved.status}: {why or moved.error_message}")
+
+
+async def run(waves: int) -> dict[str, object]:
+    """All scenes on one pair of servers."""
+    result: dict[str, object] = {"subjects": SUBJECTS, "connections": CONNECTIONS, "rate": RATE}
+    wan: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="domicile-bench-state-") as state:
+        Path(state).chmod(0o711)
+        async with _bench.clusters("source", "target", settings=SETTINGS) as (source, target):
+            all_scenes = scenes(waves)
+            _bench.say(f"filling the source with {all_scenes[-1].last:,} users")
+            await build(source.conninfo(), target.conninfo(), all_scenes)
+            for scene in all_scenes:
+                place = Path(state) / f"{scene.name}-{scene.rtt_ms:.0f}"
+                measured = await play(scene, place, source.conninfo(), target.conninfo())
+                figures = measured.figures()
+                _bench.say(f"{scene.name} {scene.rtt_ms or ''}: {figures}")
+                match scene.name:
+                    case "wan":
+                        wan.append({"rtt_ms": scene.rtt_ms, **figures})
+                    case "saturated":
+                        result["saturated"] = figures
+                    case _:
+                        result |= figures
+    return {**result, "wan": wan}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _bench.parser("handover", __doc__ or "", SUBJECTS)
+    parser.add_argument("--waves", type=int, default=WAVES, help=f"of the first scene, each moved twice ({WAVES})")
+    parser.add_argument("--quick", action="store_true", help="three waves a scene: a look, not a figure")
+    options = parser.parse_args(arguments)
+    _bench.show(asyncio.run(run(3 if options.quick else options.waves)), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
