@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 import itertools
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from domicile.model.plan import Limits
+from domicile import commands
+from domicile.model.plan import Limits, Mode
 from domicile.model.site import Dataset, DatasetName, Site, SiteName
 from domicile.model.workspace import Workspace
 from domicile.sites.embedded import EmbeddedCluster
 
+apply_cold = partial(commands.apply, mode=Mode.COLD)
 SMALL = Limits(wave_subjects_max=60, canary_subjects_max=5, chunk_rows=200, purge_chunk_rows=100)
 SOURCE, TARGET = SiteName("beijing"), SiteName("singapore")
 _numbers = itertools.count(1)

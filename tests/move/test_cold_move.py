@@ -8,7 +8,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 from tests.move.conftest import STORE_MAP
-from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar, together
+from tests.move.places import SOURCE, TARGET, Place, apply_cold, every_row, execute, scalar, together
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
@@ -42,7 +42,7 @@ async def test_everybody_abroad_moves_and_nobody_else(either_store: Place) -> No
     assert await every_row(place.source) == before_source, "a plan changes nothing"
     assert await every_row(place.target) == before_target
 
-    moved = await commands.apply(place.workspace, plan)
+    moved = await apply_cold(place.workspace, plan)
     assert moved.status is Status.WAITING, moved
     assert {w.phase for w in moved.waves} == {Phase.SOAK}
     assert {w.verdict for w in moved.waves} == {"clean"}
@@ -78,7 +78,7 @@ async def test_where_follows_the_subject(store: Place) -> None:
     stays = str(await scalar(store.source, "select min(id) from store.user_account where market = 'CN'"))
     assert (await commands.where(store.workspace, "store", traveller)).home == SOURCE
     plan = await plan_of(store)
-    moved = await commands.apply(store.workspace, plan)
+    moved = await apply_cold(store.workspace, plan)
     answer = await commands.where(store.workspace, "store", traveller)
     assert (answer.home, answer.epoch, answer.basis) == (TARGET, 1, "directory")
     assert {p.site: p.mark for p in answer.sites} == {SOURCE: "departed", TARGET: "resident"}
@@ -91,7 +91,7 @@ async def test_where_follows_the_subject(store: Place) -> None:
 async def test_the_guard_answers_with_the_home_during_soak(store: Place) -> None:
     traveller = await scalar(store.source, "select min(id) from store.user_account where market = 'IN'")
     stays = await scalar(store.source, "select min(id) from store.user_account where market = 'CN'")
-    await commands.apply(store.workspace, await plan_of(store))
+    await apply_cold(store.workspace, await plan_of(store))
     rename = "update store.user_account set full_name = 'x' where id = %s"
     with pytest.raises(psycopg.Error) as refused:
         await scalar(store.source, rename + " returning id", traveller)
@@ -104,7 +104,7 @@ async def test_the_guard_answers_with_the_home_during_soak(store: Place) -> None
 
 async def test_a_write_at_the_target_does_not_spoil_the_proof_nor_the_purge(store: Place) -> None:
     traveller = await scalar(store.source, "select min(id) from store.user_account where market = 'IN'")
-    moved = await commands.apply(store.workspace, await plan_of(store))
+    moved = await apply_cold(store.workspace, await plan_of(store))
     await scalar(store.target, "update store.user_account set full_name = 'x' where id = %s returning id", traveller)
     verified = await commands.verify(store.workspace, moved.move_id)
     assert verified.clean, "the source copy is what the verdict sealed"
@@ -116,7 +116,7 @@ async def test_a_write_at_the_target_does_not_spoil_the_proof_nor_the_purge(stor
 async def test_purge_refuses_a_source_copy_that_changed(store: Place) -> None:
     """A write that slipped past the guard (a session in replica role) must not be purged away."""
     traveller = await scalar(store.source, "select min(id) from store.user_account where market = 'IN'")
-    moved = await commands.apply(store.workspace, await plan_of(store))
+    moved = await apply_cold(store.workspace, await plan_of(store))
     await execute(
         store.source,
         "set session_replication_role = replica;"
@@ -133,7 +133,7 @@ async def test_pause_stops_between_waves_and_resume_goes_on(store: Place) -> Non
     before = together(await every_row(store.source), await every_row(store.target), in_scope())
     stop = asyncio.Event()
     stop.set()
-    paused = await commands.apply(store.workspace, await plan_of(store), stop=stop)
+    paused = await apply_cold(store.workspace, await plan_of(store), stop=stop)
     assert paused.status in (Status.PAUSED, Status.WAITING)
     assert all(w.phase in (Phase.PLANNED, Phase.SOAK) for w in paused.waves), "nobody is left between homes"
     done = await commands.resume(store.workspace, paused.move_id)
@@ -144,9 +144,9 @@ async def test_pause_stops_between_waves_and_resume_goes_on(store: Place) -> Non
 
 async def test_a_plan_is_applied_once(store: Place) -> None:
     plan = await plan_of(store)
-    first = await commands.apply(store.workspace, plan)
+    first = await apply_cold(store.workspace, plan)
     with pytest.raises(DomicileError) as refused:
-        await commands.apply(store.workspace, plan)
+        await apply_cold(store.workspace, plan)
     assert refused.value.code is ErrorCode.PLAN_APPLIED
     assert first.move_id in refused.value.message
 
@@ -157,33 +157,33 @@ async def test_a_cohort_that_changed_makes_the_plan_stale_and_leaves_no_trace(st
                   "store.user_account where market = 'CN')")  # fmt: skip
     before = await every_row(store.source), await every_row(store.target)
     with pytest.raises(DomicileError) as refused:
-        await commands.apply(store.workspace, plan)
+        await apply_cold(store.workspace, plan)
     assert refused.value.code is ErrorCode.PLAN_STALE
     assert (await every_row(store.source), await every_row(store.target)) == before
     assert await scalar(store.source, "select count(*) from domicile.move") == 0
-    assert (await commands.apply(store.workspace, await plan_of(store))).status is Status.WAITING
+    assert (await apply_cold(store.workspace, await plan_of(store))).status is Status.WAITING
 
 
 async def test_another_configuration_or_map_makes_the_plan_stale(store: Place) -> None:
     plan = await plan_of(store)
     with pytest.raises(DomicileError) as refused:
-        await commands.apply(replace(store.workspace, config_digest="other"), plan)
+        await apply_cold(replace(store.workspace, config_digest="other"), plan)
     assert refused.value.code is ErrorCode.PLAN_STALE
 
 
 async def test_those_who_left_cannot_be_planned_again(store: Place) -> None:
-    await commands.apply(store.workspace, await plan_of(store, "market = 'IN'"))
+    await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
     with pytest.raises(DomicileError) as refused:
         await plan_of(store, "market in ('IN', 'ID')")
     assert refused.value.code is ErrorCode.COHORT_DEPARTED
-    moved = await commands.apply(store.workspace, await plan_of(store, "market = 'ID'"))
+    moved = await apply_cold(store.workspace, await plan_of(store, "market = 'ID'"))
     assert moved.status is Status.WAITING
 
 
 async def test_abort_between_waves_keeps_what_moved(store: Place) -> None:
     stop = asyncio.Event()
     stop.set()
-    paused = await commands.apply(store.workspace, await plan_of(store), stop=stop)
+    paused = await apply_cold(store.workspace, await plan_of(store), stop=stop)
     if paused.status is not Status.PAUSED:
         pytest.skip("the move was faster than the pause")
     aborted = await commands.abort(store.workspace, paused.move_id)
@@ -202,7 +202,7 @@ async def test_the_control_database_holds_no_subject(store: Place) -> None:
         store.source,
         "select string_agg(concat_ws('|', email, full_name, phone), '|') from store.user_account where market <> 'CN'",
     )
-    moved = await commands.apply(store.workspace, await plan_of(store))
+    moved = await apply_cold(store.workspace, await plan_of(store))
     needles = {n for n in str(rows).split("|") if len(n) > 5}
     assert len(needles) > 100
     from domicile.commands.desk import open_desk

@@ -11,7 +11,7 @@ from tests.samples import EXAMPLES, load_chinook, load_chinook_elsewhere, load_p
 
 from domicile import commands
 from domicile.model.phase import Status
-from domicile.model.plan import Question
+from domicile.model.plan import Mode, Question
 from domicile.sites.embedded import EmbeddedCluster
 
 _OF_CHINA = """
@@ -49,12 +49,12 @@ def chinook(site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Pat
     return Place(workspace, source, target, "chinook")
 
 
-async def move(place: Place, where: str) -> None:
+async def move(place: Place, where: str, mode: Mode = Mode.LIVE) -> None:
     """Plan, apply, verify, purge."""
     plan = await commands.plan(place.workspace, Question(place.dataset, SOURCE, TARGET, where=where))
-    assert not plan.refusals, plan.refusals
-    moved = await commands.apply(place.workspace, plan)
-    assert moved.status is Status.WAITING, moved
+    assert not plan.refusals_of(mode), plan.refusals_of(mode)
+    moved = await commands.apply(place.workspace, plan, mode=mode)
+    assert moved.status is Status.WAITING, [(w.no, w.error_message) for w in moved.waves]
     assert (await commands.verify(place.workspace, moved.move_id)).clean
     purged = await commands.purge(place.workspace, moved.move_id)
     assert purged.rows == plan.rows
@@ -75,11 +75,11 @@ async def test_pagila_india_first_then_everybody_outside_china(pagila: Place) ->
     mainland = await chinese(pagila)
     assert await scalar(pagila.source, INDIAN) == 60
 
-    await move(pagila, "market = 'India'")
+    await move(pagila, "market = 'India'", Mode.COLD)
     assert await scalar(pagila.source, INDIAN) == 0
     assert await scalar(pagila.target, INDIAN + " and customer_id < 900000") == 60
 
-    await move(pagila, "market <> 'China'")
+    await move(pagila, "market <> 'China'", Mode.COLD)
     assert await scalar(pagila.source, NOT_CHINESE) == 0
     assert await scalar(pagila.source, CHINESE) == 53
     assert await scalar(pagila.target, CHINESE + " and customer_id < 900000") == 0
@@ -95,7 +95,7 @@ async def test_pagila_india_first_then_everybody_outside_china(pagila: Place) ->
 
 async def test_pagila_inserts_go_on_at_the_target(pagila: Place) -> None:
     """The target's sequences are past what arrived."""
-    await move(pagila, "market = 'India'")
+    await move(pagila, "market = 'India'", Mode.COLD)
     await execute(
         pagila.target,
         """insert into customer (store_id, first_name, last_name, address_id) select 1, 'n', 'n', 900001

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from tests.move.places import SOURCE, TARGET, Place, Rows, every_row, execute, scalar
+from tests.move.places import SOURCE, TARGET, Place, Rows, apply_cold, every_row, execute, scalar
 from tests.move.test_cold_move import ABROAD, plan_of
 
 from domicile import commands
@@ -37,7 +37,7 @@ async def stuck(place: Place) -> tuple[MoveStatus, tuple[Rows, Rows]]:
     taken = await scalar(place.source, _LAST_INDIAN)
     await scalar(place.target, _OCCUPY, taken)
     before = await both(place)
-    return await commands.apply(place.workspace, plan), before
+    return await apply_cold(place.workspace, plan), before
 
 
 async def guards(conninfo: str) -> object:
@@ -76,7 +76,7 @@ async def test_abort_after_a_failure_forgets_what_did_not_move(store: Place) -> 
     (after,) = await commands.status(store.workspace, failed.move_id)
     assert after.status is Status.ABORTED
     await execute(store.target, _LEAVE)
-    rest = await commands.apply(store.workspace, await plan_of(store, "market = 'IN'"))
+    rest = await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
     assert rest.status is Status.WAITING, "those who did not move can be planned again"
 
 
@@ -85,7 +85,7 @@ async def test_abort_of_a_move_that_moved_nobody_leaves_no_trace(store: Place) -
     plan = await plan_of(store, "market = 'IN'")
     await scalar(store.target, _OCCUPY, taken)
     before = await both(store)
-    failed = await commands.apply(store.workspace, plan)
+    failed = await apply_cold(store.workspace, plan)
     assert failed.status is Status.FAILED
     await commands.abort(store.workspace, failed.move_id)
     assert await both(store) == before
@@ -101,7 +101,7 @@ async def test_abort_of_a_move_that_moved_nobody_leaves_no_trace(store: Place) -
 async def test_a_table_that_is_dropped_half_way(store: Place) -> None:
     stop = asyncio.Event()
     stop.set()
-    paused = await commands.apply(store.workspace, await plan_of(store), stop=stop)
+    paused = await apply_cold(store.workspace, await plan_of(store), stop=stop)
     assert paused.status is Status.PAUSED
     await execute(store.target, "drop table store.review cascade")
     with pytest.raises(DomicileError) as refused:
@@ -118,10 +118,10 @@ async def test_an_unreachable_target_is_named_and_nothing_changes(store: Place) 
     nowhere = replace(dataset, at={**dataset.at, TARGET: "host=127.0.0.1 port=1 dbname=x user=x"})
     broken = replace(store.workspace, datasets={DatasetName("store"): nowhere})
     with pytest.raises(DomicileError) as refused:
-        await commands.apply(broken, plan)
+        await apply_cold(broken, plan)
     assert refused.value.code is ErrorCode.SITE_UNREACHABLE
     assert await every_row(store.source) == before
-    assert (await commands.apply(store.workspace, plan)).status is Status.WAITING, "the same plan goes on afterwards"
+    assert (await apply_cold(store.workspace, plan)).status is Status.WAITING, "the same plan goes on afterwards"
 
 
 async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) -> None:
@@ -131,7 +131,7 @@ async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) ->
     plan = await commands.plan(store.workspace, question, limits=limits)
     async with await psycopg.AsyncConnection.connect(store.source, application_name="slow-job") as holder:
         await holder.execute("update store.user_account set locale = locale where market = 'CN'")
-        failed = await commands.apply(store.workspace, plan)
+        failed = await apply_cold(store.workspace, plan)
         assert failed.status is Status.FAILED
         assert failed.error_code == ErrorCode.FENCE_BUDGET
         assert "user_account" in failed.error_message
@@ -151,7 +151,7 @@ async def test_a_person_at_the_target_with_the_same_key_survives_the_step_back(s
         f"""insert into store.cart (user_id, updated_at) values ({taken}, now())""",
     )
     before = await every_row(store.target)
-    failed = await commands.apply(store.workspace, plan)
+    failed = await apply_cold(store.workspace, plan)
     assert failed.waves[-1].error_code == ErrorCode.KEYS_COLLIDE
     await commands.abort(store.workspace, failed.move_id)
     moved = {f"wave {w.no}" for w in failed.waves if w.phase is Phase.SOAK}
@@ -189,7 +189,7 @@ async def test_an_arrival_in_doubt_is_waited_for(store: Place) -> None:
             await lost.commit()
 
         late = asyncio.create_task(arrive_late())
-        failed = await commands.apply(workspace, plan)
+        failed = await apply_cold(workspace, plan)
         await late
     assert marks == ["departed"], "the source stays shut while the arrival is in doubt"
     assert failed.status is Status.FAILED
@@ -200,7 +200,7 @@ async def test_an_arrival_in_doubt_is_waited_for(store: Place) -> None:
 
 async def test_abort_after_the_arrival_finishes_the_wave_that_lives_at_the_target(store: Place) -> None:
     workspace = replace(store.workspace, failpoint="handover.arrived:error")
-    failed = await commands.apply(workspace, await plan_of(store, "market = 'IN'"))
+    failed = await apply_cold(workspace, await plan_of(store, "market = 'IN'"))
     assert failed.status is Status.FAILED
     assert failed.waves[0].phase is Phase.HANDOVER
     aborted = await commands.abort(store.workspace, failed.move_id)

@@ -9,7 +9,7 @@ import json
 import random
 
 import psycopg
-from tests.move.places import SOURCE, TARGET, Place, scalar
+from tests.move.places import SOURCE, TARGET, Place, apply_cold, scalar
 from tests.move.test_cold_move import plan_of
 
 from domicile import commands
@@ -91,7 +91,7 @@ async def test_no_acknowledged_write_is_lost_or_doubled(either_store: Place, see
     assert isinstance(subjects, list)
     application = Application(place, subjects, seed)
     running = asyncio.create_task(application.run())
-    moved = await commands.apply(place.workspace, plan)
+    moved = await apply_cold(place.workspace, plan)
     await asyncio.sleep(0.5)  # some more writes, at the new homes
     application.stop.set()
     await running
@@ -112,11 +112,11 @@ async def test_there_and_back(store: Place) -> None:
     """The same subjects move a second time, home again: epochs go up, rows are what they were."""
     traveller = str(await scalar(store.source, "select min(id) from store.user_account where market = 'IN'"))
     before = await written(store.source)
-    there = await commands.apply(store.workspace, await plan_of(store, "market = 'IN'"))
+    there = await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
     await commands.purge(store.workspace, there.move_id)
     assert (await commands.where(store.workspace, "store", traveller)).epoch == 1
     question = Question("store", TARGET, SOURCE, where="market = 'IN'")
-    back = await commands.apply(store.workspace, await commands.plan(store.workspace, question))
+    back = await apply_cold(store.workspace, await commands.plan(store.workspace, question))
     assert back.status is Status.WAITING, back
     await commands.purge(store.workspace, back.move_id)
     answer = await commands.where(store.workspace, "store", traveller)
@@ -125,5 +125,5 @@ async def test_there_and_back(store: Place) -> None:
     rename = "update store.user_account set full_name = 'home' where id = %s returning id"
     assert await scalar(store.source, rename, traveller) is not None, "the guard lets them write at home"
     replaced = replace(question, source=SOURCE, target=TARGET)
-    again = await commands.apply(store.workspace, await commands.plan(store.workspace, replaced))
+    again = await apply_cold(store.workspace, await commands.plan(store.workspace, replaced))
     assert (again.status, (await commands.where(store.workspace, "store", traveller)).epoch) == (Status.WAITING, 3)

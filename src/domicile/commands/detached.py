@@ -17,7 +17,7 @@ from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
 
 
-async def apply_detached(workspace: Workspace, plan: Plan, *, mode: Mode = Mode.COLD) -> MoveStatus:
+async def apply_detached(workspace: Workspace, plan: Plan, *, mode: Mode = Mode.LIVE) -> MoveStatus:
     """Begin the plan's move, freeze its cohort, which needs the plan file, and leave the waves to the workers of its
     source site. Raises what ``apply`` raises before its first wave, and config-invalid without a shared control
     database."""

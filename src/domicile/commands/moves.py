@@ -49,7 +49,7 @@ async def apply(
     workspace: Workspace,
     plan: Plan,
     *,
-    mode: Mode = Mode.COLD,
+    mode: Mode = Mode.LIVE,
     on_progress: Watch = quiet,
     stop: asyncio.Event | None = None,
 ) -> MoveStatus:
