@@ -79,7 +79,8 @@ class Reparent:
                 found: dict[tuple[int, Key], Fields] = {}
                 for no, keys in _by_table(transaction.enter):
                     async for table, key, fields in self._subtree(self.layout.tables[no], keys):
-                        found[table.no, key] = fields
+                        if (table.no, key) not in self.index:  # else the stream carries it, from before or later on
+                            found[table.no, key] = fields
             finally:
                 await self.origin.execute("rollback")
         return seam, until, found
