@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Check, Cohort, Format, Limits, Plan, TablePlan, WavePlan
+from domicile.model.plan import Check, Cohort, Format, Limits, Mode, Plan, TablePlan, WavePlan
 from domicile.model.report import (
+    InTheWay,
+    LiveFigures,
     MoveReport,
     MoveStatus,
     Presence,
@@ -55,6 +57,49 @@ RUNNING = MoveStatus(
     safe="Every wave is whole: at its source or at its target, and no subject has two homes anywhere.",
     next="Watch it with: domicile status store-beijing-singapore-a1b2c3 --watch",
 )
+HANDED_OVER = tuple(
+    wave(
+        no,
+        Phase.SOAK,
+        Status.WAITING,
+        rows_copied=123_456,
+        bytes_copied=45_678_901,
+        copy_seconds=1.5,
+        verdict="clean",
+        live=LiveFigures(lag_bytes=0, pause_ms=3.0 + no * 0.1, round_trip_ms=0.35),
+    )
+    for no in range(1, 11)
+)
+CLOSING_IN = wave(
+    11,
+    Phase.HANDOVER,
+    Status.RUNNING,
+    rows_copied=123_456,
+    bytes_copied=45_678_901,
+    copy_seconds=1.5,
+    verdict="clean",
+    live=LiveFigures(
+        lag_bytes=1_234_567,
+        lag_seconds=0.84,
+        changes=987_654,
+        dirty_rows=312,
+        dirty_subjects=40,
+        blockers=(InTheWay(4711, "psql", 12.44), InTheWay(None, "", 3.0), InTheWay(4712, "billing worker", None)),
+        wal_bytes=1_200_000_000,
+        probe_p99_ms=31.4,
+        probe_base_ms=8.24,
+        slowed=0.4,
+        tries=2,
+        last_try="2 transactions still write for the wave after 10 s",
+        seconds_left=12.0,
+    ),
+)
+LIVE = replace(
+    RUNNING,
+    pause_requested=False,
+    waves=(*HANDED_OVER, CLOSING_IN, *(wave(no, Phase.PLANNED, Status.PENDING) for no in range(12, 41))),
+)
+COLD = replace(RUNNING, mode=Mode.COLD)
 FAILED = replace(
     RUNNING,
     status=Status.FAILED,
@@ -95,6 +140,15 @@ PLAN = Plan(
     made_at="2026-01-02T03:04:05+00:00",
     digest="ef" * 32,
 )
+ONLY_COLD = replace(
+    PLAN,
+    checks=(
+        PLAN.checks[0],
+        Check("change stream at beijing", False, "wal_level is replica", "alter system set wal_level = 'logical';",
+              mode=Mode.LIVE),
+        Check("tables in the change stream", True, "the rows of 2 tables can be told apart", mode=Mode.LIVE),
+    ),
+)  # fmt: skip
 VERIFY = VerifyReport(
     MOVE,
     False,

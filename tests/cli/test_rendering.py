@@ -38,10 +38,15 @@ def rendered(width: int) -> dict[str, Iterable[RenderableType]]:
     pace.tell(0.0, 0, 0)
     pace.tell(2.0, 123_456, 45_678_901)
     picture = Picture(ex.RUNNING, pace, 61.0)
+    live = Picture(ex.LIVE, pace, 61.0)
     return {
         "sites": render_sites.sites(ex.SITES, width),
         "findings": render_sites.findings(FINDINGS),
         "plan": render_plan.plan(ex.PLAN, width),
+        "cold plan": render_plan.plan(ex.ONLY_COLD, width),
+        "live move": render_move.move(ex.LIVE, width),
+        "cold move": render_move.move(ex.COLD, width),
+        "live progress": [live.live(width)],
         "moves": render_move.moves((ex.RUNNING, ex.FAILED), width),
         "no moves": render_move.moves((), width),
         "move": render_move.move(ex.RUNNING, width),
@@ -67,6 +72,33 @@ MUST_SHOW = {
     "sites": ["beijing", "singapore", "18.4", "not ready", "unreachable", 'grant create on database "s" to "m";'],
     "findings": ["error", "warning", "1 error, 1 warning", "store.orders", "next: create index"],
     "plan": ["beijing -> singapore", "1.7 GB", "1 canary", "11-39", "FAILED", "schemas equal", "refused"],
+    "cold plan": ["FAILED", "change stream at beijing (live only)", "not live: 1 failed check", "--cold"],
+    "live move": [
+        "pause   p50 3.5 ms, p99 4.0 ms, max 4.0 ms over 10 waves; round trip 0.35 ms",
+        "wave 11 now",
+        "1.2 MB of log, 840 ms; 1.0 MB allowed at the handover. 987,654 changes applied",
+        "312 rows of 40 subjects",
+        "1.2 GB of 17.2 GB allowed",
+        "holds itself back 40 % of the time; a write takes 31 ms (p99; 8.2 ms before)",
+        "in about 12.0 s, try 3 of 20; writers wait 1.0 s at most. Last try: 2 transactions still write",
+        "pid 4711 psql 12.4 s, a prepared transaction 3.0 s, pid 4712 billing worker",
+        "12-40",
+    ],
+    "cold move": ["3-40", "fenced", "3.2 s"],
+    "live progress": [
+        "lag 1.2 MB 840 ms",
+        "dirty 312 rows of 40 subjects",
+        "handover in 12.0 s",
+        "987,654 changes applied",
+        "try 3 of 20",
+        "slowed 40 %",
+        "a write takes 31 ms (p99; 8.2 ms before)",
+        "log kept 1.2 GB of 17.2 GB",
+        "waits for",
+        "pid 4711 psql 12.4 s",
+        "a prepared transaction 3.0 s",
+        "last try: ",
+    ],
     "moves": ["store-beijing-singapore-a1b2c3", "running", "failed", "1/40"],
     "no moves": ["domicile plan"],
     "move": ["pause asked for", "copy", "3-40", "safe:", "next:"],
@@ -90,6 +122,42 @@ def test_fits_and_shows_what_matters(name: str, width: int) -> None:
     for fact in wanted:
         assert "".join(fact.split()) in flat, f"{fact!r} is not in:\n{text}"
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 15), (60, 10), (80, 9), (120, 7)])
+def test_a_live_wave_takes_the_lines_it_needs(width: int, height: int) -> None:
+    picture = printed([Picture(ex.LIVE, Pace(), 61.0).live(width)], width)
+    assert len(picture.splitlines()) <= height, picture
+    assert "…" not in picture or width < 60, "nothing is cut"
+    assert "wave 11: handover" in picture
+    for fact in MUST_SHOW["live progress"]:
+        assert fact in picture, picture
+
+
+def test_a_live_wave_in_a_log_is_one_line() -> None:
+    line = Picture(ex.LIVE, Pace(), 61.0).line()
+    assert "\n" not in line
+    for fact in ("wave 11: handover", "lag 1.2 MB", "slowed 40 %", "waits for", "last try: 2 transactions"):
+        assert fact in line
+
+
+def test_a_wave_that_has_arrived_shows_no_lag() -> None:
+    assert "lag" not in printed(render_move.move(replace_live(ex.HANDED_OVER), 120), 120)
+    alone = printed(render_move.move(replace_live(ex.HANDED_OVER[:1]), 120), 120)
+    assert "pause   3.1 ms in 1 wave; round trip 0.35 ms" in alone
+    assert "pause   " not in printed(render_move.move(replace_live(ex.LIVE.waves[-1:]), 120), 120).split("wave")[0]
+
+
+def replace_live(waves: tuple[ex.WaveStatus, ...]) -> ex.MoveStatus:
+    return ex.replace(ex.LIVE, waves=waves)
+
+
+def test_live_figures_and_budgets_are_in_the_json() -> None:
+    told = json.loads(dumps(ex.LIVE))
+    assert told["pauses"] == {"waves": 10, "p50_ms": 3.5, "p99_ms": 4.0, "max_ms": 4.0, "round_trip_ms": 0.35}
+    assert told["limits"]["handover_tries"] == 20
+    assert told["waves"][10]["live"]["blockers"][0] == {"pid": 4711, "application": "psql", "age_s": 12.44}
+    assert told["mode"] == "live"
 
 
 def test_numbers_are_never_broken_in_two() -> None:
@@ -168,6 +236,15 @@ def test_sizes(number: int | None, text: str) -> None:
 )  # fmt: skip
 def test_durations(seconds: float | None, text: str) -> None:
     assert units.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(None, "-"), (0.351, "0.35 ms"), (0.996, "1.0 ms"), (4.24, "4.2 ms"), (9.96, "10 ms"), (125.4, "125 ms"),
+     (999.6, "1.0 s"), (61_000, "1:01")],
+)  # fmt: skip
+def test_milliseconds(number: float | None, text: str) -> None:
+    assert units.milliseconds(number) == text
 
 
 def test_counts() -> None:

@@ -25,7 +25,7 @@ from domicile.cli.progress import watching
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import EXIT_DISCREPANCY, EXIT_REFUSED
 from domicile.model.phase import Status
-from domicile.model.plan import Question, SignUps, WayBack
+from domicile.model.plan import Mode, Question, SignUps, WayBack
 from domicile.model.report import MoveStatus
 from domicile.model.workspace import Workspace
 
@@ -74,7 +74,8 @@ def plan(
     else:
         session.output.result(made, *render_plan.plan(made, session.output.stdout.width))
     if output:
-        way_on = "" if made.refusals else f"; carry it out with: domicile apply {output}"
+        cold = " --cold" if made.refusals_of(Mode.LIVE) else ""
+        way_on = "" if made.refusals else f"; carry it out with: domicile apply {output}{cold}"
         session.output.say(Text(f"wrote {output}{way_on}"))
     if made.refusals:
         raise typer.Exit(EXIT_REFUSED)

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from domicile.cli import units
+from domicile.cli import render_live, units
 from domicile.cli.output import Output
 from domicile.cli.render_move import ARRIVED, styled
 from domicile.model.phase import Phase, Status
@@ -21,7 +21,8 @@ from domicile.model.report import MoveStatus, WaveStatus
 
 WINDOW_SECONDS = 10.0  # the rate is that of the last ten seconds
 PLAIN_SECONDS = 3.0
-BAR_WIDTH_MAX = 40
+LINE_WIDTH = 200  # of each part of a line for logs
+BAR_WIDTH_MIN, BAR_WIDTH_MAX = 8, 40
 
 Show = Callable[[MoveStatus], None]
 
@@ -94,27 +95,38 @@ class Picture:
         return next(at_work, None)
 
     def live(self, width: int) -> RenderableType:
-        """Three lines, none wider than ``width``."""
-        now = self.status
+        """Three lines, and some more for a live wave, none wider than ``width``."""
+        now, at_work = self.status, self._at_work()
+        share = units.share(now.rows_copied, now.rows_planned)
+        bar = self._bar(max(BAR_WIDTH_MIN, min(BAR_WIDTH_MAX, width - len(share) - len(at_work) - 3)))
         head = Text(f"{now.dataset}: {now.source} -> {now.target}  ", style="bold")
         lines = [
-            Text.assemble(head, styled(now.status), self._stage()),
-            Text(f"{self._bar(min(BAR_WIDTH_MAX, width - 6))} {units.share(now.rows_copied, now.rows_planned)}"),
+            Text.assemble(head, styled(now.status), f"  {self._arrived()}"),
+            Text(f"{bar} {share}  {at_work}"),
             Text(self._figures(width)),
         ]
+        if (wave := self.wave_at_work()) is not None:
+            lines += [Text(line, style="dim") for line in render_live.lines(wave, now.limits, width)]
         for line in lines:
             line.truncate(width, overflow="ellipsis")
         return Group(*lines)
 
     def line(self) -> str:
         """Everything in one line, for logs."""
-        return f"{self.status.move_id}: {self.status.status}{self._stage()}; {self._figures(200)}"
-
-    def _stage(self) -> str:
-        arrived = sum(w.phase in self.finished for w in self.status.waves)
         wave = self.wave_at_work()
-        stage = f", wave {wave.no}: {wave.phase}" if wave else ""
-        return f"  {arrived}/{len(self.status.waves)} waves{stage}"
+        live = list(render_live.lines(wave, self.status.limits, LINE_WIDTH)) if wave else []
+        stage = ", ".join(filter(None, (self._arrived(), self._at_work())))
+        return (
+            f"{self.status.move_id}: {'; '.join([f'{self.status.status}  {stage}', self._figures(LINE_WIDTH), *live])}"
+        )
+
+    def _arrived(self) -> str:
+        arrived = sum(w.phase in self.finished for w in self.status.waves)
+        return f"{arrived}/{len(self.status.waves)} waves"
+
+    def _at_work(self) -> str:
+        wave = self.wave_at_work()
+        return f"wave {wave.no}: {wave.phase}" if wave else ""
 
     def _figures(self, width: int) -> str:
         rows_per_second, bytes_per_second = self.pace.rates()
@@ -122,9 +134,7 @@ class Picture:
         if not self.purging:
             figures.append(f"{units.size(bytes_per_second)}/s")
         figures += [f"left {units.duration(self.seconds_left)}", f"elapsed {units.duration(self.elapsed)}"]
-        while len(figures) > 2 and len("  ".join(figures)) > width:
-            figures.pop()
-        return "  ".join(figures)
+        return render_live.fitted(figures, width)
 
     def _bar(self, cells: int) -> str:
         """One cell per equal share of the waves, or several cells a wave."""

@@ -10,9 +10,10 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from domicile.cli import units
+from domicile.cli import render_live, units
 from domicile.cli.tables import Col, hanging, table
 from domicile.model.phase import Phase, Status
+from domicile.model.plan import Limits, Mode
 from domicile.model.report import MoveReport, MoveStatus, PurgeReport, VerifyReport, WaveStatus, Whereabouts
 
 WAVES_SHOWN_MAX = 20  # of more waves, neighbours in the same state share a line
@@ -72,8 +73,12 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
         f" {units.count(now.rows_copied)} of {units.plural(now.rows_planned, 'row')},"
         f" {units.size(now.bytes_copied)}"
     )
+    if now.pauses is not None:
+        yield Text(f"pause   {render_live.pauses(now.pauses)}")
     yield Text()
-    yield _waves(now.waves, width)
+    yield _waves(now, width)
+    for wave in now.waves:
+        yield from _live(wave, now.limits)
     yield from _error("move", now)
     for wave in now.waves:
         yield from _error(f"wave {wave.no}", wave)
@@ -97,7 +102,14 @@ def styled(status: Status) -> Text:
     return Text(str(status), style=STYLES.get(status, ""))
 
 
-def _waves(waves: Sequence[WaveStatus], width: int) -> RenderableType:
+def _live(wave: WaveStatus, limits: Limits) -> Iterator[RenderableType]:
+    if pairs := tuple(render_live.block(wave, limits)):
+        yield Text(f"\nwave {wave.no} now", style="bold")
+        yield hanging(pairs, indent=2)
+
+
+def _waves(now: MoveStatus, width: int) -> RenderableType:
+    cold = now.mode is Mode.COLD
     columns = (
         Col("wave"),
         Col("phase"),
@@ -105,18 +117,24 @@ def _waves(waves: Sequence[WaveStatus], width: int) -> RenderableType:
         Col("subjects", 4, number=True),
         Col("rows", number=True),
         Col("size", 3, number=True),
-        Col("fenced", 2, number=True),
+        Col("speed", 1, number=True),
+        Col("fenced" if cold else "pause", 6, number=True),
         Col("verdict", 5),
     )
+    waves = now.waves
     groups = [[w] for w in waves]
     if len(waves) > WAVES_SHOWN_MAX:
         groups = [list(g) for _, g in groupby(waves, lambda w: (w.phase, w.status, w.verdict, w.error_code))]
-    return table(columns, [_wave(group) for group in groups], width)
+    return table(columns, [_wave(group, cold=cold) for group in groups], width)
 
 
-def _wave(group: Sequence[WaveStatus]) -> list[str | Text]:
+def _wave(group: Sequence[WaveStatus], *, cold: bool) -> list[str | Text]:
     first, last = group[0], group[-1]
     fences = [w.fence_seconds for w in group if w.fence_seconds is not None]
+    pauses = [w.live.pause_ms for w in group if w.live is not None and w.live.pause_ms is not None]
+    closed = units.duration(max(fences, default=None)) if cold else units.milliseconds(max(pauses, default=None))
+    timed = [(w.bytes_copied, w.copy_seconds) for w in group if w.copy_seconds]
+    seconds = sum(s for _, s in timed)
     return [
         str(first.no) if first is last else f"{first.no}-{last.no}",
         str(first.phase),
@@ -124,7 +142,8 @@ def _wave(group: Sequence[WaveStatus]) -> list[str | Text]:
         units.count(sum(w.subjects for w in group)),
         units.count(sum(w.rows_copied or w.rows_planned for w in group)),
         units.size(sum(w.bytes_copied or w.bytes_planned for w in group)),
-        units.duration(max(fences) if fences else None),
+        f"{units.size(sum(size for size, _ in timed) / seconds)}/s" if seconds else "",
+        closed,
         first.verdict,
     ]
 

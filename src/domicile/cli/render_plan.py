@@ -9,7 +9,7 @@ from rich.text import Text
 
 from domicile.cli import units
 from domicile.cli.tables import Col, hanging, table
-from domicile.model.plan import Check, Plan, WavePlan
+from domicile.model.plan import Check, Mode, Plan, WavePlan
 
 WAVES_SHOWN_MAX = 12  # more are folded into one line; --json and the file have them all
 
@@ -34,6 +34,12 @@ def plan(made: Plan, width: int) -> Iterator[RenderableType]:
     if made.refusals:
         failed = units.plural(len(made.refusals), "failed check")
         yield Text.assemble(("\nrefused: ", "bold red"), f"{failed}; apply would not begin.")
+    elif live := made.refusals_of(Mode.LIVE):
+        failed = units.plural(len(live), "failed check")
+        yield Text.assemble(
+            ("\nnot live: ", "bold yellow"),
+            f"{failed}; apply needs --cold, which closes each wave to writes while it is copied.",
+        )
 
 
 def headline(made: Plan) -> Text:
@@ -94,9 +100,13 @@ def _checks(made: Plan) -> Iterator[RenderableType]:
 
 
 def _check(check: Check) -> Iterator[tuple[Text, str]]:
-    word, style = (
-        ("passed", "green") if check.passed else ("FAILED", "bold red") if check.blocking else ("note", "yellow")
-    )
-    yield Text(word, style=style), f"{check.name}: {check.detail}"
+    only = f" ({check.mode} only)" if check.mode else ""
+    if check.passed:
+        word, style = "passed", "green"
+    elif not check.blocking:
+        word, style = "note", "yellow"
+    else:
+        word, style = "FAILED", "bold yellow" if check.mode else "bold red"
+    yield Text(word, style=style), f"{check.name}{only}: {check.detail}"
     if check.hint and not check.passed:
         yield Text(), f"next: {check.hint}"

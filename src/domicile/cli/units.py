@@ -37,6 +37,16 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def milliseconds(number: float | None) -> str:
+    """``0.35 ms``, ``4.2 ms``, ``125 ms``, ``1.3 s``; ``-`` for None."""
+    if number is None:
+        return "-"
+    if number >= 999.5:
+        return duration(number / 1_000)
+    digits = 2 if number < 0.995 else 1 if number < 9.95 else 0
+    return f"{number:.{digits}f} ms"
+
+
 def share(part: float, whole: float) -> str:
     """``45 %``; a part of nothing is all of it."""
     return f"{min(1.0, part / whole) * 100:.0f} %" if whole else "100 %"

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from domicile.control.moves import MoveRecord
 from domicile.model.phase import Phase, Status
+from domicile.model.plan import Limits
 from domicile.model.report import InTheWay, LiveFigures, MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 
@@ -43,6 +44,7 @@ class Figures:
             source=record.source,
             target=record.target,
             mode=record.mode,
+            limits=Limits(**record.plan["limits"]),
             status=record.status,
             pause_requested=record.pause_requested,
             abort_requested=record.abort_requested,

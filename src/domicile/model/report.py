@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil
 
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Mode
+from domicile.model.plan import Limits, Mode
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 
 LEFT = "no longer in the cohort"
-"""Why members are ejected who do not fit the condition any more, or are gone. Should they join again, they are swept."""
+"""Why members are ejected who do not fit the condition any more, or are gone. If they join again, they are swept."""
 
 
 @dataclass(frozen=True, slots=True)
 class InTheWay:
-    """A transaction that a handover waits for. ``pid`` is None for a prepared one, ``age_s`` where we may not see it."""
+    """A transaction that a handover waits for. ``pid`` is None for a prepared one, ``age_s`` where it is hidden."""
 
     pid: int | None
     application: str
@@ -27,8 +28,8 @@ class LiveFigures:
     """How a live wave goes: what it lacks, what it costs, and the pause of its handover.
 
     ``pause_ms`` runs from the moment the mover asked for the wave's lock, so that a writer could begin to wait, until
-    the target had answered and the lock was free again: nobody at the source waited longer. ``round_trip_ms`` is that of
-    the line between the mover and the site that became the home.
+    the target had answered and the lock was free again: nobody at the source waited longer. ``round_trip_ms`` is that
+    of the line between the mover and the site that became the home.
     """
 
     lag_bytes: int | None = None  # of the origin's log, not yet committed at the destination
@@ -46,6 +47,27 @@ class LiveFigures:
     seconds_left: float | None = None  # estimate until the handover; None when unknown
     pause_ms: float | None = None
     round_trip_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """The write pauses of a move's handovers, one a wave, and the median round trip of the line they had to cross."""
+
+    waves: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    round_trip_ms: float | None
+
+    @classmethod
+    def of(cls, figures: list[LiveFigures]) -> Pauses | None:
+        """None when there was no handover. Percentiles are values that occurred."""
+        pauses = sorted(f.pause_ms for f in figures if f.pause_ms is not None)
+        lines = sorted(f.round_trip_ms for f in figures if f.pause_ms is not None and f.round_trip_ms is not None)
+        if not pauses:
+            return None
+        p50, p99 = (pauses[ceil(share * len(pauses)) - 1] for share in (0.5, 0.99))
+        return cls(len(pauses), p50, p99, pauses[-1], lines[len(lines) // 2] if lines else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,12 @@ class MoveStatus:
     next: str = ""  # one sentence: what to do next
     ordered: str = ""  # what the workers of the source are to carry on: move, purge, or nothing
     mode: Mode = Mode.LIVE
+    limits: Limits = field(default_factory=Limits)  # the plan's budgets
+
+    @property
+    def pauses(self) -> Pauses | None:
+        """Of the handovers so far; None in a cold move."""
+        return Pauses.of([w.live for w in self.waves if w.live is not None])
 
     @property
     def rows_copied(self) -> int:
