@@ -12,6 +12,7 @@ Reversible until the arrival. It also carries a wave back: then "source" is the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from psycopg import AsyncConnection
@@ -27,22 +28,40 @@ from domicile.move.live_wave import LiveWave, Turn, no_turn, open_live, session
 from domicile.move.monitor import Monitor, monitored
 from domicile.postgres import guard, sequences, waves
 from domicile.postgres.drain import DrainReport
+from domicile.postgres.introspect import read_schema, schema_digest
 from domicile.postgres.lease import assert_lease
 from domicile.stream import slot
 
+log = logging.getLogger(__name__)
+
 LOOK_SECONDS = 0.1
+UNREACHABLE_SECONDS_MAX = 60.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
 # Why a handover steps back and is tried again; everything else ends the wave's attempt.
 TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREPANCY)
 
 
 async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
-    """Carry the wave to its arrival; raises why it could not be, with the source serving."""
-    while not await recover(carrier, no):
-        await slices.refuse_abort(carrier)
-        if gone := await _carry_over(carrier, no, turn):
-            # The index is read anew from the target, which has forgotten them.
-            await eject.eject(carrier, no, gone, LEFT)
+    """Carry the wave to its arrival; raises why it could not be, with the source serving.
+
+    A connection that breaks, to either site, costs nothing but the time to open the stream again: what is committed at
+    the target says where it goes on. It is given up after a while without success.
+    """
+    deadline, pause = time.monotonic() + UNREACHABLE_SECONDS_MAX, PAUSE_SECONDS_MIN
+    while True:
+        try:
+            if await recover(carrier, no):
+                break
+            await slices.refuse_abort(carrier)
+            if gone := await _carry_over(carrier, no, turn):
+                # The index is read anew from the target, which has forgotten them.
+                await eject.eject(carrier, no, gone, LEFT)
+        except DomicileError as why:
+            if why.code is not ErrorCode.SITE_UNREACHABLE or time.monotonic() > deadline:
+                raise
+            log.warning("wave %s: %s; the stream is opened again", no, why.message)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
     if not carrier.move.back:
         await seal(carrier, no)
 
@@ -100,6 +119,8 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
                 return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
+                if live.ended:
+                    raise _lost(live) from why
                 if why.code not in TRIED_AGAIN or number == limits.handover_tries:
                     raise
                 if why.code is ErrorCode.DISCREPANCY:
@@ -107,6 +128,16 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
             await live.beside(asyncio.sleep(pause))
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
     raise AssertionError("there is at least one try")
+
+
+def _lost(live: LiveWave) -> DomicileError:
+    """The try has cost the session of the stream at the target, in order to find out how it ended."""
+    return DomicileError(
+        ErrorCode.SITE_UNREACHABLE,
+        f"{live.move.target_site} did not answer within the handover's budget",
+        safe=f"{live.move.source_site} serves and nothing has changed.",
+        hint="It is tried again.",
+    )
 
 
 async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
@@ -134,7 +165,7 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
     while True:
         await live_verify.mark(live)
         await live_verify.until_few(live)
-        await _require_publication(live)
+        await _require_unchanged(live)
         figures = monitor.figures
         old = [b for b in figures.blockers if (b.age_s or 0.0) > limits.fence_seconds_max]
         if (figures.lag_bytes or 0) <= limits.lag_bytes_max and not old:
@@ -150,8 +181,22 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
         await live.beside(asyncio.sleep(LOOK_SECONDS))
 
 
-async def _require_publication(live: LiveWave) -> None:
-    """The server says nothing when a table leaves the publication: its changes would be missing."""
+async def _require_unchanged(live: LiveWave) -> None:
+    """Tables and publication are what they were. Of a column that was added the stream says nothing until a row
+    changes, and nothing at all of a table that left the publication."""
+    move, tables = live.move, live.move.data_map.in_scope()
+    async with live.carrier.sites() as (source, target):
+        now = await read_schema(source), await read_schema(target)
+    sites = (move.source_site, move.target_site)
+    for site, found, planned in zip(sites, now, (move.source_schema, move.target_schema), strict=True):
+        if schema_digest(found, tables) != schema_digest(planned, tables):
+            raise DomicileError(
+                ErrorCode.SCHEMA_CHANGED,
+                f"the tables at {site} changed while a wave was on its way",
+                facts={"site": site},
+                safe=f"The wave steps back; {move.source_site} serves and nothing has changed.",
+                hint="Bring both sites to one schema and plan again.",
+            )
     if await slot.seal(live.source, live.move.stream_name) != live.seal:
         raise DomicileError(
             ErrorCode.STREAM_LOST,

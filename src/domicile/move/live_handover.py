@@ -167,6 +167,7 @@ async def _back(live: LiveWave, lock: WaveLock) -> None:
 async def _arrived(live: LiveWave) -> bool:
     """Ask the target, once no transaction of ours is open there any more."""
     move = live.move
+    live.closed = True
     await live.apply.close()
     await settle_doubt(live.target, move.move_id, move.generation)
     record = await waves.find_wave(live.target, move.move_id, live.wave.no)

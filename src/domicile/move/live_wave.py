@@ -60,11 +60,17 @@ class LiveWave:
     here: Side
     there: Side
     seal: str  # of the publication, which nobody may change under the stream
+    closed: bool = field(default=False, init=False)  # the session at the target was given up, to know where it stands
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
     @property
     def move(self) -> Move:
         return self.carrier.move
+
+    @property
+    def ended(self) -> bool:
+        """The stream or the monitor is over: the wave must be opened anew."""
+        return self.closed or any(task.done() for task in self.watched)
 
     async def beside(self, work: Awaitable[T]) -> T:
         """``work``, unless the stream or the monitor fails before: then that failure, and the work is cancelled."""
