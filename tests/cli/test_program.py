@@ -221,6 +221,51 @@ def test_a_whole_move_from_the_command_line(desk: Desk) -> None:
     assert desk.domicile("status", move).out.splitlines()[1].split() == ["status", "done"]
 
 
+def test_a_live_move_and_back_from_the_command_line(desk: Desk) -> None:
+    desk.plan()
+    applied = desk.domicile("apply", "plan.json", "--yes", "--no-watch")
+    assert applied.code == 0, applied.err
+    assert re.search(
+        r"^pause   p50 .* ms, p99 .* ms, max .* ms over 6 waves; round trip .* ms$", applied.out, re.MULTILINE
+    )
+    assert "domicile rollback" in applied.out
+    move = desk.move()
+    told = desk.domicile("status", move, "--json").json
+    assert (told["mode"], told["pauses"]["waves"]) == ("live", len(told["waves"]))
+    assert all(w["live"]["pause_ms"] > 0 for w in told["waves"])
+    with psycopg.connect(desk.target) as conn:
+        conn.execute("update app.account set email = 'new@example.com' where id = 1")
+    assert desk.domicile("rollback", move).code == 2, "asks first"
+    back = desk.domicile("rollback", move, "--yes", "--json")
+    assert (back.code, back.json["status"]) == (0, "aborted"), back.err
+    with psycopg.connect(desk.source) as conn:
+        assert conn.execute("select email from app.account where id = 1").fetchone() == ("new@example.com",)
+        conn.execute("update app.account set email = 'newer@example.com' where id = 1")
+
+
+def test_a_source_without_a_change_stream_moves_cold(desk: Desk) -> None:
+    with psycopg.connect(desk.source) as conn:
+        conn.execute("alter table app.note replica identity nothing")
+    made = desk.domicile("plan", *AT, "--where", "market = 'IN'", "-o", "plan.json")
+    assert made.code == 0, "the plan can be carried out"
+    assert "not live: 1 failed check; apply needs --cold" in made.out
+    assert "tables in the change stream (live only)" in made.out
+    assert "domicile apply plan.json --cold" in made.err
+    live = desk.domicile("apply", "plan.json", "--yes", "--json")
+    assert (live.code, live.json["error"]) == (3, "plan-refused")
+    assert "--cold" in live.json["hint"]
+    assert desk.at(desk.target) == (0, 0)
+    cold = desk.domicile("apply", "plan.json", "--cold", "--yes", "--json")
+    assert (cold.code, cold.json["mode"], cold.json["pauses"]) == (0, "cold", None), cold.err
+    assert desk.at(desk.target) == (40, 2000)
+    move = cold.json["move_id"]
+    assert "rollback" not in desk.domicile("status", move).out
+    back = desk.domicile("rollback", move, "--yes", "--json")
+    assert (back.code, back.json["error"]) == (3, "way-back-closed")
+    soak = desk.domicile("soak", move, "--json")
+    assert (soak.code, soak.json["error"]) == (3, "way-back-closed")
+
+
 def test_the_embedded_control_database(desk: Desk) -> None:
     text = re.sub("^control:.*\n", "", (desk.folder / "domicile.yaml").read_text(), flags=re.MULTILINE)
     (desk.folder / "embedded.yaml").write_text(text)

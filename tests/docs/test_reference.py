@@ -67,10 +67,10 @@ def test_the_program_s_options_are_described() -> None:
 def test_every_key_of_the_configuration_is_described() -> None:
     names = {n for model in (ConfigFile, SiteEntry, DatasetEntry) for n in model.model_fields}
     names |= {f.name for f in fields(Limits)}
-    rows = re.findall(r"^\| `([a-z_]+)` \|", CONFIG, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \|", CONFIG, re.MULTILINE)
     assert sorted(rows) == sorted(names)
     for field in fields(Limits):
-        shown = re.search(rf"^\| `{field.name}` \|.*\| (\d+) \|$", CONFIG, re.MULTILINE)
+        shown = re.search(rf"^\| `{field.name}` \|.*\| ([\d.]+) \|$", CONFIG, re.MULTILINE)
         assert shown, field.name
         assert float(shown[1]) == field.default, field.name
 

@@ -1,4 +1,4 @@
-"""Orders that change something: apply, resume, pause, abort, purge."""
+"""Orders that change something: apply, resume, pause, abort, rollback, soak, purge."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from domicile.cli.progress import watching
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import EXIT_FAILED, EXIT_INTERRUPTED, DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
+from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus, PurgeReport
 
 group = typer.Typer()
@@ -24,12 +25,16 @@ group = typer.Typer()
 def apply(
     context: typer.Context,
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file that domicile plan has written.")],
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Close each wave to writes while it is copied, without a change stream.")
+    ] = False,
     detach: Detach = False,
     watch: Watch = True,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Carry out a plan, wave by wave, until everybody in it lives at the target.
+    """Carry out a plan, wave by wave, until everybody in it lives at the target. They write all the while, but for a
+    short pause at the handover of their wave.
 
     Ctrl-C stops after the wave at work; a process that dies loses nothing. domicile resume goes on.
     """
@@ -39,16 +44,17 @@ def apply(
     session = session_of(context, json=json)
     workspace = session.workspace()
     made = plan_file.load(read_text(plan, ErrorCode.PLAN_INVALID))
+    mode = Mode.COLD if cold else Mode.LIVE
     session.output.say(render_plan.headline(made))
-    if not made.refusals:  # a plan with failed checks is refused below; nobody need agree to it first
-        confirm(session.output, f"Move them from {made.source} to {made.target}?", yes=yes)
+    if not made.refusals_of(mode):  # a plan with failed checks is refused below; nobody need agree to it first
+        confirm(session.output, _apply_question(made, mode), yes=yes)
     if detach:
-        _show_outcome(session, *session.run_move(lambda _: commands.apply_detached(workspace, made)))
+        _show_outcome(session, *session.run_move(lambda _: commands.apply_detached(workspace, made, mode=mode)))
         return
 
     async def work(stop: asyncio.Event) -> MoveStatus:
         with watching(session.output, live=watch) as show:
-            return await commands.apply(workspace, made, on_progress=show, stop=stop)
+            return await commands.apply(workspace, made, mode=mode, on_progress=show, stop=stop)
 
     _show_outcome(session, *session.run_move(work))
 
@@ -97,6 +103,44 @@ def abort(context: typer.Context, move: MoveName, yes: Yes = False, json: AsJson
 
 
 @group.command()
+def rollback(
+    context: typer.Context, move: MoveName, watch: Watch = True, yes: Yes = False, json: AsJson = False
+) -> None:
+    """Hand every wave that lives at the target back to the source, with everything that was written at the target."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    before = session.run(lambda: commands.status(workspace, move))[0]
+    confirm(session.output, _rollback_question(before), yes=yes)
+
+    async def work(stop: asyncio.Event) -> MoveStatus:
+        with watching(session.output, live=watch) as show:
+            return await commands.rollback(workspace, move, on_progress=show, stop=stop)
+
+    now, stopped = session.run_move(work)
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+    if stopped and now.status is not Status.ABORTED:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@group.command()
+def soak(context: typer.Context, move: MoveName, watch: Watch = True, json: AsJson = False) -> None:
+    """Keep the source copies of a move current, until Ctrl-C: for plans made with --way-back stream."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+
+    async def work(stop: asyncio.Event) -> MoveStatus:
+        with watching(session.output, live=watch) as show:
+            return await commands.soak(workspace, move, on_progress=show, stop=stop)
+
+    now, _ = session.run_move(work)
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+
+
+@group.command()
 def purge(
     context: typer.Context,
     move: MoveName,
@@ -127,6 +171,17 @@ def purge(
     session.output.result(done, *render_move.purge(done, session.output.stdout.width))
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _apply_question(made: Plan, mode: Mode) -> str:
+    how = "They write all the while." if mode is Mode.LIVE else "Each wave is closed to writes while it is copied."
+    return f"Move them from {made.source} to {made.target}? {how}"
+
+
+def _rollback_question(now: MoveStatus) -> str:
+    there = [w for w in now.waves if w.phase in (Phase.SOAK, Phase.ROLLBACK)]
+    subjects = units.plural(sum(w.subjects for w in there), "subject")
+    return f"Bring {subjects} of {units.plural(len(there), 'wave')} back to {now.source}, with all they wrote since?"
 
 
 def _purge_question(now: MoveStatus) -> str:

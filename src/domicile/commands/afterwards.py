@@ -43,7 +43,8 @@ async def rollback(
             await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
             await carry_out(desk, carrier, "rollback", on_progress, stop)
         now = await told(desk, record.move_id, on_progress)
-        if now.status is not Status.ABORTED:
+        stopped = stop is not None and stop.is_set() and not now.error_code
+        if now.status is not Status.ABORTED and not stopped:
             raise DomicileError(
                 ErrorCode(now.error_code or ErrorCode.INTERNAL),
                 now.error_message or "the rollback did not come to its end",

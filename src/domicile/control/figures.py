@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from domicile.control.moves import MoveRecord
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Limits
+from domicile.model.plan import Limits, Mode, WayBack
 from domicile.model.report import InTheWay, LiveFigures, MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 
@@ -159,11 +159,7 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
     moved = sum(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in waves)
     safe = f"{moved} of {len(waves)} waves live at {record.target}; every other subject is served by {record.source}."
     if stuck and not runner:
-        numbers = ", ".join(str(w.no) for w in stuck)
-        safe = (
-            f"Wave {numbers} stands between homes: its rows are whole at {record.source}, its writers may be "
-            f"refused until resume or abort. {safe}"
-        )
+        safe = f"{_stuck(record, stuck)} {safe}"
     match record.status:
         case Status.DONE | Status.ABORTED:
             return safe, ""
@@ -180,10 +176,10 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
                 f"The purge was begun and is not finished; continue it with: domicile purge {record.move_id}",
             )
         case Status.WAITING:
-            return (
-                f"{safe} The source copy is kept, fenced.",
-                f"When you are sure, remove the source copy with: domicile purge {record.move_id}",
-            )
+            way_on = f"When you are sure, remove the source copy with: domicile purge {record.move_id}"
+            if record.mode is Mode.LIVE and record.plan["way_back"] != WayBack.NONE:
+                way_on += f"; to bring them back with all they wrote: domicile rollback {record.move_id}"
+            return f"{safe} The source copy is kept, closed to writes.", way_on
         case Status.PENDING if not record.frozen:
             return safe, "It has not begun; run domicile apply with the same plan file again, or abort it."
         case _:
@@ -191,3 +187,15 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
                 safe,
                 f"Continue with: domicile resume {record.move_id}; give up with: domicile abort {record.move_id}",
             )
+
+
+def _stuck(record: MoveRecord, stuck: list[WaveStatus]) -> str:
+    """What holds of waves that somebody has stopped carrying on their way."""
+    numbers = ", ".join(str(w.no) for w in stuck)
+    if record.mode is Mode.LIVE and all(w.phase not in (Phase.HANDOVER, Phase.ROLLBACK) for w in stuck):
+        return f"Wave {numbers} was on its way: its subjects are served by {record.source}, as before."
+    at = "one of the sites" if record.mode is Mode.LIVE else record.source
+    return (
+        f"Wave {numbers} stands between homes: its rows are whole at {at}, its writers may be refused until the move is"
+        " carried on or aborted."
+    )
