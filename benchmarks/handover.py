@@ -29,7 +29,7 @@ from domicile.model.site import Dataset, DatasetName, Site, SiteName
 from domicile.model.workspace import Workspace
 from domicile.postgres.connect import connect
 from domicile.world.account import Account, Spread
-from domicile.world.oracle import Copies, verdict
+from domicile.world.oracle import Law, verdict
 from domicile.world.process import Writers, writers
 from domicile.world.traffic import Config
 
@@ -191,7 +191,7 @@ async def play(scene: Scene, state: Path, source: str, target: str) -> Measured:
                 moved = await commands.rollback(place, moved.move_id, on_progress=focus.watch)
                 pauses += _pauses(moved)
             account = await busy.stop()
-    found = await verdict(account, sites, copies=Copies.FROZEN)
+    found = await verdict(account, sites, Law(visited=(str(TARGET),) if scene.back else ()))
     if not found.clean:
         _bench.say(f"NOT CLEAN: {found}")
     waves = {user: (user - scene.first) // SUBJECTS + 1 for user in range(scene.first, scene.last + 1)}

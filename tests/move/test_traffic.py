@@ -11,7 +11,7 @@ from domicile import commands
 from domicile.model.phase import Status
 from domicile.model.plan import Mode, Question
 from domicile.world import oracle
-from domicile.world.oracle import Copies
+from domicile.world.oracle import Copies, Law
 from domicile.world.process import writers
 from domicile.world.traffic import Config
 
@@ -39,7 +39,7 @@ async def test_every_acknowledged_write_is_at_home_once(either_store: Place, see
         account = await busy.stop()
 
     assert moved.status is Status.WAITING, [(w.no, w.error_code, w.error_message) for w in moved.waves if w.error_code]
-    found = await oracle.verdict(account, sites, staying=("CN",))
+    found = await oracle.verdict(account, sites, Law(staying=("CN",)))
     assert found.clean, found
     assert set(account.refused) <= MINE_TO_ANSWER
     assert account.refused["DM001"] > 0
@@ -54,5 +54,5 @@ async def test_every_acknowledged_write_is_at_home_once(either_store: Place, see
     assert moved_users
 
     await commands.purge(place.workspace, moved.move_id)
-    found = await oracle.verdict(account, sites, copies=Copies.NONE, staying=("CN",))
+    found = await oracle.verdict(account, sites, Law(Copies.NONE, staying=("CN",)))
     assert found.clean, found

@@ -18,7 +18,7 @@ from domicile.world import oracle
 from domicile.world.account import Account, Met, Spread, Timings, Transacted
 from domicile.world.kinds import Kind
 from domicile.world.ledger import Append, Give, Insert, Leave, Ledger, Person, Put, Try
-from domicile.world.oracle import Copies, Holding, Verdict, judge
+from domicile.world.oracle import Copies, Holding, Law, Verdict, judge
 from domicile.world.process import writers
 from domicile.world.traffic import Config, Traffic
 
@@ -83,7 +83,7 @@ async def sites(pg18: EmbeddedCluster, written: Written) -> AsyncIterator[dict[s
 
 async def test_without_a_move_all_is_where_it_was_written(written: Written, sites: dict[str, str]) -> None:
     account = written.account
-    found = await oracle.verdict(account, sites, copies=Copies.NONE, staying=("CN", "IN"))
+    found = await oracle.verdict(account, sites, Law(Copies.NONE, staying=("CN", "IN")))
     assert found.clean, found
     assert found.acknowledged == account.acknowledged > 100
     assert not account.failures
@@ -170,7 +170,7 @@ async def test_a_copy_at_another_site_is_seen(written: Written, sites: dict[str,
     assert (found.foreign, found.lost) == (1, 0)
     quiet = Account(Ledger("none-", dict(written.account.ledger.people)), (HERE, THERE))
     assert (await oracle.verdict(quiet, sites)).clean, "nobody wrote: it may have moved"
-    assert (await oracle.verdict(quiet, sites, staying=(market,))).foreign == 1, "but not if it had to stay"
+    assert (await oracle.verdict(quiet, sites, Law(staying=(market,)))).foreign == 1, "but not if it had to stay"
 
 
 async def test_a_deleted_account_that_is_back_is_seen(written: Written, sites: dict[str, str]) -> None:
@@ -208,13 +208,22 @@ def moved() -> Ledger:
 def test_copies_at_the_former_home() -> None:
     there = holding("a", "b", "c", rows={"r": 1, "s": 1})
     assert judge(moved(), {HERE: holding("a"), THERE: there}).clean
-    assert judge(moved(), {HERE: holding(), THERE: there}, copies=Copies.NONE).clean
-    assert judge(moved(), {HERE: holding("a"), THERE: there}, copies=Copies.NONE).foreign == 1
+    assert judge(moved(), {HERE: holding(), THERE: there}, Law(Copies.NONE)).clean
+    assert judge(moved(), {HERE: holding("a"), THERE: there}, Law(Copies.NONE)).foreign == 1
     newer = {HERE: holding("a", "c"), THERE: there}
     assert judge(moved(), newer).two_homes == 1
-    assert judge(moved(), newer, copies=Copies.CURRENT).clean
+    assert judge(moved(), newer, Law(Copies.CURRENT)).clean
     assert judge(moved(), {HERE: holding("a", rows={"s": 1}), THERE: there}).two_homes == 1
     assert judge(moved(), {HERE: there, THERE: holding("a")}).lost == 4
+
+
+def test_a_visit_during_which_nobody_wrote() -> None:
+    book = ledger()
+    book.acknowledge(at(HERE, 0, 1.0), [Append(1, "profile", "a")], 1.1)
+    book.acknowledge(at(HERE, 2, 9.0), [Append(1, "profile", "b")], 9.1)
+    visited = {HERE: holding("a", "b"), THERE: holding("a")}
+    assert judge(book, visited).foreign == 1
+    assert judge(book, visited, Law(visited=(THERE,))).clean
 
 
 def test_two_homes_are_seen_by_who_acknowledges() -> None:

@@ -10,7 +10,7 @@ from domicile.demo.sites import SITES, SOURCE, TARGET, Sites
 from domicile.model.site import SiteName
 from domicile.postgres.connect import connect
 from domicile.world.account import Account, Spread
-from domicile.world.oracle import Copies, Verdict, verdict
+from domicile.world.oracle import Copies, Law, Verdict, verdict
 from domicile.world.traffic import Config
 
 WRITERS = 12
@@ -78,7 +78,7 @@ async def waves(sites: Sites) -> Mapping[int, int]:
 async def ask_oracle(sites: Sites, account: Account, together: Mapping[int, int]) -> Writes:
     """The verdict on everything the customers were promised, once they have stopped and the source copy is gone."""
     places: dict[str, str] = {str(name): sites.conninfo(SiteName(name)) for name in SITES}
-    found = await verdict(account, places, copies=Copies.NONE, staying=(MAINLAND,))
+    found = await verdict(account, places, Law(Copies.NONE, staying=(MAINLAND,)))
     return Writes(
         seconds=account.seconds,
         transactions=len(account.timings),

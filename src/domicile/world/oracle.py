@@ -82,14 +82,25 @@ class _Found:
             self.examples.append(f"{what}: {example}")
 
 
-async def verdict(
-    account: Account, sites: Mapping[str, str], *, copies: Copies = Copies.FROZEN, staying: Collection[str] = ()
-) -> Verdict:
-    """Read every site and compare. ``staying``: markets whose users, written for or not, may have rows where they began
-    and nowhere else."""
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Who may have rows where, but for everybody at home. ``staying``: markets whose users, written for or not, may
+    have them where they began and nowhere else. ``visited``: sites that were a home of everybody for a while, although
+    nobody wrote there for some (they moved on, or were rolled back, before)."""
+
+    copies: Copies = Copies.FROZEN
+    staying: tuple[str, ...] = ()
+    visited: tuple[str, ...] = ()
+
+
+LAW = Law()
+
+
+async def verdict(account: Account, sites: Mapping[str, str], law: Law = LAW) -> Verdict:
+    """Read every site and compare."""
     ledger = account.ledger
     holdings = dict(zip(sites, await asyncio.gather(*(read(c, ledger) for c in sites.values())), strict=True))
-    return judge(ledger, holdings, copies=copies, staying=staying)
+    return judge(ledger, holdings, law)
 
 
 async def read(conninfo: str, ledger: Ledger) -> Holding:
@@ -116,17 +127,15 @@ async def read(conninfo: str, ledger: Ledger) -> Holding:
     return Holding(lists, rows, carts, owned)
 
 
-def judge(
-    ledger: Ledger, holdings: Mapping[str, Holding], *, copies: Copies = Copies.FROZEN, staying: Collection[str] = ()
-) -> Verdict:
+def judge(ledger: Ledger, holdings: Mapping[str, Holding], law: Law = LAW) -> Verdict:
     """Compare; pure."""
     found = _Found(Counter(two_homes=ledger.two_homes))
     for site, holding in holdings.items():
         _judge_lists(ledger, site, holding, found)
         _judge_rows(ledger, site, holding, found)
-        _judge_owned(ledger, site, holding, found, kept=copies is not Copies.NONE)
-        _judge_staying(ledger, site, holding, found, staying)
-        if copies is not Copies.CURRENT:
+        _judge_owned(ledger, site, holding, found, law)
+        _judge_staying(ledger, site, holding, found, law.staying)
+        if law.copies is not Copies.CURRENT:
             _judge_copies(ledger, site, holding, found)
     _judge_missing(ledger, holdings, found)
     return Verdict(ledger.acknowledged, ledger.unknown, **found.counts, examples=tuple(found.examples))
@@ -171,7 +180,7 @@ def _judge_rows(ledger: Ledger, site: str, holding: Holding, found: _Found) -> N
                 found.note("lost", f"{kind} {mark} is not whole at {site}")
 
 
-def _judge_owned(ledger: Ledger, site: str, holding: Holding, found: _Found, *, kept: bool) -> None:
+def _judge_owned(ledger: Ledger, site: str, holding: Holding, found: _Found, law: Law) -> None:
     """Who was written for, has rows at one site, and may not."""
     for user, home in ledger.homes.items():
         count = holding.owned.get(user, 0)
@@ -180,7 +189,7 @@ def _judge_owned(ledger: Ledger, site: str, holding: Holding, found: _Found, *, 
             continue
         if home.site == site and left_from is not None:
             found.note("lost", f"a deletion at {site}", count)
-        elif home.site != site and (site not in home.ever or not kept):
+        elif home.site != site and (law.copies is Copies.NONE or not (site in home.ever or site in law.visited)):
             found.note("foreign", f"rows at {site}", count)
 
 
@@ -209,9 +218,12 @@ def _judge_copies(ledger: Ledger, site: str, holding: Holding, found: _Found) ->
 
 
 def _later(ledger: Ledger, user: int, site: str, written: Written) -> bool:
-    """It was begun at the user's home, another site, after that had become the home."""
+    """It was begun at the user's home, another site, after that had become the home. Where nobody wrote while the user
+    was at that site, nobody knows when that was."""
     home = ledger.homes.get(user)
-    return home is not None and site != home.site == written.site and written.begun > home.since
+    if home is None or site not in home.ever:
+        return False
+    return site != home.site == written.site and written.begun > home.since
 
 
 def _judge_missing(ledger: Ledger, holdings: Mapping[str, Holding], found: _Found) -> None:
