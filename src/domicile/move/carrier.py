@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,6 +21,7 @@ from domicile.model.handover import Facts, SourceMark, TargetMark
 from domicile.model.plan import Mode, Plan
 from domicile.model.site import MoveId
 from domicile.move.context import Move, WaveAtSites
+from domicile.move.pace import Pacing
 from domicile.postgres import waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import explain, refusal_of, told
@@ -43,6 +44,7 @@ class Carrier:
     lease: Lease
     membership: Membership
     sweep: Sweep
+    pacing: Pacing = field(default_factory=Pacing)
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:

@@ -102,11 +102,18 @@ async def _move(move_id: str) -> str:
     begun = await begin_step(move_id)
     if begun != Outcome.DONE:
         return await order_over_step(move_id, begun)
+    carrier = carrier_of(move_id)
+    async with carrier.pacing.held(carrier.move):
+        outcome = await _waves(move_id)
+    return await end_step(move_id, outcome)
+
+
+async def _waves(move_id: str) -> str:
     for no in await waves_step(move_id):
         outcome = await _pass_gate(move_id, no)
         if outcome != Outcome.DONE:
-            return await end_step(move_id, outcome)
-    return await end_step(move_id, await _sweep(move_id))
+            return outcome
+    return await _sweep(move_id)
 
 
 async def _sweep(move_id: str) -> str:
@@ -163,10 +170,12 @@ async def _purge(move_id: str) -> str:
 async def rollback_workflow(move_id: str) -> str:
     """Every wave that lives at the target is handed back, the last one first."""
     async with aboard(move_id, "rollback"):
-        for no in reversed(await returning_step(move_id)):
-            outcome = await rollback_step(move_id, no)
-            if outcome != Outcome.DONE:
-                return await order_over_step(move_id, outcome)
+        carrier = carrier_of(move_id)
+        async with carrier.pacing.held(carrier.move):
+            for no in reversed(await returning_step(move_id)):
+                outcome = await rollback_step(move_id, no)
+                if outcome != Outcome.DONE:
+                    return await order_over_step(move_id, outcome)
         return await end_step(move_id, Outcome.ABORTED)
 
 

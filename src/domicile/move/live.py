@@ -24,7 +24,7 @@ from domicile.model.report import LEFT
 from domicile.move import eject, live_verify, slices, verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_handover import Crossed, attempt, recover
-from domicile.move.live_wave import LiveWave, Turn, no_turn, open_live, session
+from domicile.move.live_wave import LiveWave, open_live, session
 from domicile.move.monitor import Monitor, monitored
 from domicile.postgres import guard, sequences, waves
 from domicile.postgres.drain import DrainReport
@@ -41,7 +41,7 @@ PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a hando
 TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREPANCY)
 
 
-async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
+async def run(carrier: Carrier, no: int) -> None:
     """Carry the wave to its arrival; raises why it could not be, with the source serving.
 
     A connection that breaks, to either site, costs nothing but the time to open the stream again: what is committed at
@@ -53,7 +53,7 @@ async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
             if await recover(carrier, no):
                 break
             await slices.refuse_abort(carrier)
-            if gone := await _carry_over(carrier, no, turn):
+            if gone := await _carry_over(carrier, no):
                 # The index is read anew from the target, which has forgotten them.
                 await eject.eject(carrier, no, gone, LEFT)
         except DomicileError as why:
@@ -66,9 +66,9 @@ async def run(carrier: Carrier, no: int, turn: Turn = no_turn) -> None:
         await seal(carrier, no)
 
 
-async def _carry_over(carrier: Carrier, no: int, turn: Turn) -> list[int]:
+async def _carry_over(carrier: Carrier, no: int) -> list[int]:
     """Carry the wave to its arrival, unless members have left the cohort since it began: then return who."""
-    async with open_live(carrier, no, turn) as live, monitored(live) as monitor:
+    async with open_live(carrier, no) as live, monitored(live) as monitor:
         await _enter(carrier, no, Phase.CATCHUP)
         await carrier.move.failpoints.reach("live.catchup")
         await live_verify.mark(live)
@@ -114,9 +114,10 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
         for number in range(1, limits.handover_tries + 1):
             await _until_ready(live, monitor)
             try:
-                drained = await live.beside(_close(live, asking))
-                await live_verify.until_few(live)
-                return await attempt(live, drained.entered, locking)
+                with live.carrier.pacing.free():
+                    drained = await live.beside(_close(live, asking))
+                    await live_verify.until_few(live)
+                    return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 if live.ended:

@@ -7,7 +7,7 @@ committed with them, the slot at the source. It holds nothing that must not be l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,11 +37,6 @@ from domicile.stream.seam import Seam
 _XMIN = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text"
 
 T = TypeVar("T")
-Turn = Callable[[], Awaitable[None]]
-
-
-async def no_turn() -> None:
-    """Nobody slows the stream down."""
 
 
 @dataclass(slots=True)
@@ -97,9 +92,7 @@ class LiveWave:
 
 
 @asynccontextmanager
-async def open_live(
-    carrier: Carrier, no: int, turn: Turn = no_turn, *, soaking: bool = False
-) -> AsyncIterator[LiveWave]:
+async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> AsyncIterator[LiveWave]:
     """The wave's stream runs while the block does. Raises stream-lost when it cannot go on where it stopped.
 
     ``soaking``: to a copy that stays closed, not to a site where the wave is to arrive.
@@ -128,7 +121,7 @@ async def open_live(
         reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
         # The way back is read once for every wave, each from its own arrival on: none may let go of the log.
         horizon = None if move.back else partial(_horizon, moving)
-        catchup = CatchUp(reader, wave_filter, apply, reparent, turn, horizon)
+        catchup = CatchUp(reader, wave_filter, apply, reparent, carrier.pacing.turn, horizon)
         mode = common_mode(await probe(source), await probe(target))
         stream = asyncio.create_task(catchup.run())
         try:

@@ -68,6 +68,7 @@ class Monitor:
             blockers=tuple(InTheWay(b.pid, b.application, b.age_s) for b in old[:BLOCKERS_NAMED_MAX]),
             wal_bytes=facts.wal_bytes_kept if facts else None,
             seconds_left=self._seconds_left(lag),
+            **self._pace(),
         )
         kept_max = live.move.plan.limits.wal_bytes_max
         if facts is not None and facts.wal_bytes_kept > kept_max:
@@ -78,6 +79,12 @@ class Monitor:
                 safe=f"{live.move.source_site} serves and nothing has changed; the log is given free.",
                 hint="Smaller waves keep less; limits.wal_bytes_max allows for more. Then: domicile resume",
             )
+
+    def _pace(self) -> dict[str, float | None]:
+        pace = self._live.carrier.pacing.pace
+        if pace is None:
+            return {}
+        return {"probe_p99_ms": pace.p99_ms, "probe_base_ms": pace.base_ms, "slowed": pace.slowed}
 
     def _seconds_left(self, lag: int) -> float | None:
         """By how fast the lag has shrunk in the last looks; None when it does not."""

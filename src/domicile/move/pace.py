@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 import logging
 import time
@@ -22,7 +22,7 @@ import time
 import psycopg
 
 from domicile.model.errors import DomicileError
-from domicile.model.plan import Limits
+from domicile.model.plan import Limits, Mode
 from domicile.model.site import MoveId, SiteName
 from domicile.move.context import Move
 from domicile.postgres.brake import Brakes
@@ -206,3 +206,37 @@ async def open_pace(move: Move) -> AsyncIterator[Pace]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+@dataclass(slots=True)
+class Pacing:
+    """Where the phases of a move find its pace; without one they go as fast as they can."""
+
+    pace: Pace | None = None
+
+    @property
+    def brakes(self) -> Brakes | None:
+        """For the streams of a copy."""
+        return None if self.pace is None else self.pace.brakes
+
+    async def turn(self) -> None:
+        """`Pace.turn`."""
+        if self.pace is not None:
+            await self.pace.turn()
+
+    def free(self) -> AbstractContextManager[None]:
+        """`Pace.free`."""
+        return nullcontext() if self.pace is None else self.pace.free()
+
+    @asynccontextmanager
+    async def held(self, move: Move) -> AsyncIterator[None]:
+        """While the block runs, a live move is held to what the application's writes allow."""
+        if move.mode is Mode.COLD:
+            yield
+            return
+        async with open_pace(move) as pace:
+            self.pace = pace
+            try:
+                yield
+            finally:
+                self.pace = None

@@ -45,7 +45,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
         await refuse_abort(carrier)
 
     begun = time.monotonic()
-    await copy.run(move, wave, report, seam_after=position)
+    await copy.run(move, wave, report, seam_after=position, brakes=carrier.pacing.brakes)
     await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)
 
 
