@@ -13,6 +13,7 @@ from domicile.model.datamap import DataMap, Role
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase
+from domicile.model.plan import Mode
 from domicile.model.report import (
     MoveReport,
     MoveStatus,
@@ -192,7 +193,10 @@ def _verdict(now: MoveStatus) -> str:
     if not moved:
         return "no wave has moved"
     clean = sum(w.verdict == "clean" for w in moved)
-    return f"clean: {clean} of {len(moved)} moved waves have equal roots at both sites"
+    of = f"clean: {clean} of {len(moved)} moved waves"
+    if now.mode is Mode.COLD:
+        return f"{of} have equal roots at both sites"
+    return f"{of} were equal at both sites, row by row, when they were handed over"
 
 
 def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
