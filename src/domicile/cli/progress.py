@@ -102,7 +102,7 @@ class Picture:
         head = Text(f"{now.dataset}: {now.source} -> {now.target}  ", style="bold")
         lines = [
             Text.assemble(head, styled(now.status), f"  {self._arrived()}"),
-            Text(f"{bar} {share}  {at_work}"),
+            Text(f"{bar} {share}  {at_work}".rstrip()),
             Text(self._figures(width)),
         ]
         if (wave := self.wave_at_work()) is not None:
@@ -130,10 +130,13 @@ class Picture:
 
     def _figures(self, width: int) -> str:
         rows_per_second, bytes_per_second = self.pace.rates()
+        elapsed = f"elapsed {units.duration(self.elapsed)}"
+        if (wave := self.wave_at_work()) is not None and render_live.figures_of(wave) is not None:
+            return render_live.fitted((f"{units.count(self.rows)} rows", elapsed), width)  # nothing is being copied
         figures = [f"{units.count(self.rows)} rows", f"{units.count(rows_per_second)} rows/s"]
         if not self.purging:
             figures.append(f"{units.size(bytes_per_second)}/s")
-        figures += [f"left {units.duration(self.seconds_left)}", f"elapsed {units.duration(self.elapsed)}"]
+        figures += [f"left {units.duration(self.seconds_left)}", elapsed]
         return render_live.fitted(figures, width)
 
     def _bar(self, cells: int) -> str:

@@ -32,9 +32,9 @@ SPEED_MIN = 0.05
 STREAM_SPEED_MIN = 0.25  # the stream must catch up with the writers, or no wave is ever handed over
 SLOWER, FASTER = 0.6, 0.02
 DECIDE_SECONDS = 0.5
-WRITE_SECONDS, FIRST_WRITE_SECONDS = 0.05, 0.015  # between two probe writes; the second while the base is taken
-BASE_SAMPLES, BASE_SAMPLES_MIN = 100, 40
-BASE_SECONDS, BASE_SECONDS_MAX = 3.0, 20.0  # for BASE_SAMPLES; for BASE_SAMPLES_MIN, over a long line
+WRITE_SECONDS, FIRST_WRITE_SECONDS = 0.05, 0.01  # between two probe writes; the second while the base is taken
+BASE_SAMPLES, BASE_SAMPLES_MIN = 60, 40
+BASE_SECONDS, BASE_SECONDS_MAX = 2.0, 20.0  # for BASE_SAMPLES; for BASE_SAMPLES_MIN, over a long line
 WINDOW_SECONDS = 3.0
 SAMPLES_MIN = 8  # fewer decide nothing
 STUCK_SECONDS = 1.0  # a write that has not come back for so long counts as it is
@@ -190,8 +190,8 @@ class Pace:
 
 @asynccontextmanager
 async def open_pace(move: Move) -> AsyncIterator[Pace]:
-    """The probes run while the block does. Entered before anything is carried: it takes the base first, in about two
-    seconds. The move must be registered at both sites."""
+    """The probes run while the block does. Entered before anything is carried: it takes the base first, in about a
+    second. The move must be registered at both sites."""
     sites = ((move.source_site, move.source), (move.target_site, move.target))
     watches = [Watch(site, move.plan.limits) for site, _ in sites]
     pace = Pace(watches)
