@@ -89,8 +89,9 @@ async def purge(
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         all_waves = await desk.figures.waves(record.move_id)
-        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen
-        if not rolled_back and not any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves):
+        moved = any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves)
+        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen and not moved
+        if not rolled_back and not moved:
             raise forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:

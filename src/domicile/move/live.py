@@ -47,8 +47,9 @@ async def run(carrier: Carrier, no: int) -> None:
     A connection that breaks, to either site, costs nothing but the time to open the stream again: what is committed at
     the target says where it goes on. It is given up after a while without success.
     """
-    deadline, pause = time.monotonic() + UNREACHABLE_SECONDS_MAX, PAUSE_SECONDS_MIN
+    lost_since, pause = 0.0, PAUSE_SECONDS_MIN
     while True:
+        begun = time.monotonic()
         try:
             if await recover(carrier, no):
                 break
@@ -57,7 +58,10 @@ async def run(carrier: Carrier, no: int) -> None:
                 # The index is read anew from the target, which has forgotten them.
                 await eject.eject(carrier, no, gone, LEFT)
         except DomicileError as why:
-            if why.code is not ErrorCode.SITE_UNREACHABLE or time.monotonic() > deadline:
+            now = time.monotonic()
+            if not lost_since or now - begun > UNREACHABLE_SECONDS_MAX:  # it had worked until now
+                lost_since, pause = now, PAUSE_SECONDS_MIN
+            if why.code is not ErrorCode.SITE_UNREACHABLE or now - lost_since > UNREACHABLE_SECONDS_MAX:
                 raise
             log.warning("wave %s: %s; the stream is opened again", no, why.message)
             await asyncio.sleep(pause)
@@ -166,11 +170,10 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
     while True:
         await live_verify.mark(live)
         await live_verify.until_few(live)
-        await _require_unchanged(live)
         figures = monitor.figures
         old = [b for b in figures.blockers if (b.age_s or 0.0) > limits.fence_seconds_max]
         if (figures.lag_bytes or 0) <= limits.lag_bytes_max and not old:
-            return
+            return await _require_unchanged(live)
         if time.monotonic() > deadline:
             raise DomicileError(
                 ErrorCode.LAG_BUDGET,

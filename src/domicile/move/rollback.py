@@ -28,7 +28,7 @@ async def run(carrier: Carrier, no: int) -> None:
         await streams.require_way_back(carrier)
         async with back.sites() as (losing, gaining):
             await _prepare(back, losing, gaining, no)
-        await live.run(back, no)
+    await live.run(back, no)  # of a wave that is home again: what is left to be published
     await carrier.move.failpoints.reach("rollback.arrived")
 
 

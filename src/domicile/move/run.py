@@ -25,11 +25,13 @@ import psycopg
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import ORDER, Phase, Status
 from domicile.model.plan import Mode
-from domicile.move import fence, handover, live, prepare, purge, rollback, slices, stepback
+from domicile.move import fence, handover, live, prepare, purge, rollback, slices, soak, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres.failures import explain, refusal_of
 
 Work = Callable[[Carrier, int], Awaitable[None]]
+
+ROLLBACK_TRIES = 5  # rows may pass from wave to wave meanwhile, too
 
 # A live wave is caught up, verified and handed over in one go, by whichever of its phases it is entered.
 WORK: Mapping[Mode, Mapping[Phase, Work]] = MappingProxyType(
@@ -108,7 +110,7 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
     move_id = carrier.move.move_id
     try:
         await carrier.moves.enter(move_id, no, Phase.ROLLBACK)
-        await rollback.run(carrier, no)
+        await _roll_back(carrier, no)
     except Exception as trouble:
         error = _as_error(trouble)
         if error.code is ErrorCode.LEASE_LOST:
@@ -123,6 +125,25 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
         return Outcome.FAILED
     await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
     return Outcome.DONE
+
+
+async def _roll_back(carrier: Carrier, no: int) -> None:
+    """What stands in the way may be in the copy of another wave, which is behind: then that one is brought up first."""
+    for _ in range(ROLLBACK_TRIES):
+        try:
+            return await rollback.run(carrier, no)
+        except DomicileError as why:
+            if why.code is not ErrorCode.KEYS_COLLIDE:
+                raise
+            others = [w.no for w in await carrier.figures.waves(carrier.move.move_id) if w.phase is Phase.SOAK]
+            if not others:
+                raise
+            try:
+                await soak.take_turns(carrier, [no, *others])
+            finally:
+                for other in others:
+                    await live.seal(carrier, other)
+    await rollback.run(carrier, no)
 
 
 async def run_edge(carrier: Carrier, work: Callable[[Carrier], Awaitable[None]]) -> Outcome:

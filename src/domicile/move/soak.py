@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.handover import SourceMark
 from domicile.model.phase import Phase
 from domicile.model.plan import WayBack
 from domicile.move import live, live_verify, rollback, streams
@@ -51,17 +52,50 @@ async def run(carrier: Carrier, stop: asyncio.Event) -> None:
             await live.seal(carrier, no)
 
 
+async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> list[int]:
+    """Bring the waves' copies up to what is committed at the target; returns how far each is.
+
+    A row or a unique value that passed from one wave to another at the target stands in the former's copy until its own
+    stream has come to where it gave it away. So a wave that meets it waits for the others, as long as anybody gets on.
+    Raises keys-collide when nobody does.
+    """
+    positions: dict[int, int] = {}
+    while True:
+        before, blocked = positions, None
+        positions = {}
+        for no in numbers:
+            try:
+                await _follow(carrier, no)
+            except DomicileError as why:
+                if why.code is not ErrorCode.KEYS_COLLIDE:
+                    raise
+                blocked = why
+            positions[no] = await _position(carrier, no)
+        if blocked is None:
+            return list(positions.values())
+        if positions == before:
+            raise blocked
+
+
+async def _follow(carrier: Carrier, no: int) -> None:
+    back = carrier.reversed()
+    async with back.sites() as (losing, gaining):
+        record = await rollback.begin_stream(back, losing, gaining, no)
+    async with open_live(back, no, soaking=record.mark == SourceMark.DEPARTED) as wave:
+        await live_verify.mark(wave)
+        await live_verify.touched_rows(wave)
+
+
+async def _position(carrier: Carrier, no: int) -> int:
+    async with carrier.source() as gaining:
+        record = await waves.find_wave(gaining, carrier.move.move_id, no)
+        assert record is not None
+        return (await waves.stream_record(gaining, record.id)).position
+
+
 async def _round(carrier: Carrier, numbers: Sequence[int]) -> None:
     back = carrier.reversed()
-    positions = []
-    for no in numbers:
-        async with back.sites() as (losing, gaining):
-            record = await rollback.begin_stream(back, losing, gaining, no)
-        async with open_live(back, no, soaking=True) as wave:
-            await live_verify.mark(wave)
-            await live_verify.touched_rows(wave)
-        async with back.target() as gaining:
-            positions.append((await waves.stream_record(gaining, record.id)).position)
+    positions = await take_turns(carrier, numbers)
     if positions:
         async with back.source() as losing:
             facts = await slot.wait_free(losing, back.move.stream_name)
