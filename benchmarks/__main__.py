@@ -23,6 +23,12 @@ SHORT: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
     ),
     ("verify", ("--rows", "200000", "--repeat", "3"), {"ratio": ">= 0.8", "rows_per_s_per_core": ""}),
     ("guard", ("--repeat", "3"), {"tps_ratio_idle": ">= 0.98", "tps_ratio_armed": ">= 0.90"}),
+    (
+        "handover",
+        ("--quick", "--scenes", "loopback"),
+        {"pause_ms": "p50 <= 10, p99 <= 50, max <= 100", "failed_requests": "0"},
+    ),
+    ("foreground", ("--quick",), {"tps_ratio": ">= 0.95", "p99_ratio": "<= 1.1"}),
 )
 
 

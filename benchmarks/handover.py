@@ -1,6 +1,6 @@
 """How long do clients wait when their wave is handed over?
 
-    python -m benchmarks.handover [--waves 100] [--quick] [--json]
+    python -m benchmarks.handover [--waves 100] [--scenes loopback] [--quick] [--json]
 
 Waves of 1,000 subjects move while 50 connections write 1,000 transactions a second, all of them for the wave that is
 about to be handed over; then they are rolled back, which is as many handovers again. ``pause_ms``: of each handover the
@@ -12,7 +12,7 @@ fast as they can. ``wan``: the mover reaches the target through a line of that r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
@@ -33,6 +33,7 @@ from domicile.world.oracle import Law, verdict
 from domicile.world.process import Writers, writers
 from domicile.world.traffic import Config
 
+SCENES = ("loopback", "saturated", "wan")
 SUBJECTS = 1_000  # of a wave
 WAVES = 100
 CONNECTIONS = 50
@@ -231,8 +232,8 @@ def _require(moved: MoveStatus, status: Status) -> None:
         raise RuntimeError(f"the move is {moved.status}: {why or moved.error_message}")
 
 
-async def run(waves: int) -> dict[str, object]:
-    """All scenes on one pair of servers."""
+async def run(waves: int, names: Collection[str] = SCENES) -> dict[str, object]:
+    """The scenes of these names on one pair of servers."""
     result: dict[str, object] = {"subjects": SUBJECTS, "connections": CONNECTIONS, "rate": RATE}
     wan: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="domicile-bench-state-") as state:
@@ -241,7 +242,7 @@ async def run(waves: int) -> dict[str, object]:
             all_scenes = scenes(waves)
             _bench.say(f"filling the source with {all_scenes[-1].last:,} users")
             await build(source.conninfo(), target.conninfo(), all_scenes)
-            for scene in all_scenes:
+            for scene in (s for s in all_scenes if s.name in names):
                 place = Path(state) / f"{scene.name}-{scene.rtt_ms:.0f}"
                 measured = await play(scene, place, source.conninfo(), target.conninfo())
                 figures = measured.figures()
@@ -260,8 +261,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _bench.parser("handover", __doc__ or "", SUBJECTS)
     parser.add_argument("--waves", type=int, default=WAVES, help=f"of the first scene, each moved twice ({WAVES})")
     parser.add_argument("--quick", action="store_true", help="three waves a scene: a look, not a figure")
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES, help="only these")
     options = parser.parse_args(arguments)
-    _bench.show(asyncio.run(run(3 if options.quick else options.waves)), as_json=options.json)
+    _bench.show(asyncio.run(run(3 if options.quick else options.waves, options.scenes)), as_json=options.json)
 
 
 if __name__ == "__main__":

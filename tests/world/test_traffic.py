@@ -231,13 +231,25 @@ def test_two_homes_are_seen_by_who_acknowledges() -> None:
     book.acknowledge(
         at(HERE, -1, 2.05), [], 3.5
     )  # begun before the first answer there: its commit may have been before
+    book.acknowledge(at(THERE, 1, 3.6), [], 3.7)
     assert book.two_homes == 0
-    book.acknowledge(at(HERE, 0, 4.0), [], 4.1)
+    book.acknowledge(at(HERE, -1, 4.0), [], 4.1)
+    book.acknowledge(at(THERE, 1, 4.05), [], 4.2)  # under way together: perhaps it was committed before
+    assert book.two_homes == 0
+    book.acknowledge(at(HERE, -1, 4.3), [], 4.4)
+    book.acknowledge(at(THERE, 1, 4.5), [], 4.6)
     assert book.two_homes == 1
-    book.acknowledge(at(HERE, 2, 5.0), [], 5.1)  # told so: it has moved back
-    assert (book.two_homes, book.homes[1].site) == (1, HERE)
-    book.acknowledge(at(THERE, 1, 6.0), [], 6.1)
-    assert book.two_homes == 2
+
+
+def test_a_user_who_moved_back_has_one_home() -> None:
+    book = moved()
+    book.acknowledge(at(HERE, -1, 4.0), [], 4.1)  # a router that forgot everything is the first to find out
+    book.acknowledge(at(HERE, 2, 5.0), [], 5.1)  # told so
+    book.acknowledge(at(HERE, 2, 6.0), [], 6.1)
+    assert (book.two_homes, book.homes[1].site) == (0, HERE)
+    book.acknowledge(at(THERE, 1, 7.0), [], 7.1)
+    book.acknowledge(at(HERE, 2, 8.0), [], 8.1)
+    assert book.two_homes == 1
 
 
 def test_order_is_judged_by_acknowledgements() -> None:
@@ -310,7 +322,7 @@ async def test_lost_connections_leave_doubt_but_no_harm(sites: dict[str, str]) -
     account = traffic.account()
     found = await oracle.verdict(account, sites)
     assert found.clean, found
-    assert not set(account.failures) - {"57P01"}
+    assert not account.failures
     assert any(met & Met.BROKEN for met in account.timings.met)
     assert account.acknowledged > 50
 

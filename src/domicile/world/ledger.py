@@ -118,6 +118,7 @@ class Ledger:
     acknowledged: int = 0
     unknown: int = 0
     two_homes: int = 0
+    _strays: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
 
     def acknowledge(self, done: Try, effects: Iterable[Effect], now: float) -> None:
         """The commit was answered at ``now``."""
@@ -139,11 +140,15 @@ class Ledger:
             self.homes[done.user] = Home(done.site, max(0.0, done.epoch), now, {origin, done.site})
         elif done.site == home.site:
             home.epoch = max(home.epoch, done.epoch)
+            self.two_homes += sum(done.begun > acknowledged for _, acknowledged in self._strays.pop(done.user, ()))
         elif done.epoch > home.epoch:
             home.site, home.epoch, home.since = done.site, done.epoch, now
             home.ever.add(done.site)
+            if left := [stray for stray in self._strays.pop(done.user, ()) if stray[0] != done.site]:
+                self._strays[done.user] = left
         elif done.begun > home.since:
-            self.two_homes += 1
+            # Either two homes, or the user has moved back there and nobody has been told: the next write will show.
+            self._strays.setdefault(done.user, []).append((done.site, now))
 
     def _enter(self, effect: Effect, done: Try, now: float, site: str) -> None:
         match effect:

@@ -97,6 +97,8 @@ class Session:
                     if not self._within:
                         break
                     self._within = False
+                elif self._pq.status == ConnStatus.BAD:
+                    break  # libpq makes up results for what was under way
                 elif result.status == ExecStatus.PIPELINE_SYNC:
                     answer, self._answer = self._answer, None
                     if not answer.done():

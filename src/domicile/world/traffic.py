@@ -15,12 +15,13 @@ import random
 import time
 from types import MappingProxyType
 
-from domicile.model.errors import DomicileError
 from domicile.postgres.connect import connect
 from domicile.world.account import Account, Met, Transacted
-from domicile.world.kinds import DOORS, WEIGHTS, Kind, Maker, Results, Transaction, new_user
+from domicile.world.kinds import DOORS, WEIGHTS, Kind, Maker, Transaction, new_user
 from domicile.world.ledger import Ledger, Person, Try
-from domicile.world.session import Lost, Session, detail, named, sqlstate
+from domicile.world.pool import BROKEN, MISSING, Answer, Pool
+from domicile.world.router import Router
+from domicile.world.session import named
 
 WAIT_S, WAIT_MAX_S = 0.005, 0.05  # after DM002
 NOBODY_TRIES = 3  # per site, until a user is nowhere
@@ -28,8 +29,6 @@ PATIENCE_S = 120.0
 CREDIT_S = 0.05  # of the rate: how much of a standstill is caught up
 HOT_USERS = 20
 ISOLATION: Mapping[str, float] = MappingProxyType({"rc": 80, "rr": 15, "s": 5})
-MISSING = "missing"  # as an SQLSTATE: the user is not at this site
-BROKEN = "broken"
 _AGAIN = frozenset({"40001", "40P01"})
 _OWN = frozenset({MISSING, BROKEN, "23503"})  # what an application meets without a move, too
 
@@ -57,16 +56,6 @@ class Config:
     doors: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """How a try ended: with ``state`` empty it is committed; ``doubt``: the answer of its commit was lost."""
-
-    state: str = ""
-    about: bytes = b""
-    results: Results = ()
-    doubt: bool = False
-
-
 @dataclass(slots=True)
 class _Course:
     """One transaction from its first try on."""
@@ -90,11 +79,10 @@ class Traffic:
         self._account = Account(ledger, tuple(config.sites))
         self._ledger = ledger
         self._maker = Maker(ledger, self._dice)
-        self._idle: dict[str, list[Session]] = {site: [] for site in config.sites}
+        self._pool = Pool(config.sites)
+        self._router = Router(ledger, tuple(config.sites), self._dice)
         self._all: list[int] = []
         self._users = self._all
-        self._believed: dict[int, tuple[str, float]] = {}
-        self._sign_up_at: dict[Person, str] = {}
         self._busy: set[Hashable] = set()
         self._stopped = asyncio.Event()
         self._doors = config.doors
@@ -107,8 +95,7 @@ class Traffic:
             async with await connect(conninfo) as conn:
                 for user, market in await (await conn.execute(people)).fetchall():
                     self._ledger.people.setdefault(user, Person(market, site))
-            for _ in range(self._config.writers):
-                self._idle[site].append(await Session.open(conninfo))
+        await self._pool.open(self._config.writers)
         quiet, markets = self._config.quiet, self._config.markets
         self._all = self._users = sorted(
             user
@@ -154,9 +141,8 @@ class Traffic:
                 group.create_task(go_round())
 
     async def close(self) -> None:
-        for sessions in self._idle.values():
-            while sessions:
-                await sessions.pop().close()
+        """Close every connection."""
+        await self._pool.close()
 
     def account(self) -> Account:
         """What happened so far."""
@@ -171,7 +157,7 @@ class Traffic:
             if made is None or not self._busy.isdisjoint(made.holds):
                 await asyncio.sleep(0)
                 continue
-            straying = made.user in self._believed and self._dice.random() < self._config.forgetful
+            straying = self._router.knows(made.user) and self._dice.random() < self._config.forgetful
             isolation = self._dice.choices(levels, shares)[0]
             self._busy.update(made.holds)
             try:
@@ -202,9 +188,10 @@ class Traffic:
         """Try until it is acknowledged, or pointless, or failed."""
         made = course.transaction
         while True:
-            site, epoch = self._where(course)
+            site, epoch = self._router.where(course.transaction, straying=course.straying)
+            course.straying = False
             begun = time.monotonic()
-            answer = await self._try(site, course)
+            answer = await self._pool.attempt(site, course.transaction, course.isolation)
             now = time.monotonic()
             if not answer.state:
                 done = Try(made.user or new_user(answer.results), site, epoch, begun)
@@ -221,7 +208,7 @@ class Traffic:
                 self._account.failures["patience"] += 1
                 return
 
-    def _enter(self, course: _Course, done: Try, answer: _Answer, now: float) -> None:
+    def _enter(self, course: _Course, done: Try, answer: Answer, now: float) -> None:
         made = course.transaction
         if made.like is not None:
             self._ledger.people[done.user] = Person(made.like.market, done.site)
@@ -237,17 +224,7 @@ class Traffic:
             Transacted(done.user, course.begun, now - course.begun, course.met, number, done.epoch)
         )
 
-    def _where(self, course: _Course) -> tuple[str, float]:
-        made = course.transaction
-        if made.like is not None:
-            return self._sign_up_at.get(made.like, made.like.origin), 0.0
-        if course.straying:
-            course.straying = False
-            if (home := self._ledger.homes.get(made.user)) is not None:
-                return self._dice.choice(sorted(home.ever)), -1.0
-        return self._believed.get(made.user) or (self._ledger.people[made.user].origin, 0.0)
-
-    async def _learn(self, course: _Course, site: str, answer: _Answer) -> bool:
+    async def _learn(self, course: _Course, site: str, answer: Answer) -> bool:
         """What an application does about a refusal; False when it ends there."""
         made = course.transaction
         match answer.state:
@@ -258,7 +235,7 @@ class Traffic:
                 if course.met & Met.MOVED:
                     await asyncio.sleep(WAIT_S)
                 course.met |= Met.MOVED
-                self._told(made, json.loads(answer.about))
+                self._router.told(made, json.loads(answer.about))
             case "DM002":
                 course.met |= Met.MOVING
                 await asyncio.sleep(course.wait)
@@ -276,13 +253,6 @@ class Traffic:
                 return False
         return True
 
-    def _told(self, made: Transaction, facts: Mapping[str, object]) -> None:
-        home, epoch = str(facts["home"]), float(str(facts["epoch"]))
-        if made.like is not None:
-            self._sign_up_at[made.like] = home
-        elif epoch >= self._believed.get(made.user, ("", 0.0))[1]:
-            self._believed[made.user] = home, epoch
-
     async def _look_elsewhere(self, course: _Course, site: str) -> bool:
         """The user is not at this site: gone, or moved and its source copy removed, so that nobody says where."""
         user = course.transaction.user
@@ -296,42 +266,5 @@ class Traffic:
         if course.nobody >= NOBODY_TRIES * len(sites):
             self._account.failures["nowhere"] += 1
             return False
-        believed, epoch = self._believed.get(user, (self._ledger.people[user].origin, 0.0))
-        if believed == site:
-            # Newer than what sent us here, older than any word that is still to come.
-            self._believed[user] = sites[(sites.index(site) + 1) % len(sites)], epoch + 0.5 / len(sites)
+        self._router.not_at(user, site)
         return True
-
-    async def _try(self, site: str, course: _Course) -> _Answer:
-        made = course.transaction
-        sessions = self._idle[site]
-        session = sessions.pop() if sessions else None
-        committing = False
-        answer = _Answer(BROKEN)
-        try:
-            session = session or await Session.open(self._config.sites[site])
-            if made.alone:
-                committing = True
-                answer = _judged(await session.round(made.calls))
-            else:
-                answer = _judged((await session.round([(course.isolation, ()), *made.calls]))[1:])
-                committing = not answer.state
-                last = await session.round([(b"commit" if committing else b"rollback", ())])
-                if committing and (state := sqlstate(last[0])):
-                    answer = _Answer(state, detail(last[0]))
-        except (Lost, DomicileError):
-            if session is not None:
-                await session.close()
-            return _Answer(results=answer.results, doubt=True) if committing else _Answer(BROKEN)
-        sessions.append(session)
-        return answer
-
-
-def _judged(results: Results) -> _Answer:
-    """The first error decides; but a first statement that touched nobody comes before all."""
-    if not sqlstate(results[0]) and not results[0].command_tuples:
-        return _Answer(MISSING)
-    for result in results:
-        if state := sqlstate(result):
-            return _Answer(state, detail(result))
-    return _Answer(results=results)

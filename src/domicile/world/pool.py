@@ -1,0 +1,77 @@
+"""The application's sessions: one transaction tried at one site, and what the site answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from domicile.model.errors import DomicileError
+from domicile.world.kinds import Results, Transaction
+from domicile.world.session import Lost, Session, detail, sqlstate
+
+MISSING = "missing"  # as an SQLSTATE: the user is not at this site
+BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a try ended: with ``state`` empty it is committed; ``doubt``: the answer of its commit was lost."""
+
+    state: str = ""
+    about: bytes = b""
+    results: Results = ()
+    doubt: bool = False
+
+
+class Pool:
+    """Sessions at every site, as many as writers need. ``sites``: conninfos, which may hold secrets."""
+
+    def __init__(self, sites: Mapping[str, str]) -> None:
+        self._sites = sites
+        self._idle: dict[str, list[Session]] = {site: [] for site in sites}
+
+    async def open(self, count: int) -> None:
+        """So many at every site. Raises DomicileError."""
+        for site, conninfo in self._sites.items():
+            for _ in range(count):
+                self._idle[site].append(await Session.open(conninfo))
+
+    async def close(self) -> None:
+        """Of those that nobody uses."""
+        for sessions in self._idle.values():
+            while sessions:
+                await sessions.pop().close()
+
+    async def attempt(self, site: str, made: Transaction, isolation: bytes) -> Answer:
+        """One try. Nothing is left of it when it is refused; a connection that breaks is replaced."""
+        sessions = self._idle[site]
+        session = sessions.pop() if sessions else None
+        committing = False
+        answer = Answer(BROKEN)
+        try:
+            session = session or await Session.open(self._sites[site])
+            if made.alone:
+                committing = True
+                answer = _judged(await session.round(made.calls))
+            else:
+                answer = _judged((await session.round([(isolation, ()), *made.calls]))[1:])
+                committing = not answer.state
+                last = await session.round([(b"commit" if committing else b"rollback", ())])
+                if committing and (state := sqlstate(last[0])):
+                    answer = Answer(state, detail(last[0]))
+        except (Lost, DomicileError):
+            if session is not None:
+                await session.close()
+            return Answer(results=answer.results, doubt=True) if committing else Answer(BROKEN)
+        sessions.append(session)
+        return answer
+
+
+def _judged(results: Results) -> Answer:
+    """The first error decides; but a first statement that touched nobody comes before all."""
+    if not sqlstate(results[0]) and not results[0].command_tuples:
+        return Answer(MISSING)
+    for result in results:
+        if state := sqlstate(result):
+            return Answer(state, detail(result))
+    return Answer(results=results)
