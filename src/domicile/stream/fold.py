@@ -28,6 +28,12 @@ class _Is(IntEnum):
     REPLACED = 4  # gone, and another one under the same key
 
 
+# Names of their own: an enumeration's member is looked up anew each time.
+_INSERT, _DELETE = Op.INSERT, Op.DELETE
+_NEW, _CHANGED, _GONE = _Is.NEW, _Is.CHANGED, _Is.GONE
+_FIRST = {Op.INSERT: _NEW, Op.UPDATE: _CHANGED, Op.DELETE: _GONE}
+
+
 @dataclass(slots=True)
 class FoldedTable:
     """What happens to one table."""
@@ -65,21 +71,27 @@ class Fold:
         """Take the next changes, in the source's order."""
         if not self._plain:
             return
+        table, rows = -1, None
         for change in changes:
-            rows = self._tables.get(change.table)
-            if rows is None:
-                if change.table in self._without_key:
+            if change.table != table:
+                table = change.table
+                if table in self._without_key:
                     self._plain = False
                     return
-                rows = self._tables[change.table] = {}
-            if change.op is Op.INSERT:
-                certain = _insert(rows, change.key, change.fields)
-            elif change.op is Op.DELETE:
-                certain = _delete(rows, change.key)
-            elif change.old_key is None:
-                certain = _update(rows, change.key, change.fields)
+                rows = self._tables.setdefault(table, {})
+            assert rows is not None
+            op, key = change.op, change.key
+            if change.old_key is not None:
+                certain = _rekey(rows, change.old_key, key, change.fields)
+            elif key not in rows and (op is not _INSERT or None not in change.fields):
+                rows[key] = (_FIRST[op], change.fields)  # almost always
+                continue
+            elif op is _INSERT:
+                certain = _insert(rows, key, change.fields)
+            elif op is _DELETE:
+                certain = _delete(rows, key)
             else:
-                certain = _rekey(rows, change.old_key, change.key, change.fields)
+                certain = _update(rows, key, change.fields)
             if not certain:
                 self._plain = False
                 return
@@ -142,12 +154,12 @@ def _over(old: Fields, new: Fields) -> Fields:
 def _sorted(rows: dict[Key, tuple[_Is, Fields]]) -> FoldedTable:
     table = FoldedTable()
     for key, (state, fields) in rows.items():
-        if state is _Is.CHANGED:
+        if state is _CHANGED:
             sent = tuple(f is not None for f in fields) if None in fields else None
             table.updates.setdefault(sent, []).append((key, fields))
             continue
-        if state is not _Is.NEW:
+        if state is not _NEW:
             table.deletes.append(key)
-        if state is not _Is.GONE:
+        if state is not _GONE:
             table.inserts.append(fields)
     return table

@@ -16,11 +16,13 @@ from domicile.stream.canonical import Canon, canonical
 from domicile.stream.change import Change, Field, Key, Op
 from domicile.stream.index import OwnershipIndex, TableIndex, digest, sorted_step
 from domicile.stream.layout import Identity, StreamTable
-from domicile.stream.pgoutput import FIRST_COLUMN, NEW, Relation, behind, fields
-from domicile.stream.probe import UNSENT, Probe, Prober, Wanted, key_of
+from domicile.stream.pgoutput import FIRST_COLUMN, NEW, Relation, behind
+from domicile.stream.probe import UNSENT, Probe, Prober, Wanted, key_of, row_reader
 from domicile.stream.work import Loose, Work, schema_changed, unclear
 
 Fields = tuple[Field | None, ...]
+# Names of their own: an enumeration's member is looked up anew each time, for longer than the change takes to build.
+_INSERT, _UPDATE, _DELETE = Op.INSERT, Op.UPDATE, Op.DELETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,12 @@ class Reading:
         """Compile. The relation has the layout's columns, in any order."""
         place = {column.name: i for i, column in enumerate(relation.columns)}
         order = tuple(place[name] for name in table.columns)
-        row = _row_reader(order)
+        types = tuple(column.type_oid for column in relation.columns)
+        row = _arranged(row_reader(types, binary=binary), order)
         owner_at = table.owner.at if table.owner.parent is None else sorted_step(table)[0]
         owner = _wanted(table, order, owner_at)
         make_owner = canonical(owner.families, binary=binary)
-        prober = Prober(tuple(c.type_oid for c in relation.columns), binary)
+        prober = Prober(types, binary)
         key = _key_reader(table)
         if table.identity is Identity.FULL:
             key_at = both_at = _whole_row(row, key)
@@ -72,6 +75,7 @@ class RowFilter:
         self._no = table.no
         # Not by the message's own letter: a partitioned table's is that of its root, and the rows are in the leaves.
         self._full = table.replica == "f"
+        self._keyless = table.identity is Identity.FULL
         self._work = work
         self._index: TableIndex = index.tables[table.no]
         self._keys = self._index.keys
@@ -102,14 +106,14 @@ class RowFilter:
             self._index.add(canon, row)
         else:
             self._keys.add(canon)
-        self._work.changes.append(Change(self._no, Op.INSERT, key, row))
+        self._work.changes.append(Change(self._no, _INSERT, key, row))
 
     def update(self, payload: bytes) -> None:
         """A row changed."""
         if payload[5] != NEW:
             self._update_with_old(payload)
             return
-        if self.table.identity is Identity.FULL:
+        if self._keyless:
             raise schema_changed(self.table.name, "the stream does not say which row an update meant")
         key, owner = self._both_at(payload, FIRST_COLUMN)
         if key is None or key is UNSENT:
@@ -134,7 +138,7 @@ class RowFilter:
                 self._index.discard(key)
             else:
                 self._keys.discard(key)
-            self._work.changes.append(Change(self._no, Op.DELETE, sent))
+            self._work.changes.append(Change(self._no, _DELETE, sent))
             return
         for loose in self._loose:
             if loose.anchor.of_key is None:
@@ -162,7 +166,7 @@ class RowFilter:
     def remove(self, key: Key) -> None:
         """The row with that key is gone, whatever else happened."""
         self._index.discard(self._index.canon_of(key))
-        self._work.changes.append(Change(self._no, Op.DELETE, key))
+        self._work.changes.append(Change(self._no, _DELETE, key))
 
     def _old_and_new(self, payload: bytes) -> tuple[Fields, Fields]:
         """The row before (of which only the key may be known) and afterwards, completed by what was not sent."""
@@ -226,7 +230,7 @@ class RowFilter:
             if self._loose:
                 self._work.leave[self._no, sent] = None
             else:  # nothing can hang from it
-                self._work.changes.append(Change(self._no, Op.DELETE, sent))
+                self._work.changes.append(Change(self._no, _DELETE, sent))
             return
         after = self.read.key(row)
         new = key if after == sent else self._index.canon_of(after)
@@ -236,7 +240,7 @@ class RowFilter:
                 return
             self._give_up(key, sent, row, new)
             self._index.add(new, row, key)
-        self._work.changes.append(Change(self._no, Op.UPDATE, after, row, None if after == sent else sent))
+        self._work.changes.append(Change(self._no, _UPDATE, after, row, None if after == sent else sent))
 
     def _leave_and_enter(self, key: Canon, sent: Key, after: Key) -> None:
         self._index.discard(key)
@@ -287,13 +291,13 @@ class RowFilter:
                 raise unclear(f"passed a key of {self.table.name} from a row of the wave to another owner's row")
 
 
-def _row_reader(order: tuple[int, ...]) -> Callable[[bytes, int], Fields]:
+def _arranged(read: Callable[[bytes, int], Fields], order: tuple[int, ...]) -> Callable[[bytes, int], Fields]:
     if order == tuple(range(len(order))):
-        return lambda payload, at: tuple(fields(payload, at)[0])
+        return read
     if len(order) == 1:
         raise AssertionError("one column has one order")
     arrange = itemgetter(*order)
-    return lambda payload, at: arrange(fields(payload, at)[0])
+    return lambda payload, at: arrange(read(payload, at))
 
 
 def _whole_row(row: Callable[[bytes, int], Fields], key: Callable[[Fields], Key]) -> Probe:
