@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pytest
 from tests.conftest import create_database, drop_database
 from tests.move.conftest import STORE_MAP
-from tests.move.places import cloned, scalar
+from tests.move.places import cloned, execute, scalar
 from tests.move.test_kill import CONFIG, Company, judge, total
 
 from domicile.sites.embedded import EmbeddedCluster
@@ -87,11 +87,12 @@ class Firm:
         await until(worker.is_up)
         return worker
 
-    async def ordered(self, where: str = "market <> 'CN'", plan: str = "plan.json") -> str:
+    async def ordered(self, mode: str = "cold", *, where: str = "market <> 'CN'", plan: str = "plan.json") -> str:
         """A move that is left to the workers; its id."""
+        options = ["--cold"] if mode == "cold" else []
         company = self.company
         await company.ok("plan", "store", "--from", "beijing", "--to", "singapore", "--where", where, "-o", plan)
-        now = json.loads(await company.ok("apply", plan, "--detach", "--yes", "--json"))
+        now = json.loads(await company.ok("apply", plan, *options, "--detach", "--yes", "--json"))
         assert (now["status"], now["ordered"]) == ("pending", "move")
         assert "domicile worker --site beijing" in now["next"]
         return str(now["move_id"])
@@ -110,12 +111,14 @@ class Firm:
 
         return await until(by_it, seconds)
 
-    async def copying(self, move: str) -> None:
-        """Wait until rows of the second wave have been committed at the target."""
-        query = "select coalesce(max(rows_copied), 0) > 0 from domicile_control.wave where move_id = %s and no > 1"
+    async def copying(self, move: str, rows: int = 1) -> None:
+        """Wait until the copy of the second wave has begun, and so many of its rows are committed at the target."""
+        query = """
+            select count(*) from domicile_control.wave
+            where move_id = %s and no > 1 and phase not in ('planned', 'prepare', 'fence') and rows_copied >= %s"""
 
         async def begun() -> bool:
-            return bool(await scalar(self.control, query, move))
+            return await scalar(self.control, query, move, rows) != 0
 
         await until(begun)
 
@@ -145,6 +148,7 @@ async def firm(
     control = await create_database(pg18, "control")
     async with cloned(pg18, store_source) as source, cloned(pg18, store_target) as target:
         text = CONFIG.format(state=scratch / f"state-{tmp_path.name}", map=STORE_MAP, source=source, target=target)
+        text = text.replace("wave_subjects_max: 60", "wave_subjects_max: 15")  # many pause points
         (tmp_path / "domicile.yaml").write_text(text + f'control: "{pg18.conninfo(control)}"\n')
         (tmp_path / "embedded.yaml").write_text(text)
         firm = Firm(Company(tmp_path, source, target), pg18.conninfo(control))
@@ -184,12 +188,19 @@ async def test_ordered_moves_are_carried_and_purged(firm: Firm) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["prepare.reserved:kill:1", "copy.chunk_committed:kill:12", "handover.departed:kill:2"]
+    ("mode", "point"),
+    [
+        ("cold", "prepare.reserved:kill:1"),
+        ("cold", "copy.chunk_committed:kill:12"),
+        ("cold", "handover.departed:kill:2"),
+        ("live", "copy.chunk_committed:kill:12"),
+        ("live", "live.departed:kill:2"),
+    ],
 )
-async def test_a_killed_worker_is_taken_over(firm: Firm, point: str) -> None:
+async def test_a_killed_worker_is_taken_over(firm: Firm, mode: str, point: str) -> None:
     before = await total(firm.company)
     first = await firm.worker(failpoint=point)
-    move = await firm.ordered()
+    move = await firm.ordered(mode)
     await firm.carried(move, first)
     second = await firm.worker()
     assert await first.ended() == -signal.SIGKILL, first.said()
@@ -200,11 +211,12 @@ async def test_a_killed_worker_is_taken_over(firm: Firm, point: str) -> None:
     assert await firm.of(move, "attempt") == "1"  # the same workflow: its finished steps were not repeated
 
 
-async def test_a_stopped_worker_is_taken_over_and_writes_nothing_when_it_comes_back(firm: Firm) -> None:
+@pytest.mark.parametrize("mode", ["cold", "live"])
+async def test_a_stopped_worker_is_taken_over_and_writes_nothing_when_it_comes_back(firm: Firm, mode: str) -> None:
     """Stopped in the middle of a copy, wherever that is: within a transaction, likely."""
     before = await total(firm.company)
     first = await firm.worker()
-    move = await firm.ordered()
+    move = await firm.ordered(mode)
     await firm.copying(move)
     first.signal(signal.SIGSTOP)
     stopped = time.monotonic()
@@ -221,11 +233,12 @@ async def test_a_stopped_worker_is_taken_over_and_writes_nothing_when_it_comes_b
     await purged(firm, move, before)
 
 
-async def test_a_zombie_does_not_disturb_who_took_over(firm: Firm) -> None:
+@pytest.mark.parametrize("mode", ["cold", "live"])
+async def test_a_zombie_does_not_disturb_who_took_over(firm: Firm, mode: str) -> None:
     """It comes back while the other is at work, in the very step that it was stopped in."""
     before = await total(firm.company)
     first = await firm.worker()
-    move = await firm.ordered()
+    move = await firm.ordered(mode)
     await firm.copying(move)
     first.signal(signal.SIGSTOP)
     second = await firm.worker()
@@ -240,8 +253,8 @@ async def test_workers_share_the_moves_of_their_site(firm: Firm) -> None:
     """One move each at a time; both workers killed, a third has both in hand."""
     workers = [await firm.worker(failpoint="copy.before:pause") for _ in range(2)]
     moves = [
-        await firm.ordered("market in ('IN', 'SG')", "one.json"),
-        await firm.ordered("market not in ('CN', 'IN', 'SG')", "two.json"),
+        await firm.ordered(where="market in ('IN', 'SG')", plan="one.json"),
+        await firm.ordered(where="market not in ('CN', 'IN', 'SG')", plan="two.json"),
     ]
     pids = {str(w.process.pid) for w in workers}
 
@@ -274,9 +287,9 @@ async def test_a_worker_that_is_asked_to_leave_hands_over_at_a_pause_point(firm:
 
 async def test_the_second_signal_ends_a_worker_at_once(firm: Firm) -> None:
     before = await total(firm.company)
-    first = await firm.worker(failpoint="copy.chunk_committed:pause:12")
+    first = await firm.worker(failpoint="copy.before:pause:2")
     move = await firm.ordered()
-    await firm.copying(move)
+    await firm.copying(move, rows=0)
     for _ in range(2):
         first.signal(signal.SIGINT)
         await asyncio.sleep(0.5)
@@ -290,12 +303,12 @@ async def test_a_move_that_cannot_be_carried_fails_and_is_not_handed_around(firm
     """Its schema has changed; mended, it is ordered again."""
     move = await firm.ordered()
     at_target = firm.company.target
-    await scalar(at_target, "alter table store.user_account add column surplus integer; select 1")
+    await execute(at_target, "alter table store.user_account add column surplus integer")
     worker = await firm.worker()
     await firm.over(move, "failed")
     assert await firm.of(move, "error_code") == "schema-changed"
     assert "cannot be carried from here" in worker.said()
-    await scalar(at_target, "alter table store.user_account drop column surplus; select 1")
+    await execute(at_target, "alter table store.user_account drop column surplus")
     await firm.company.ok("resume", move, "--detach")
     await firm.over(move, "waiting")
 
@@ -325,7 +338,7 @@ async def test_without_a_shared_control_database_there_are_no_workers(firm: Firm
     company = firm.company
     await company.ok("-c", "embedded.yaml", "plan", "store", "--from", "beijing", "--to", "singapore",
                      "--where", "market = 'SG'", "-o", "plan.json")  # fmt: skip
-    for command in (["worker", "--site", "beijing"], ["apply", "plan.json", "--detach", "--yes"]):
+    for command in (["worker", "--site", "beijing"], ["apply", "plan.json", "--cold", "--detach", "--yes"]):
         code, _, err = await company.run("-c", "embedded.yaml", *command)
         assert code == 2
         assert "control:" in err

@@ -96,7 +96,7 @@ class _Worker:
             if order.move_id in self.arrived:
                 await self._progress(desk, order)
             elif not await living_runner(desk.conn, order.move_id) and await offer(order, desk.orders):
-                log.info("move %s: nobody carries it; put into the queue of %s", order.move_id, order.source)
+                log.info("move %s: put into the queue of %s", order.move_id, order.source)
 
     async def hand_back(self, desk: Desk) -> None:
         """What we gave back goes into the queue at once, not when others notice."""
