@@ -371,8 +371,9 @@ def wait_for(process: subprocess.Popen[str], desk: Desk, pattern: str) -> str:
     pytest.fail(f"it never said {pattern!r} but: {desk.talk()}")
 
 
-def test_the_second_ctrl_c_stops_at_once_and_resume_goes_on(desk: Desk) -> None:
-    process = desk.start("apply", desk.plan(), "--yes", "--json", DOMICILE_FAILPOINT="verify.before:pause")
+@pytest.mark.parametrize(("cold", "point"), [((), "live.verify"), (("--cold",), "verify.before")])
+def test_the_second_ctrl_c_stops_at_once_and_resume_goes_on(desk: Desk, cold: tuple[str, ...], point: str) -> None:
+    process = desk.start("apply", desk.plan(), *cold, "--yes", "--json", DOMICILE_FAILPOINT=f"{point}:pause")
     move = wait_for(process, desk, "wave 1: verify")
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -451,7 +452,7 @@ async def test_a_narrow_terminal_asks_and_draws(desk: Desk) -> None:
     desk.plan()
     code, shown = await asyncio.to_thread(on_a_terminal, desk, ("apply", "plan.json"), b"y\n")
     assert code == 0, shown
-    assert "Move them from beijing to singapore? [y/N]" in " ".join(shown.split())
+    assert "Move them from beijing to singapore? They write all the while. [y/N]" in " ".join(shown.split())
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "rows/s" in plain
     assert "█" in plain or "▓" in plain

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from domicile.model.errors import EXIT_INTERRUPTED, DomicileError, ErrorCode
 
 T = TypeVar("T")
-AT_ONCE = "No row is lost. The wave at work, if any, refuses its writers until the move is resumed or aborted."
+AT_ONCE = "No row is lost. The wave at work may refuse its writers until the move is resumed or aborted."
 GRACE_SECONDS_MAX = 5.0  # between the second signal and the hard end
 
 Say = Callable[[str], None]
