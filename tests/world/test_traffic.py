@@ -292,13 +292,14 @@ def test_pauses_are_those_of_who_was_in_flight() -> None:
         Transacted(2, 10.02, 0.050, Met.NOTHING, 1, 1.0),  # a straying one that met nothing
         Transacted(3, 20.0, 0.500, Met.MOVED, 1, 1.0),  # told long after: redirected, not paused
         Transacted(1, 30.0, 0.020, Met.MOVING, 0, 2.0),  # and back
+        Transacted(3, 31.0, 0.700, Met.MOVING, 0, 0.0),  # never told anything, but to wait
         Transacted(9, 30.0, 9.000, Met.MOVED, 0, 1.0),  # of no wave that is asked about
     ):
         timings.add(one)
     account = Account(ledger(), (HERE, THERE), timings)
     waves = {1: 1, 2: 1, 3: 1}
-    assert [tuple(round(ms) for ms in met) for met in account.handovers(waves)] == [(30, 40), (20,)]
-    assert account.pauses(waves) == Spread(2, 20.0, 40.0, 40.0)
+    assert [tuple(round(ms) for ms in met) for met in account.handovers(waves)] == [(700,), (30, 40), (20,)]
+    assert account.pauses(waves) == Spread(3, 40.0, 700.0, 700.0)
     assert Spread.of([]) == Spread()
     assert account.latency(after=30.0).max == 9000.0
 

@@ -130,21 +130,25 @@ class Account:
         return Spread.of(s * MS for begun, s in pairs if after <= begun < before)
 
     def handovers(self, waves: Mapping[int, int]) -> tuple[tuple[float, ...], ...]:
-        """Per handover, how long each transaction took that met it, in ms: refused with DM001 or DM002, and first tried
-        before the new home had acknowledged a write for anyone of the wave. ``waves`` says which users moved together;
-        each epoch of a wave is a handover of its own. Empty where nobody was in flight.
+        """Per handover, how long each transaction took that met it, in ms: one that was told to wait (DM002), or sent
+        on (DM001) when it had been tried before the new home had acknowledged a write for anyone of the wave. ``waves``
+        says which users moved together; each epoch of a wave is a handover of its own, and who waited without ever
+        being told of one stands under epoch 0. Empty where nobody was in flight.
         """
         met: dict[tuple[int, float], list[Transacted]] = defaultdict(list)
         first: dict[tuple[int, float], float] = {}
         for one in self.timings:
             wave = waves.get(one.user)
-            if wave is None or one.epoch <= 0:
+            if wave is None or (one.epoch <= 0 and not one.met & Met.MOVING):
                 continue
-            key = wave, one.epoch
+            key = wave, max(0.0, one.epoch)
             first[key] = min(first.get(key, one.acknowledged), one.acknowledged)
             if one.met & MOVE:
                 met[key].append(one)
-        return tuple(tuple(one.latency * MS for one in met[key] if one.begun < first[key]) for key in sorted(first))
+        return tuple(
+            tuple(one.latency * MS for one in met[key] if one.met & Met.MOVING or one.begun < first[key])
+            for key in sorted(first)
+        )
 
     def pauses(self, waves: Mapping[int, int]) -> Spread:
         """Of each handover that met anybody the longest that a transaction took."""
