@@ -41,7 +41,9 @@ async def rollback(
             await begin.enlist(carrier)
             await streams.require_way_back(carrier)
             await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
+            await desk.moves.request(record.move_id, pause=False)
             await carry_out(desk, carrier, "rollback", on_progress, stop)
+            await desk.moves.request(record.move_id, pause=False)
         now = await told(desk, record.move_id, on_progress)
         stopped = stop is not None and stop.is_set() and not now.error_code
         if now.status is not Status.ABORTED and not stopped:

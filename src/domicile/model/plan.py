@@ -122,7 +122,7 @@ class Limits:
         1_000  # of a handover, as writers of the wave see it; beyond it the wave steps back and tries again
     )
     handover_tries: int = 20
-    catch_up_seconds_max: float = 600.0  # from the end of the copy until the wave is ready to be handed over
+    catch_up_seconds_max: float = 600.0  # for the stream to catch up, and again until a try of the handover begins
     lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins
     wal_bytes_max: int = 16 * 1024 * 1024 * 1024  # that the source keeps for the stream
     probe_p99_ratio_max: float = 1.5  # of a probe write at either site against its measure before; beyond it: slower

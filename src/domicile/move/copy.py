@@ -37,19 +37,27 @@ from domicile.postgres import deferred_keys, waves
 from domicile.postgres.brake import Brakes
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
-from domicile.postgres.lease import assert_lease
+from domicile.postgres.lease import assert_lease, lease_lost
 from domicile.postgres.rows import copy_in, copy_out
 from domicile.postgres.transfer import Transferred, transfer
+from domicile.stream.pipeline import REFUSED
 
 _BEGIN = "begin transaction isolation level repeatable read, read only"
 _EXPORT = "select pg_catalog.pg_export_snapshot(), pg_catalog.pg_current_snapshot()::text"
 _DONE = "select table_name, chunk from domicile.progress where wave = %s"
-_PROGRESS = """
+# Several statements of one message.
+_BEGIN_CHUNK = """
+    begin;
+    select case when not exists (
+        select from domicile.move where move_id = {move} and generation = {generation} for share)
+    then domicile.refuse('lease') end;
+    {copy}"""
+_END_CHUNK = """
     insert into domicile.progress (wave, table_name, chunk, rows, bytes)
-    select %(wave)s, %(table)s, cell,
-           case when cell = %(first)s then %(rows)s else 0 end,
-           case when cell = %(first)s then %(bytes)s else 0 end
-    from pg_catalog.generate_series(%(first)s::integer, %(last)s::integer) as cell"""
+    select {wave}, {table}, cell, case when cell = {first} then {rows} else 0 end,
+           case when cell = {first} then {bytes} else 0 end
+    from pg_catalog.generate_series({first}::integer, {last}::integer) as cell;
+    commit"""
 
 # A wave of a larger part of a table is read by scanning it: from about here PostgreSQL itself prefers that, even to
 # read a single cell (measured: twenty chunks of 5 % each took twice the time of two halves).
@@ -174,21 +182,26 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     what = f"copy of {name}"
     brake = job.brakes.of(name) if job.brakes else None
     out = copy_out(job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal)
+    lease = {"move": sql.Literal(job.move.move_id), "generation": sql.Literal(job.move.generation)}
+    # Three round trips, whatever the statements: the line lies idle meanwhile.
+    begin = sql.SQL(_BEGIN_CHUNK).format(**lease, copy=copy_in(chunk.table))
+    try:
+        moved = await transfer(source, target, (out, begin), job.stop, what, brake)
+    except DomicileError as error:
+        if error.facts.get("sqlstate") == REFUSED:
+            raise lease_lost(job.move.move_id, job.move.generation) from None
+        raise
+    progress = {
+        "wave": job.wave.target_id,
+        "table": name,
+        "first": chunk.first_cell,
+        "last": chunk.last_cell,
+        "rows": moved.rows,
+        "bytes": moved.bytes,
+    }
+    end = sql.SQL(_END_CHUNK).format(**{field: sql.Literal(value) for field, value in progress.items()})
     with told("target", what):
-        async with target.transaction():
-            await assert_lease(target, job.move.move_id, job.move.generation)
-            moved = await transfer(source, target, (out, copy_in(chunk.table)), job.stop, what, brake)
-            await target.execute(
-                _PROGRESS,
-                {
-                    "wave": job.wave.target_id,
-                    "table": name,
-                    "first": chunk.first_cell,
-                    "last": chunk.last_cell,
-                    "rows": moved.rows,
-                    "bytes": moved.bytes,
-                },
-            )
+        await target.execute(end)
     return moved
 
 

@@ -173,7 +173,9 @@ async def rollback_workflow(move_id: str) -> str:
         carrier = carrier_of(move_id)
         async with carrier.pacing.held(carrier.move):
             for no in reversed(await returning_step(move_id)):
-                outcome = await rollback_step(move_id, no)
+                outcome = await gate_step(move_id)
+                if outcome == Outcome.DONE:
+                    outcome = await rollback_step(move_id, no)
                 if outcome != Outcome.DONE:
                     return await order_over_step(move_id, outcome)
         return await end_step(move_id, Outcome.ABORTED)

@@ -111,13 +111,11 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
     move = live.move
     limits = move.plan.limits
     pause = PAUSE_SECONDS_MIN
-    tables = move.data_map.in_scope()
     async with session(move.source) as asking, session(move.source) as locking:
-        await guard.arm(asking, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max)
-        await move.failpoints.reach("live.armed")
         for number in range(1, limits.handover_tries + 1):
             await _until_ready(live, monitor)
             try:
+                await live.beside(_arm(live, asking))
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.until_few(live)
@@ -133,6 +131,14 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
             await live.beside(asyncio.sleep(pause))
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
     raise AssertionError("there is at least one try")
+
+
+async def _arm(live: LiveWave, asking: AsyncConnection) -> None:
+    """The guard runs at the site that loses the wave. Once only: what is armed already takes no lock."""
+    move, limits = live.move, live.move.plan.limits
+    tables = move.data_map.in_scope()
+    await guard.arm(asking, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max)
+    await move.failpoints.reach("live.armed")
 
 
 def _lost(live: LiveWave) -> DomicileError:

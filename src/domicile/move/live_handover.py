@@ -176,9 +176,10 @@ async def _arrived(live: LiveWave) -> bool:
 
 async def _equal(live: LiveWave, keys: Keys) -> list[Statement]:
     """Statements that refuse the arrival unless the touched rows hash at the target as they do at the source, where
-    nobody can write them now."""
+    nobody can write them now, and what they refer to is there."""
     ours = await live.here.sums(live.source, keys)
-    return [live.there.require(no, keys[no], part) for no, part in ours.items()]
+    equal = [live.there.require(no, keys[no], part) for no, part in ours.items()]
+    return [*equal, *(one for no in ours for one in live.there.require_parents(no, keys[no]))]
 
 
 def _arrive(live: LiveWave) -> Statement:

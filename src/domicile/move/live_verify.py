@@ -8,7 +8,10 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 import secrets
 
 from psycopg import AsyncConnection
@@ -19,7 +22,7 @@ from domicile.model.verdict import Verdict
 from domicile.move import verify
 from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
-from domicile.move.reader import Reader, open_sessions
+from domicile.move.reader import Reader, Sessions, open_sessions
 from domicile.stream import compare
 from domicile.stream.change import Key
 from domicile.stream.layout import Identity
@@ -33,11 +36,22 @@ _MARK = "select pg_catalog.pg_logical_emit_message(true, 'domicile', %s::bytea)"
 
 
 async def mark(live: LiveWave) -> None:
-    """Wait until the target has everything that was committed at the source before this call."""
+    """Wait until the target has everything that was committed at the source before this call. Raises lag-budget."""
     content = secrets.token_hex(8).encode()
     reached = live.catchup.expect(content)
     await live.source.execute(_MARK, (content,))
-    await live.beside(reached)
+    seconds_max = live.move.plan.limits.catch_up_seconds_max
+    try:
+        async with asyncio.timeout(seconds_max):
+            await live.beside(reached)
+    except TimeoutError:
+        raise DomicileError(
+            ErrorCode.LAG_BUDGET,
+            f"the stream did not catch up within {seconds_max:g} s",
+            facts={"lag_seconds": round(live.catchup.lag_seconds, 1)},
+            safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
+            hint="Smaller waves catch up sooner; limits.catch_up_seconds_max allows for more. Then: domicile resume",
+        ) from None
 
 
 async def whole(live: LiveWave) -> Verdict:
@@ -83,18 +97,28 @@ async def touched_rows(live: LiveWave) -> None:
         ours = await at_source.ask("touched rows", lambda conn: live.here.sums(conn, keys))
         theirs = await at_target.ask("touched rows", lambda conn: live.there.sums(conn, keys))
         for no in compare.differing(ours, theirs):
-            rows = await at_source.ask("touched rows", lambda conn, no=no: live.here.rows(conn, no, keys[no]))  # type: ignore[misc]
-            found = await at_target.ask("touched rows", lambda conn, no=no: live.there.rows(conn, no, keys[no]))  # type: ignore[misc]
-            differing = {key for listed in classify(rows, found).values() for key in listed}
-            if live.layout.tables[no].identity is Identity.FULL:
-                quiet = set(differing) if seen(live, seam).get(no) == keys[no] else set()
-            else:
-                hashes = await live.here.key_hashes(live.source, no, keys[no])
-                still = set(seen(live, seam).get(no, ()))
-                quiet = {h for h in differing if hashes[h] in still}
-            if quiet:
-                raise _discrepancy(live, no, len(quiet))
+            await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
+        for no, listed in seen(live, seam).items():
+            if orphans := await at_target.ask("touched rows", partial(live.there.orphans, no=no, keys=listed)):
+                raise _discrepancy(live, no, orphans, "refer to a row that is not there")
     _compared(live, seam)
+
+
+async def _compare_rows(
+    live: LiveWave, sites: tuple[Sessions, Sessions], no: int, keys: Sequence[Key], seam: Seam
+) -> None:
+    """Which rows of the table differ, and whether anybody still touches them."""
+    ours = await sites[0].ask("touched rows", partial(live.here.rows, no=no, keys=keys))
+    theirs = await sites[1].ask("touched rows", partial(live.there.rows, no=no, keys=keys))
+    differing = {key for listed in classify(ours, theirs).values() for key in listed}
+    still = seen(live, seam).get(no, [])
+    if live.layout.tables[no].identity is Identity.FULL:
+        quiet = differing if still == keys else set()
+    else:
+        hashes = await live.here.key_hashes(live.source, no, keys)
+        quiet = {h for h in differing if hashes[h] in set(still)}
+    if quiet:
+        raise _discrepancy(live, no, len(quiet), "are not what was committed at the source")
 
 
 def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
@@ -134,11 +158,11 @@ async def _seen(conn: AsyncConnection) -> str:
     return str(row[0])
 
 
-def _discrepancy(live: LiveWave, no: int, rows: int) -> DomicileError:
+def _discrepancy(live: LiveWave, no: int, rows: int, what: str) -> DomicileError:
     name = live.layout.tables[no].name
     return DomicileError(
         ErrorCode.DISCREPANCY,
-        f"{rows} rows of {name} differ at {live.move.target_site} from what was committed at {live.move.source_site}",
+        f"{rows} rows of {name} at {live.move.target_site} {what}",
         facts={"table": str(name), "rows": rows},
         safe="The wave steps back; the source serves and nothing has changed.",
         hint=f"domicile resume {live.move.move_id} copies the wave anew; when it comes again, please report it.",

@@ -19,7 +19,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.move import verify
 from domicile.move.carrier import APPLICATION_NAME, Carrier
 from domicile.move.context import Move, WaveAtSites
-from domicile.postgres import waves
+from domicile.postgres import references, waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
@@ -127,8 +127,11 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         try:
             yield LiveWave(
                 carrier, wave, mode, layout, catchup, apply, source, target,
-                compare.side(layout, verify.shapes(move, move.source_schema, mode), wave.source_id),
-                compare.side(layout, verify.shapes(move, move.target_schema, mode), wave.target_id),
+                compare.side(layout, move.data_map, verify.shapes(move, move.source_schema, mode), wave.source_id),
+                compare.side(
+                    layout, move.data_map, verify.shapes(move, move.target_schema, mode), wave.target_id,
+                    references.to_prove(move.data_map, move.source_schema, move.target_schema),
+                ),
                 await slot.seal(source, move.stream_name), [stream],
             )  # fmt: skip
         finally:

@@ -2,8 +2,8 @@
 
 Precondition: the wave lives at the target, its source copy is as it was at the departure, the slot of the way back
 holds every write since. Postcondition: the source is the one home, under the next epoch; the target keeps its copy,
-closed, so that stale writers are told, until it is purged (`clear`). Until the source has taken over, every failure ends
-with the target serving. Idempotent: continued where it was cut.
+closed, so that stale writers are told, until it is purged (`clear`). Until the source has taken over, every failure
+ends with the target serving. Idempotent: continued where it was cut.
 """
 
 from __future__ import annotations

@@ -131,7 +131,8 @@ async def _roll_back(carrier: Carrier, no: int) -> None:
     """What stands in the way may be in the copy of another wave, which is behind: then that one is brought up first."""
     for _ in range(ROLLBACK_TRIES):
         try:
-            return await rollback.run(carrier, no)
+            await rollback.run(carrier, no)
+            return
         except DomicileError as why:
             if why.code is not ErrorCode.KEYS_COLLIDE:
                 raise

@@ -86,6 +86,16 @@ async def broken(conn: AsyncConnection, data_map: DataMap, reference: Reference,
     return await _count(conn, statement)
 
 
+def broken_among(data_map: DataMap, reference: Reference, wave_id: int, keyed: Fragment) -> sql.Composed:
+    """The statement of `broken`, over the wave's rows that ``keyed`` (``and ...`` about ``t``) leaves."""
+    return sql.SQL(_BROKEN).format(
+        rows=_rows(data_map, reference.table, Members(MEMBERS, wave_id), reference) + keyed,
+        given=_given(reference),
+        parent=ident(reference.to_table),
+        joined=_joined(reference, "t", "parent"),
+    )
+
+
 async def referring_rows(conn: AsyncConnection, data_map: DataMap, reference: Reference, members: Members) -> int:
     """How many rows of a table that stays refer to rows of the members: one of `external_references`."""
     statement = sql.SQL(_REFERRING).format(

@@ -78,7 +78,7 @@ class LimitsEntry(Entry):
     handover_tries: int = Field(default=_DEFAULTS.handover_tries, ge=1)
     """How often a live handover is tried before its wave fails."""
     catch_up_seconds_max: float = Field(default=_DEFAULTS.catch_up_seconds_max, gt=0)
-    """How long a wave may take from the end of its copy until it is ready to be handed over, in seconds."""
+    """How long a live wave may take to catch up, and again until a try of its handover may begin, in seconds."""
     lag_bytes_max: int = Field(default=_DEFAULTS.lag_bytes_max, ge=1)
     """How far behind the source, in bytes of its log, a wave may be when its handover begins."""
     wal_bytes_max: int = Field(default=_DEFAULTS.wal_bytes_max, ge=1)

@@ -39,6 +39,30 @@ class _Flying:
 
 
 @dataclass(slots=True)
+class _Markers:
+    """Who waits for which marker."""
+
+    waiters: dict[bytes, asyncio.Future[list[Transaction]]] = field(default_factory=dict)
+    failure: BaseException | None = None
+
+    def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
+        waiter = self.waiters.setdefault(content, asyncio.get_running_loop().create_future())
+        if self.failure is not None and not waiter.done():
+            waiter.set_exception(self.failure)
+        return waiter
+
+    def take(self, content: bytes) -> asyncio.Future[list[Transaction]] | None:
+        waiter = self.waiters.pop(content, None)
+        return None if waiter is None or waiter.done() else waiter
+
+    def disappoint(self, why: BaseException) -> None:
+        """Whoever waits now is told why it will not be."""
+        for waiter in self.waiters.values():
+            if not waiter.done():
+                waiter.set_exception(why)
+
+
+@dataclass(slots=True)
 class CatchUp:
     """``reparent`` carries out a transaction in which rows came to other owners; ``turn`` waits while the stream must
     go slower; ``horizon`` asks the origin below which id all are visible (None: it keeps its whole log)."""
@@ -53,10 +77,9 @@ class CatchUp:
     _waiting: list[Transaction] = field(default_factory=list)
     _changes: int = 0
     _flying: deque[_Flying] = field(default_factory=deque)
-    _expected: dict[bytes, asyncio.Future[list[Transaction]]] = field(default_factory=dict)
+    _markers: _Markers = field(default_factory=_Markers)
     _holding: bool = False
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
-    _failure: BaseException | None = None
     _acknowledged: float = field(default_factory=time.monotonic)
     _candidate: tuple[int, int] = (0, 0)  # a position that is committed, and the newest transaction read by then
 
@@ -77,7 +100,8 @@ class CatchUp:
                 await self._acknowledge()
                 await self.turn()
         except BaseException as why:
-            self._fail(why)
+            self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
+            self._markers.disappoint(self._markers.failure)
             raise
         finally:
             for flying in self._flying:
@@ -86,10 +110,7 @@ class CatchUp:
     def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
         """To be called before the marker is written at the origin. Done when everything that was committed before the
         marker is committed at the destination; while the tail is held: the tail, all that is not on its way there."""
-        waiter = self._expected.setdefault(content, asyncio.get_running_loop().create_future())
-        if self._failure is not None and not waiter.done():
-            waiter.set_exception(self._failure)
-        return waiter
+        return self._markers.expect(content)
 
     def hold(self) -> None:
         """From now on what arrives is kept as the tail instead of being applied."""
@@ -136,7 +157,7 @@ class CatchUp:
         if transaction.enter or transaction.leave:
             if self._holding:
                 # What follows can be judged only once this is carried out, and that is not for a pause.
-                self._disappoint(_held())
+                self._markers.disappoint(_held())
                 await self._going_on.wait()
             await self.flush()
             await self.reparent(transaction)
@@ -162,14 +183,12 @@ class CatchUp:
             self.applied += flying.changes
 
     async def _pass(self, marker: Marker) -> None:
-        waiter = self._expected.pop(marker.content, None)
-        if waiter is None or waiter.done():
+        waiter = self._markers.take(marker.content)
+        if waiter is None:
             return
-        if self._holding:
-            waiter.set_result(list(self._waiting))
-            return
-        await self.flush()
-        waiter.set_result([])
+        if not self._holding:
+            await self.flush()
+        waiter.set_result(list(self._waiting))
 
     async def _acknowledge(self) -> None:
         """Now and then: write down how far others' transactions have been read, and let the origin's log go.
@@ -188,15 +207,6 @@ class CatchUp:
         if not position or await self.horizon() > newest:
             self.reader.acknowledge(position)
             self._candidate = (self.apply.position, self.filter.newest)
-
-    def _fail(self, why: BaseException) -> None:
-        self._failure = why if isinstance(why, DomicileError) else _stopped()
-        self._disappoint(self._failure)
-
-    def _disappoint(self, why: BaseException) -> None:
-        for waiter in self._expected.values():
-            if not waiter.done():
-                waiter.set_exception(why)
 
 
 def _held() -> DomicileError:

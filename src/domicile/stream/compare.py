@@ -14,10 +14,12 @@ from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
-from domicile.model.schema import TableName
+from domicile.model.datamap import DataMap
+from domicile.model.schema import Reference, TableName
 from domicile.postgres import checksum
 from domicile.postgres.checksum import Part, RowHash, Shape
 from domicile.postgres.ownership import Fragment, column
+from domicile.postgres.references import broken_among, shown
 from domicile.stream.change import Key
 from domicile.stream.layout import Identity, Layout, StreamTable
 from domicile.stream.params import Raw, cast_of, key_arrays
@@ -32,6 +34,9 @@ _ROWS = "select {key}, {bound} {rows} where m.wave = {wave} {keyed}"
 _REQUIRE = """
     select domicile.refuse('touched rows differ', {table}) from ({sums}) as found (rows, digest)
     where (found.rows, found.digest) is distinct from (({rows}::text)::bigint, ({digest}::text)::numeric)"""
+_REFUSE_ORPHANS = """
+    select domicile.refuse('rows without what they refer to', {table}) from ({orphans}) as found (rows)
+    where found.rows > 0"""
 _HASHES = "select {key} from {listed}"
 _OWNERS = "select distinct m.ordinal {rows} where m.wave = {wave} {keyed}"
 # Few keys against tables that nobody may have analyzed: the planner must not scan.
@@ -52,6 +57,8 @@ class Side:
     layout: Layout
     shapes: Sequence[Shape]
     wave_id: int
+    data_map: DataMap
+    references: Mapping[int, Sequence[Reference]]  # foreign keys to be proven here, by the table that refers
     _texts: dict[tuple[str, int, tuple[bool, ...]], bytes] = field(default_factory=dict)
 
     def require(self, no: int, keys: Sequence[Key], part: Part) -> Statement:
@@ -62,13 +69,38 @@ class Side:
             return sql.SQL(_REQUIRE).format(
                 table=sql.Literal(str(self.layout.tables[no].name)),
                 sums=self._sums(no, params),
-                rows=sql.SQL(f"${len(params) + 1}"),
-                digest=sql.SQL(f"${len(params) + 2}"),
+                rows=sql.SQL("${}").format(sql.Literal(len(params) + 1)),
+                digest=sql.SQL("${}").format(sql.Literal(len(params) + 2)),
             )
 
         values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
         values += [str(part.rows).encode(), str(part.digest).encode()]
         return Statement(self._text("require", no, params, build), values, binary=True, keep=True)
+
+    def require_parents(self, no: int, keys: Sequence[Key]) -> list[Statement]:
+        """Statements that fail unless what these rows refer to is at this site: the mover's writes are not checked."""
+        params = self._params(no, keys)
+        values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
+        statements = []
+        for reference in self.references.get(no, ()):
+            text = self._text(shown(reference), no, params, partial(self._refuse_orphans, no, reference, params))
+            statements.append(Statement(text, values, binary=True, keep=True))
+        return statements
+
+    async def orphans(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> int:
+        """How many of these rows refer to a row that is not at this site, counted for each foreign key."""
+        params = self._params(no, keys)
+        total = 0
+        for reference in self.references.get(no, ()):
+            statement = broken_among(self.data_map, reference, self.wave_id, self._keyed(no, params))
+            row = await (await AsyncRawCursor(conn).execute(statement, params)).fetchone()
+            assert row is not None
+            total += int(row[0])
+        return total
+
+    def _refuse_orphans(self, no: int, reference: Reference, params: Sequence[Any]) -> sql.Composed:
+        orphans = broken_among(self.data_map, reference, self.wave_id, self._keyed(no, params))
+        return sql.SQL(_REFUSE_ORPHANS).format(table=sql.Literal(str(reference.table)), orphans=orphans)
 
     async def sums(self, conn: AsyncConnection, keys: Keys) -> dict[int, Part]:
         """Count and sum over the rows of the wave with these keys, of all tables named in one round trip. Tables named
@@ -131,21 +163,35 @@ class Side:
 
     def _of_wave(self, statement: LiteralString, no: int, params: Sequence[Any], **parts: Fragment) -> sql.Composed:
         """The statement over the table's rows of the wave with the keys in ``params``; over all where it has none."""
-        table = self.layout.tables[no]
-        keyed: Fragment = sql.SQL("")
-        if params:
-            keyed = sql.SQL("and ({}) in (select {} from {})").format(
-                sql.SQL(", ").join(column("t", name) for name in table.key),
-                sql.SQL(", ").join(column("k", name) for name in table.key),
-                listed_keys(table, params, self.layout.binary, "k"),
-            )
-        wave = sql.Literal(self.wave_id)
+        wave, keyed = sql.Literal(self.wave_id), self._keyed(no, params)
         return sql.SQL(statement).format(rows=self.shapes[no].rows, wave=wave, keyed=keyed, **parts)
 
+    def _keyed(self, no: int, params: Sequence[Any]) -> Fragment:
+        table = self.layout.tables[no]
+        if not params:
+            return sql.SQL("")
+        return sql.SQL(" and ({}) in (select {} from {})").format(
+            sql.SQL(", ").join(column("t", name) for name in table.key),
+            sql.SQL(", ").join(column("k", name) for name in table.key),
+            listed_keys(table, params, self.layout.binary, "k"),
+        )
 
-def side(layout: Layout, shapes: Mapping[TableName, Shape], wave_id: int) -> Side:
-    """The wave at one site; ``shapes`` by table name."""
-    return Side(layout, [shapes[table.name] for table in layout.tables], wave_id)
+
+def side(
+    layout: Layout,
+    data_map: DataMap,
+    shapes: Mapping[TableName, Shape],
+    wave_id: int,
+    references: Sequence[Reference] = (),
+) -> Side:
+    """The wave at one site; ``shapes`` by table name. ``references`` are those to be proven there; of those that no
+    site declares nothing is promised."""
+    declared: dict[int, list[Reference]] = {}
+    numbers = {table.name: table.no for table in layout.tables}
+    for reference in references:
+        if reference.declared and reference.table in numbers:
+            declared.setdefault(numbers[reference.table], []).append(reference)
+    return Side(layout, [shapes[table.name] for table in layout.tables], wave_id, data_map, declared)
 
 
 def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]:
@@ -172,7 +218,7 @@ def listed_keys(table: StreamTable, params: Sequence[Any], binary: bool, alias: 
             "pg_catalog.unnest(${}::{}[])"
             if isinstance(param, Raw)
             else "pg_catalog.unnest((${}::pg_catalog.text)::{}[])"
-        ).format(sql.SQL(str(number)), cast_of(table, name, binary))
+        ).format(sql.Literal(number), cast_of(table, name, binary))
         for number, (name, param) in enumerate(zip(table.key, params, strict=True), start=1)
     ]
     # With a schema's name before it, unnest takes one array.
