@@ -33,6 +33,7 @@ MODE = Mode.LIVE
 OPEN_SECONDS = 2.0  # of writes before the move begins
 WAVE_SUBJECTS = 2_000  # at scale 1: about six waves after the canary
 WAVE_SUBJECTS_MIN = 60
+FENCE_SECONDS_MAX = 30.0  # five servers and the customers share a small machine: its transactions may be long
 SCALE_MIN, SCALE_MAX = 0.005, 100.0
 
 Keep = Callable[[Path, Account], Awaitable[None]]
@@ -227,7 +228,8 @@ async def run(options: Options, tell: Tell) -> Account:
 
 def limits(scale: float) -> Limits:
     """Waves small enough to be watched: about seven, whatever the scale."""
-    return Limits(wave_subjects_max=max(WAVE_SUBJECTS_MIN, round(WAVE_SUBJECTS * scale)))
+    size = max(WAVE_SUBJECTS_MIN, round(WAVE_SUBJECTS * scale))
+    return Limits(wave_subjects_max=size, fence_seconds_max=FENCE_SECONDS_MAX)
 
 
 def compared(draft: DataMap, decided: DataMap) -> Surveyed:
@@ -271,9 +273,10 @@ def stayed(data_map: DataMap, at_source: Census) -> tuple[Stayed, ...]:
 
 def _failed(now: MoveStatus) -> DomicileError:
     wave = next((w for w in now.waves if w.error_code), None)
+    code, said = (wave.error_code, wave.error_message) if wave else (now.error_code, now.error_message)
     return DomicileError(
-        ErrorCode(wave.error_code) if wave else ErrorCode.INTERNAL,
-        f"wave {wave.no}: {wave.error_message}" if wave else f"the move ended as {now.status}",
+        ErrorCode(code) if code else ErrorCode.INTERNAL,
+        (f"wave {wave.no}: " if wave else "") + (said or f"the move ended as {now.status}"),
         facts={"move": now.move_id, "status": str(now.status)},
         safe=now.safe,
         hint="This is a defect of domicile, since the demo makes its own input: please report it.",
