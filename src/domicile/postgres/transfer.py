@@ -30,6 +30,7 @@ STALL_SECONDS_MAX = 3_600  # neither end says anything for so long: given up
 CANCEL_SECONDS_MAX = 3.0
 
 _IN, _OUT = select.POLLIN, select.POLLOUT
+_BEFORE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)  # of statements before the COPY
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def pump(
     brake: Brake | None = None,
 ) -> Transferred:
     """Run the first statement (COPY TO STDOUT) at the first end into the second (COPY FROM STDIN) at the second.
+    Either may stand behind others in one text, whose answers are passed over.
 
     Blocks, so give it a thread. Neither transaction is ended here: the caller commits. ``stop`` set:
     interrupted within STOP_POLL_MS. Raises DomicileError (copy-failed and its kin, see failures.py;
@@ -175,6 +177,8 @@ class _Pump:
             conn.send_query(statement)
             self._flush(conn)
             result = self._result(conn)
+            while result is not None and result.status in _BEFORE:
+                result = self._result(conn)
         if result is None or result.status != expected:
             raise self._refused(conn, result)
 
