@@ -18,7 +18,7 @@ from domicile.control.lease import Lease
 from domicile.control.membership import Membership
 from domicile.control.moves import Moves
 from domicile.control.orders import Orders
-from domicile.directory.directory import Directory
+from domicile.directory.directory import Directory, SubjectHash
 from domicile.model.datamap import DataMap, OwnerStep, Role, SubjectRule, TableRule
 from domicile.model.plan import Cohort, Format, Limits, Plan, TablePlan
 from domicile.model.schema import TableName
@@ -139,7 +139,7 @@ class Stage:
             replace(self.move, target=target, source=source or self.source),
             Moves(at),
             Figures(at),
-            Directory(at, _no_hash),
+            Directory(at, SubjectHash(b"bench")),
             Orders(at),
             Lease(0, at),
             Membership(at),
@@ -149,10 +149,11 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    source: EmbeddedCluster, target: EmbeddedCluster, rows: int, members: Mapping[str, int]
+    source: EmbeddedCluster, target: EmbeddedCluster, rows: int, members: Mapping[str, int], *, base: int = 0
 ) -> AsyncIterator[Stage]:
-    """Build it: ``members`` are the waves by name, each of the first so many subjects. About ``rows`` changes wait."""
-    base = min(BASE_ROWS, rows)
+    """Build it: ``members`` are the waves by name, each of the first so many subjects. About ``rows`` changes wait;
+    ``base`` rows were there before."""
+    base = base or min(BASE_ROWS, rows)
     for name, count in members.items():
         template = f"wave_{name}"
         await _run(target.conninfo(), f"create database {template}")
@@ -222,10 +223,6 @@ async def _move(conn: AsyncConnection, source: str, rows: int) -> Move:
         made_at="",
     )
     return Move(MOVE, plan, DATA_MAP, source, "", schema, schema, 0, Failpoints())
-
-
-def _no_hash(*_: str) -> bytes:
-    return b""
 
 
 async def _nobody(*_: object) -> int:
