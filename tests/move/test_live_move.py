@@ -117,4 +117,3 @@ async def test_a_plan_may_close_the_way_back(store: Place) -> None:
     assert refused.value.code is ErrorCode.WAY_BACK_CLOSED
     slots = await scalar(store.target, "select count(*) from pg_replication_slots where database = current_database()")
     assert slots == 0, "nothing of what is written at the target is kept for a way back"
-

@@ -49,9 +49,7 @@ async def clear(carrier: Carrier) -> Counter[str]:
     return removed
 
 
-async def begin_stream(
-    back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int
-) -> waves.WaveRecord:
+async def begin_stream(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> waves.WaveRecord:
     """The stream back to the copy begins at the wave's arrival, unless it has begun; returns the copy's record."""
     move = back.move
     at_losing = await waves.find_wave(losing, move.move_id, no)
