@@ -33,7 +33,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
-from domicile.postgres import deferred_keys, waves
+from domicile.postgres import deferred_keys, snapshots, waves
 from domicile.postgres.brake import Brakes
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import told
@@ -168,7 +168,7 @@ async def _stream(job: _Job) -> None:
     async with _session(job.move.source, SESSION) as source, _session(job.move.target, _REPLICA) as target:
         with told("source", "join the snapshot"):
             await source.execute(_BEGIN)
-            await source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(job.snapshot)))
+            await snapshots.join(source, job.snapshot, "source")
         for level in job.levels:
             while level:
                 moved = await _copy(job, level.popleft(), source, target)

@@ -12,15 +12,17 @@ Reversible until the arrival. It also carries a wave back: then "source" is the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 import logging
 import time
 
+import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark
 from domicile.model.phase import ORDER, Phase
-from domicile.model.report import LEFT
+from domicile.model.report import LEFT, InTheWay
 from domicile.move import eject, live_verify, slices, verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_handover import Crossed, attempt, recover
@@ -28,12 +30,14 @@ from domicile.move.live_wave import LiveWave, open_live, session
 from domicile.move.monitor import Monitor, monitored
 from domicile.postgres import guard, sequences, waves
 from domicile.postgres.drain import DrainReport
+from domicile.postgres.failures import explain, refusal_of
 from domicile.postgres.introspect import read_schema, schema_digest
 from domicile.postgres.lease import assert_lease
 from domicile.stream import slot
 
 log = logging.getLogger(__name__)
 
+_CARRYING = "carrying the wave"
 LOOK_SECONDS = 0.1
 UNREACHABLE_SECONDS_MAX = 60.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
@@ -57,12 +61,13 @@ async def run(carrier: Carrier, no: int) -> None:
             if gone := await _carry_over(carrier, no):
                 # The index is read anew from the target, which has forgotten them.
                 await eject.eject(carrier, no, gone, LEFT)
-        except DomicileError as why:
+        except (DomicileError, psycopg.OperationalError) as trouble:
+            why = trouble if isinstance(trouble, DomicileError) else explain(refusal_of(trouble), "site", _CARRYING)
             now = time.monotonic()
             if not lost_since or now - begun > UNREACHABLE_SECONDS_MAX:  # it had worked until now
                 lost_since, pause = now, PAUSE_SECONDS_MIN
             if why.code is not ErrorCode.SITE_UNREACHABLE or now - lost_since > UNREACHABLE_SECONDS_MAX:
-                raise
+                raise why from None
             log.warning("wave %s: %s; the stream is opened again", no, why.message)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
@@ -122,10 +127,11 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
                     return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
-                if live.ended:
-                    raise _lost(live) from why
                 if why.code not in TRIED_AGAIN or number == limits.handover_tries:
                     raise
+                live.raise_failure()
+                if live.closed:
+                    raise _lost(live) from why
                 if why.code is ErrorCode.DISCREPANCY:
                     await live_verify.touched_rows(live)  # raises when it is one
             await live.beside(asyncio.sleep(pause))
@@ -181,14 +187,23 @@ async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
         if (figures.lag_bytes or 0) <= limits.lag_bytes_max and not old:
             return await _require_unchanged(live)
         if time.monotonic() > deadline:
-            raise DomicileError(
-                ErrorCode.LAG_BUDGET,
-                f"the wave was not ready to be handed over within {limits.catch_up_seconds_max:g} s",
-                facts={"lag_bytes": figures.lag_bytes, "blockers": [b.pid for b in old]},
-                safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
-                hint="See what is in the way with: domicile status; then: domicile resume " + live.move.move_id,
-            )
+            raise _not_ready(live, figures.lag_bytes or 0, old)
         await live.beside(asyncio.sleep(LOOK_SECONDS))
+
+
+def _not_ready(live: LiveWave, lag: int, old: Sequence[InTheWay]) -> DomicileError:
+    limits = live.move.plan.limits
+    named = ", ".join(f"{b.pid or 'prepared'} {b.application}".rstrip() for b in old)
+    behind = f"it is {lag} bytes behind" if lag > limits.lag_bytes_max else ""
+    writing = f"transactions older than {limits.fence_seconds_max:g} s write: {named}" if old else ""
+    return DomicileError(
+        ErrorCode.LAG_BUDGET,
+        f"the wave was not ready to be handed over within {limits.catch_up_seconds_max:g} s: "
+        + "; ".join(filter(None, (behind, writing))),
+        facts={"lag_bytes": lag, "blockers": [b.pid for b in old]},
+        safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
+        hint=f"When they have ended, go on with: domicile resume {live.move.move_id}",
+    )
 
 
 async def _require_unchanged(live: LiveWave) -> None:

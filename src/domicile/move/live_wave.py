@@ -62,10 +62,11 @@ class LiveWave:
     def move(self) -> Move:
         return self.carrier.move
 
-    @property
-    def ended(self) -> bool:
-        """The stream or the monitor is over: the wave must be opened anew."""
-        return self.closed or any(task.done() for task in self.watched)
+    def raise_failure(self) -> None:
+        """Raise why the stream or the monitor is over, if one is: the wave must be opened anew, or ends."""
+        for task in self.watched:
+            if task.done():
+                task.result()
 
     async def beside(self, work: Awaitable[T]) -> T:
         """``work``, unless the stream or the monitor fails before: then that failure, and the work is cancelled."""
@@ -73,9 +74,7 @@ class LiveWave:
         try:
             await asyncio.wait([task, *self.watched], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                for failed in self.watched:
-                    if failed.done():
-                        failed.result()
+                self.raise_failure()
             return await task
         finally:
             if not task.done():

@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from domicile.model.schema import TableName
+from domicile.postgres import snapshots
 from domicile.postgres.checksum import BEGIN, Shape
 from domicile.postgres.connect import NO_SETTINGS, SESSION, connect
 from domicile.postgres.failures import told
@@ -60,17 +61,17 @@ async def open_sessions(
     """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
     async with AsyncExitStack() as stack:
         free: asyncio.Queue[AsyncConnection] = asyncio.Queue()
-        snapshot: sql.Literal | None = None
+        snapshot: str | None = None
         for _ in range(count):
             conn = await stack.enter_async_context(await connect(conninfo, settings={**_SETTINGS, **more}))
             with told(side, "open a snapshot"):
                 await conn.execute(BEGIN)
                 if snapshot is not None:
-                    await conn.execute(sql.SQL("set transaction snapshot {}").format(snapshot))
+                    await snapshots.join(conn, snapshot, side)
                 elif count > 1:
                     row = await (await conn.execute(_EXPORT)).fetchone()
                     assert row is not None
-                    snapshot = sql.Literal(str(row[0]))
+                    snapshot = str(row[0])
             free.put_nowait(conn)
         yield Sessions(side, free)
 
