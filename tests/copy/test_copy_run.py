@@ -200,7 +200,7 @@ async def test_connection_lost(sites18: Rig, side: str) -> None:
             [(killed,)] = await sites18.texts(
                 conn,
                 """select count(pg_terminate_backend(pid)) from pg_stat_activity
-                where datname = current_database() and query like 'copy%orders%' and wait_event_type = 'Lock'""",
+                where datname = current_database() and query like '%copy%orders%' and wait_event_type = 'Lock'""",
             )
         with pytest.raises(DomicileError) as failed:
             await running
