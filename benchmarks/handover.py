@@ -117,7 +117,7 @@ class Measured:
             "failed_requests": self.account.failed,
             "failures": dict(self.account.failures),
             "acknowledged": self.account.acknowledged,
-            "tps": round(len(self.account.timings) / self.account.seconds, 1),
+            "tps": self.account.tps,
             "latency_ms": spread(self.account.latency()),
             "oracle_clean": self.clean,
             "seconds": round(self.seconds, 1),

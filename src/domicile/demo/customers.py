@@ -81,7 +81,7 @@ async def ask_oracle(sites: Sites, account: Account, together: Mapping[int, int]
     found = await verdict(account, places, Law(Copies.NONE, staying=(MAINLAND,)))
     return Writes(
         seconds=account.seconds,
-        transactions=len(account.timings),
+        transactions=account.transactions,
         refused=dict(account.refused),
         failures=dict(account.failures),
         latency=account.latency(),

@@ -124,6 +124,16 @@ class Account:
     def seconds(self) -> float:
         return self.ended - self.began
 
+    @property
+    def transactions(self) -> int:
+        """Acknowledged while the writers ran: those by which they settled afterwards are left out."""
+        return sum(begun < self.ended for begun in self.timings.begun)
+
+    @property
+    def tps(self) -> float:
+        """Transactions a second while they ran."""
+        return round(self.transactions / self.seconds, 1) if self.seconds else 0.0
+
     def latency(self, after: float = 0.0, before: float = float("inf")) -> Spread:
         """Of transactions first tried in that window."""
         pairs = zip(self.timings.begun, self.timings.latency, strict=True)
@@ -164,6 +174,6 @@ class Account:
             "failures": dict(self.failures),
             "given_up": dict(self.given_up),
             "seconds": round(self.seconds, 3),
-            "tps": round(len(self.timings) / self.seconds, 1) if self.seconds else 0.0,
+            "tps": self.tps,
             "latency_ms": {"p50": latency.p50, "p99": latency.p99, "max": latency.max},
         }
