@@ -20,7 +20,7 @@ from domicile.stream.fold import Folded
 from domicile.stream.pipeline import Pipeline, Refused
 from domicile.stream.rounds import Rounds, may_be_order
 
-DEPTH = 2  # batches on their way at once
+DEPTH = 4  # batches on their way at once: what a long line holds, and one that is being carried out
 
 
 @dataclass(slots=True, eq=False)

@@ -49,7 +49,11 @@ class TableStatements:
         text = self._text("update", sent, lambda: self._dml.update_many(sets, guards))
         columns = list(zip(*(fields for _, fields in rows), strict=True))
         places = (*sets, *guards)
-        arrays = [*self._columns([key for key, _ in rows]), *(columns[at] for at in places)]
+        if sent is None:  # the row has its key
+            keys: list[Sequence[Any]] = [columns[at] for at in self._key]
+        else:
+            keys = [*self._columns([key for key, _ in rows])]
+        arrays = [*keys, *(columns[at] for at in places)]
         return self._many(text, (*self._key, *places), arrays)
 
     def insert_many(self, rows: Sequence[Fields]) -> list[Statement]:
