@@ -90,18 +90,18 @@ class Carrier:
     async def wave_at_sites(
         self, source: AsyncConnection, target: AsyncConnection, no: int, *, soaking: bool = False
     ) -> WaveAtSites:
-        """The wave as both sites have it: arriving at the target (``soaking``: a closed copy there); at the source
-        fenced (cold) or served (live). Raises phase-forbids."""
+        """The wave as both sites have it: arriving at the target (``soaking``: or gone from there, its copy closed); at
+        the source fenced (cold) or served (live). Raises phase-forbids."""
         move_id = self.move.move_id
         at_source = await waves.find_wave(source, move_id, no)
         at_target = await waves.find_wave(target, move_id, no)
         expected = SourceMark.FENCED if self.move.mode is Mode.COLD else SourceMark.OPEN
-        there = TargetMark.ABSENT if soaking else TargetMark.ARRIVING
+        there = (TargetMark.ARRIVING, TargetMark.ABSENT) if soaking else (TargetMark.ARRIVING,)
         if (
             at_source is None
             or at_target is None
             or waves.source_mark(at_source) is not expected
-            or waves.target_mark(at_target) is not there
+            or waves.target_mark(at_target) not in there
         ):
             raise DomicileError(
                 ErrorCode.PHASE_FORBIDS,
@@ -113,6 +113,6 @@ class Carrier:
                 safe="The wave steps back; the source serves and nothing has changed.",
                 hint=f"Begin the wave again with: domicile resume {move_id}",
             )
-        return WaveAtSites(
-            no, at_source.id, at_target.id, await waves.count_members(source, at_source.id), at_target.epoch
-        )
+        subjects = await waves.count_members(source, at_source.id)
+        epoch = at_target.epoch + (waves.target_mark(at_target) is TargetMark.ABSENT)  # under which it would arrive
+        return WaveAtSites(no, at_source.id, at_target.id, subjects, epoch)

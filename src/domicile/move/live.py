@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.handover import SourceMark
+from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import ORDER, Phase
 from domicile.model.report import LEFT, InTheWay
 from domicile.move import eject, live_verify, slices, verify
@@ -77,7 +77,7 @@ async def run(carrier: Carrier, no: int) -> None:
 
 async def _carry_over(carrier: Carrier, no: int) -> list[int]:
     """Carry the wave to its arrival, unless members have left the cohort since it began: then return who."""
-    async with open_live(carrier, no) as live, monitored(live) as monitor:
+    async with open_live(carrier, no, soaking=carrier.move.back) as live, monitored(live) as monitor:
         await _enter(carrier, no, Phase.CATCHUP)
         await carrier.move.failpoints.reach("live.catchup")
         await live_verify.mark(live)
@@ -124,6 +124,7 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.until_few(live)
+                    await _expect(live)
                     return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
@@ -170,6 +171,15 @@ async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
             await guard.set_fence(asking, wave.source_id, SourceMark.CLOSING, move.source_site, wave.epoch)
     await move.failpoints.reach("live.closing")
     return await guard.drain(asking, tables, seconds_max=move.plan.limits.fence_seconds_max)
+
+
+async def _expect(live: LiveWave) -> None:
+    """A copy to which the wave comes back refuses its writers from now on, instead of sending them where it was."""
+    move, wave = live.move, live.wave
+    if move.back:
+        async with live.target.transaction():
+            await assert_lease(live.target, move.move_id, move.generation)
+            await guard.set_fence(live.target, wave.target_id, TargetMark.ARRIVING, move.source_site, wave.epoch)
 
 
 async def _until_ready(live: LiveWave, monitor: Monitor) -> None:

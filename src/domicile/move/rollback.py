@@ -93,7 +93,8 @@ async def _is_home_again(back: Carrier, no: int) -> bool:
 
 
 async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> None:
-    """The source copy awaits its wave under the next epoch; the stream goes on from the arrival at the target."""
+    """The stream back begins at the wave's arrival at the target. The copy stays departed until its handover is tried:
+    writers who come to it are sent to the target meanwhile."""
     move = back.move
     at_losing = await waves.find_wave(losing, move.move_id, no)
     at_gaining = await waves.find_wave(gaining, move.move_id, no)
@@ -112,7 +113,4 @@ async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnect
     async with losing.transaction():
         await back.directory.reserve(move.plan.dataset, move.move_id, no, waves.members(losing, at_losing.id))
     await begin_stream(back, losing, gaining, no)
-    async with gaining.transaction():
-        await assert_lease(gaining, move.move_id, move.generation)
-        await guard.set_fence(gaining, at_gaining.id, TargetMark.ARRIVING, move.source_site, at_gaining.epoch + 1)
     await move.failpoints.reach("rollback.prepared")
