@@ -25,6 +25,7 @@ from psycopg import AsyncConnection, sql
 
 from benchmarks import _bench
 from benchmarks._stage import SUBJECTS, Stage, staged
+from domicile.cli.main import rest_the_collector
 from domicile.move.live_wave import open_live
 
 ROWS = 1_000_000
@@ -159,6 +160,7 @@ def main() -> None:
     options: argparse.ArgumentParser = _bench.parser("stream", __doc__ or "", ROWS)
     options.add_argument("--quick", action="store_true", help="100,000 changes, once")
     chosen = options.parse_args()
+    rest_the_collector()  # as the program does
     rows, repeat = (100_000, 1) if chosen.quick else (chosen.rows, chosen.repeat)
     _bench.show(asyncio.run(bench(rows, repeat)), as_json=chosen.json)
 

@@ -25,6 +25,7 @@ from psycopg.conninfo import make_conninfo
 from benchmarks import _bench, _netdelay
 from benchmarks._netdelay import Line
 from benchmarks._stage import SUBJECTS, Stage, staged
+from domicile.cli.main import rest_the_collector
 from domicile.model.plan import Limits
 from domicile.model.schema import Schema
 from domicile.move import copy
@@ -211,6 +212,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="150,000 rows, once")
     options.add_argument("--mbit", type=float, default=0.0, help="the line's width (default: what the machine makes)")
     chosen = options.parse_args()
+    rest_the_collector()  # as the program does
     if why := _netdelay.unavailable():
         _bench.show({"benchmark": "wan", "skipped": why}, as_json=chosen.json)
         return
