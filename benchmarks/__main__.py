@@ -29,6 +29,8 @@ SHORT: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
         {"pause_ms": "p50 <= 10, p99 <= 50, max <= 100", "failed_requests": "0"},
     ),
     ("foreground", ("--quick",), {"tps_ratio": ">= 0.95", "p99_ratio": "<= 1.1"}),
+    ("stream", ("--quick",), {"ratio_full": ">= 0.9", "ratio_filtered": ">= 1.5"}),
+    ("wan", ("--quick", "--mbit", "40"), {"ratio": ">= 0.8", "skipped": ""}),
 )
 
 
