@@ -56,7 +56,9 @@ _OWNERS: Mapping[str, str] = {
     "store.referral": "select t.inviter_id, t::text from store.referral as t",
 }
 # A transaction that wrote an outsider's row is in the way of every fence.
-IN_THE_WAY = "update store.user_account set locale = locale where market = 'CN'"
+IN_THE_WAY = """
+    insert into store.review (user_id, product_id, stars, body)
+    select max(id), 1, 1, 'slow' from store.user_account where market = 'CN'"""
 _MARKS = "select no, mark from domicile.wave order by no"
 _TRACES = """
     select 'slot' from pg_replication_slots where database = current_database()

@@ -14,7 +14,6 @@ import pytest
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
-    IN_THE_WAY,
     ONE,
     PREPARE,
     arrived_whole,
@@ -238,7 +237,6 @@ async def test_a_writer_of_the_wave_who_does_not_end_is_named_and_nobody_else_wa
     limits = replace(ONE, pause_ms_max=100, fence_seconds_max=1.0)
     async with begun(place, limits=limits) as carrier:
         await through(carrier, PREPARE, COPY)
-        await execute(place.source, IN_THE_WAY)
         async with held(place, carrier) as outsider, asyncio.TaskGroup() as group:
             group.create_task(through(carrier, CATCHUP))
             await closing(place)

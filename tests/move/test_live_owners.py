@@ -1,0 +1,243 @@
+"""Rows that come to other owners, and users who come and go, while their wave is on its way: the target has exactly the
+members' rows in the end, whatever became theirs or ceased to be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+import random
+
+import psycopg
+import pytest
+from tests.move.live_kit import (
+    CATCHUP,
+    COPY,
+    PREPARE,
+    arrived_whole,
+    begun,
+    closing,
+    held,
+    owned,
+    people,
+    small_store,
+    through,
+)
+from tests.move.places import Place, execute, scalar
+from tests.move.test_joiners import DELETE, MERGE
+
+from domicile.sites.embedded import EmbeddedCluster
+
+# Longer than fits into a row, and not to be compressed: it lies out of line.
+LONG = "(select string_agg(md5(n::text || random()::text), '') from generate_series(1, 200) as n)"
+ORDER = """(select min(o.id) from store.orders as o join store.payment as p on p.order_id = o.id
+    join store.order_item as i on i.order_id = o.id where o.user_id = {0})"""
+LONG_NOTES = f"update store.orders set note = {LONG} || id where id % 3 = 0"
+GIVE = (
+    """
+    update store.orders set user_id = {1}, address_id = (select min(id) from store.address where user_id = {1})
+    where id = """
+    + ORDER
+)
+CART_OF = "(select id from store.cart where user_id = {0})"
+ARRAYS = ("alter table store.user_account drop column interests", "alter table store.address drop column lines")
+CASCADE = """
+    alter table store."{0}" drop constraint "{0}_{1}_fkey",
+    add constraint "{0}_{1}_fkey" foreign key ({1}) references {2} on delete cascade"""
+CASCADES = (
+    *[(table, "user_id", "store.user_account") for table in ("review", "photo", "device", "address", "orders", "cart")],
+    ("Wishlist", "user_id", "store.user_account"),
+    ("cart_item", "cart_id", "store.cart"),
+    ("order_item", "order_id", "store.orders"),
+    ("payment", "order_id", "store.orders"),
+)
+
+
+@pytest.fixture(params=["text", "binary"])
+async def place(
+    request: pytest.FixtureRequest,
+    pg18: EmbeddedCluster,
+    store_source: str,
+    store_target: str,
+    scratch: Path,
+    tmp_path: Path,
+) -> AsyncIterator[Place]:
+    """The store's arrays make its stream one of texts; without them it is binary."""
+    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
+        for site in (place.source, place.target):
+            await execute(site, LONG_NOTES, *(ARRAYS if request.param == "binary" else ()))
+        yield place
+
+
+class Story:
+    """Members and outsiders of a move, by a short name each."""
+
+    def __init__(self, members: Sequence[int], outsiders: Sequence[int]) -> None:
+        self.m, self.c = members, outsiders
+
+    def transactions(self, at: int) -> list[str]:
+        """What happens; each a transaction. ``at``: where in the lists the ones concerned begin."""
+        m, c = self.m[at:], self.c[at:]
+        return [
+            GIVE.format(c[0], m[0]),  # comes in, with items, payments, and a note that is not sent
+            GIVE.format(m[1], c[1]),  # goes out with them
+            GIVE.format(m[2], m[3]),
+            GIVE.format(c[2], m[0]) + ";" + GIVE.format(m[4], c[2]),
+            GIVE.format(c[3], m[0]) + ";" + GIVE.format(m[0], c[3]),  # in and out
+            f"update store.orders set status = 'shipped' where user_id in ({m[0]}, {c[0]}, {m[2]})",
+            f"update store.orders set note = {LONG} where user_id = {m[3]}",
+            # Keys, with and without another owner.
+            f"update store.photo set id = id + 500000 where user_id in ({m[0]}, {c[0]})",
+            f"""update store."Wishlist" set "order" = "order" + 1000 where user_id in ({m[0]}, {c[0]})""",
+            f"""update store."Wishlist" set user_id = {c[1]}, "order" = "order" + 2000 where user_id = {m[1]}""",
+            f"""update store."Wishlist" set user_id = {m[1]}, "order" = "order" + 3000 where user_id = {c[2]}""",
+            f"update store.device set imei = overlay(imei placing '9' from 1 for 1) where user_id in ({m[2]}, {c[0]})",
+            f"update store.payment set paid_at = paid_at + '40 days' where order_id = {ORDER.format(m[0])}",
+            # A cart changes hands with what is in it, and single things between carts.
+            f"""delete from store.cart_item where cart_id = {CART_OF.format(m[4])};
+                delete from store.cart where user_id = {m[4]};
+                update store.cart set user_id = {m[4]} where user_id = {c[4]}""",
+            f"insert into store.cart (user_id) values ({m[0]}), ({c[0]}), ({c[1]}) on conflict do nothing",
+            f"""insert into store.cart_item select {CART_OF.format(c[0])}, n, 1 from generate_series(4, 6) as n
+                on conflict do nothing""",
+            f"""update store.cart_item set cart_id = {CART_OF.format(m[0])}, product_id = 130 - product_id
+                where cart_id = {CART_OF.format(c[0])} and product_id in (4, 5, 6)""",
+            f"""update store.cart_item set cart_id = {CART_OF.format(c[1])}, product_id = 7
+                where cart_id = {CART_OF.format(m[0])} and product_id = 126""",
+            # Merged into a member, into an outsider; an outsider into a member; somebody leaves for good.
+            MERGE.format(m[5], m[0]) + ";" + DELETE.format(m[5]),
+            MERGE.format(m[6], c[0]) + ";" + DELETE.format(m[6]),
+            MERGE.format(c[5], m[0]) + ";" + DELETE.format(c[5]),
+            DELETE.format(m[7]),
+            DELETE.format(c[6]),
+        ]
+
+
+async def story(place: Place) -> Story:
+    return Story(await people(place.source), await people(place.source, "CN"))
+
+
+async def test_owners_change_before_the_stream_begins_and_while_it_runs(place: Place) -> None:
+    """Some changes are read long after they were made, others at once."""
+    residents = await owned(place.target)
+    told = await story(place)
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(place.source, *[f"begin; {t}; commit" for t in told.transactions(0)])
+        async with held(place, carrier) as outsider, asyncio.TaskGroup() as group:
+            group.create_task(through(carrier, CATCHUP))
+            await closing(place)
+            await execute(place.source, *[f"begin; {t}; commit" for t in told.transactions(8)])
+            await outsider.rollback()
+    await arrived_whole(place, residents)
+
+
+async def test_users_are_deleted_with_what_hangs_from_them_by_cascade(place: Place) -> None:
+    """The server deletes what nobody named: it is in the stream all the same. Of members and of outsiders."""
+    residents = await owned(place.target)
+    told = await story(place)
+    for site in (place.source, place.target):
+        await execute(site, *[CASCADE.format(*reference) for reference in CASCADES])
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        carts = "delete from store.cart where user_id in ({0}, {1})"
+        await execute(place.source, carts.format(told.m[0], told.c[0]))
+        async with held(place, carrier) as outsider, asyncio.TaskGroup() as group:
+            group.create_task(through(carrier, CATCHUP))
+            await closing(place)
+            for user in (told.m[1], told.m[2], told.c[1]):
+                await execute(place.source, f"delete from store.orders where user_id = {user}")
+                await execute(place.source, f"delete from store.user_account where id = {user}")
+            await execute(place.source, carts.format(told.m[3], told.c[3]))
+            await outsider.rollback()
+    await arrived_whole(place, residents)
+    assert await scalar(place.target, "select count(*) from store.user_account where id = %s", told.m[1]) == 0
+
+
+class Dice:
+    """Random transactions about owners and keys, each of one to three statements."""
+
+    def __init__(self, seed: int, told: Story) -> None:
+        self._random = random.Random(seed)
+        self._users = [*told.m, *told.c]
+
+    def transaction(self) -> list[str]:
+        count = self._random.choice((1, 1, 2, 3))
+        return [self._statement() for _ in range(count)]
+
+    def _statement(self) -> str:
+        one, other, *_ = self._random.sample(self._users, 2)
+        number = self._random.randrange(1, 10_000_000)
+        order = f"(select id from store.orders where user_id = {one} order by md5(id::text || '{number}') limit 1)"
+        address = "(select min(id) from store.address where user_id = {})"
+        return self._random.choice([
+            f"update store.orders set user_id = {other}, address_id = {address.format(other)} where id = {order}",
+            f"update store.orders set user_id = {other}, address_id = {address.format(other)} where id = {order}",
+            (f"update store.orders set user_id = {other}, address_id = {address.format(other)}, id = {number}"
+            f" where id = (select id from store.orders as o where user_id = {one} and not exists (select from"
+            f" store.order_item where order_id = o.id) and not exists (select from store.payment where order_id = o.id)"
+            f" limit 1)"),
+            (f"insert into store.orders (user_id, address_id, currency, total, note) select {one}, min(id), 'INR', 1,"
+            f" {LONG} from store.address where user_id = {one}"),
+            (f"insert into store.order_item (order_id, line_no, product_id, quantity, unit_price)"
+            f" select id, 1 + {number} % 30000, 1, 1, 1 from store.orders where id = {order}"),
+            (f"insert into store.payment (order_id, method, amount, currency) select id, 'wallet', 1, 'INR'"
+            f" from store.orders where id = {order}"),
+            (f"update store.order_item set order_id = (select max(id) from store.orders where user_id = {other}),"
+            f" line_no = 1 + {number} % 30000 where order_id = {order} and line_no = 1"),
+            (f"update store.payment set order_id = (select max(id) from store.orders where user_id = {other}),"
+            f" paid_at = paid_at + '31 days' where order_id = {order}"),
+            f"update store.orders set status = 'shipped' where id = {order}",
+            f"update store.orders set note = {LONG} where id = {order}",
+            f"delete from store.payment where order_id = {order}",
+            f"delete from store.order_item where order_id = {order}",
+            f"""update store."Wishlist" set user_id = {other}, "order" = {number} where user_id = {one} and "order" =
+                (select min("order") from store."Wishlist" where user_id = {one})""",
+            (f"update store.photo set user_id = {other}, id = {number} where id = (select min(id) from store.photo"
+            f" where user_id = {one})"),
+            f"insert into store.cart (user_id) values ({one}) on conflict do nothing",
+            (f"insert into store.cart_item select id, 1 + {number} % 126, 1 from store.cart where user_id = {one}"
+            f" on conflict do nothing"),
+            (f"update store.cart_item set cart_id = (select id from store.cart where user_id = {other})"
+            f" where cart_id = {CART_OF.format(one)} and product_id % 5 = {number % 5}"),
+            (f"update store.cart set user_id = {other} where user_id = {one}"
+            f" and not exists (select from store.cart where user_id = {other})"),
+            (f"update store.cart set id = {number} where user_id = {one}"
+            f" and not exists (select from store.cart_item where cart_id = cart.id)"),
+            f"delete from store.cart_item where cart_id = {CART_OF.format(one)}",
+            f"savepoint s; update store.review set user_id = {other} where user_id = {one}; rollback to s",
+            f"update store.referral set inviter_id = {other} where inviter_id = {one}",
+        ])  # fmt: skip
+
+
+async def writing(conninfo: str, dice: Dice, count: int) -> int:
+    """So many transactions, of which some fail; how many are committed."""
+    done = 0
+    async with await psycopg.AsyncConnection.connect(conninfo) as conn:
+        for _ in range(count):
+            try:
+                for statement in dice.transaction():
+                    await conn.execute(statement.encode())
+                await conn.commit()
+                done += 1
+            except (psycopg.errors.IntegrityError, psycopg.errors.OperationalError, psycopg.errors.DataError):
+                await conn.rollback()
+    return done
+
+
+async def test_rows_wander_at_random(place: Place, seed: int) -> None:
+    """Between members, outsiders and back, with and without new keys, in several sessions at once, before the stream
+    begins and while it runs."""
+    residents = await owned(place.target)
+    told = await story(place)
+    some = Story(told.m[:12], told.c[:12])
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        committed = await asyncio.gather(*(writing(place.source, Dice(seed + n, some), 40) for n in range(3)))
+        async with held(place, carrier) as outsider, asyncio.TaskGroup() as group:
+            group.create_task(through(carrier, CATCHUP))
+            await closing(place)
+            committed += await asyncio.gather(*(writing(place.source, Dice(seed - n, some), 60) for n in range(1, 4)))
+            await outsider.rollback()
+    await arrived_whole(place, residents)
+    assert min(committed) > 10
