@@ -23,7 +23,8 @@ PROCESS_SECONDS_MAX = 120
 STEP_BACK_POINTS = {p for p in POINTS if p.startswith("stepback.")}
 PURGE_POINTS = {p for p in POINTS if p.startswith("purge.")}
 EJECT_POINTS = {p for p in POINTS if p.startswith("eject.")}  # met by waves that somebody leaves: test_joiners.py
-MOVE_POINTS = [p for p in POINTS if p not in STEP_BACK_POINTS | PURGE_POINTS | EJECT_POINTS]
+LIVE_POINTS = {p for p in POINTS if p.startswith(("live.", "rollback."))}  # test_live_kill.py
+MOVE_POINTS = [p for p in POINTS if p not in STEP_BACK_POINTS | PURGE_POINTS | EJECT_POINTS | LIVE_POINTS]
 
 # A user of the target who took an address that one of those who move has: the email is unique there.
 _OCCUPY = """
@@ -117,7 +118,7 @@ async def test_killed_while_moving(company: Company, point: str) -> None:
     before = await total(company)
     await planned(company)
     times = {"copy.chunk_committed": 12}.get(point, 2)
-    code, _, err = await company.run("apply", "plan.json", "--yes", failpoint=f"{point}:kill:{times}")
+    code, _, err = await company.run("apply", "plan.json", "--cold", "--yes", failpoint=f"{point}:kill:{times}")
     assert code == -signal.SIGKILL, err
     move = await company.move_id()
     await company.ok("status", move)
@@ -130,7 +131,7 @@ async def test_killed_while_moving(company: Company, point: str) -> None:
 async def test_killed_while_purging(company: Company, point: str) -> None:
     before = await total(company)
     await planned(company)
-    await company.ok("apply", "plan.json", "--yes")
+    await company.ok("apply", "plan.json", "--cold", "--yes")
     move = await company.move_id()
     code, _, err = await company.run("purge", move, "--yes", failpoint=f"{point}:kill:1")
     assert code == -signal.SIGKILL, err
@@ -145,7 +146,7 @@ async def test_killed_while_stepping_back(company: Company, point: str) -> None:
     await planned(company)
     taken = await scalar(company.source, "select max(email) from store.user_account where market = 'IN'")
     await scalar(company.target, _OCCUPY, taken)
-    code, _, err = await company.run("apply", "plan.json", "--yes", failpoint=f"{point}:kill:1")
+    code, _, err = await company.run("apply", "plan.json", "--cold", "--yes", failpoint=f"{point}:kill:1")
     assert code == -signal.SIGKILL, err
     await execute(company.target, "delete from store.user_account where full_name = 'namesake'")
     move = await company.move_id()
@@ -158,7 +159,7 @@ async def test_killed_again_and_again(company: Company) -> None:
     """Each attempt is killed a little further on; the last one finishes."""
     before = await total(company)
     await planned(company)
-    code, _, _ = await company.run("apply", "plan.json", "--yes", failpoint="copy.chunk_committed:kill:1")
+    code, _, _ = await company.run("apply", "plan.json", "--cold", "--yes", failpoint="copy.chunk_committed:kill:1")
     assert code == -signal.SIGKILL
     move = await company.move_id()
     for point in ("copy.chunk_committed:kill:2", "verify.done:kill", "handover.departed:kill", "handover.arrived:kill"):
@@ -172,7 +173,7 @@ async def test_killed_again_and_again(company: Company) -> None:
 async def test_a_purge_carries_nothing_else_on(company: Company) -> None:
     """Killed in the second wave; the order to purge the first does not resume the rest."""
     await planned(company)
-    code, _, err = await company.run("apply", "plan.json", "--yes", failpoint="copy.before:kill:2")
+    code, _, err = await company.run("apply", "plan.json", "--cold", "--yes", failpoint="copy.before:kill:2")
     assert code == -signal.SIGKILL, err
     move = await company.move_id()
     await company.ok("purge", move, "--yes")
