@@ -57,7 +57,7 @@ AFTER = "update store.orders set note = '{out} after' where user_id = {two} and 
 
 
 class Tap:
-    """Stands in front of a server and keeps what is sent to it. In a thread of its own: the mover may block its loop."""
+    """Stands in front of a server and keeps what is sent to it. In a thread: the mover may block its loop."""
 
     def __init__(self, to: Mapping[str, Any]) -> None:
         self._host, self._port = str(to["host"]), int(to["port"])
