@@ -241,3 +241,35 @@ async def test_rows_wander_at_random(place: Place, seed: int) -> None:
             await outsider.rollback()
     await arrived_whole(place, residents)
     assert min(committed) > 10
+
+
+async def giving(conninfo: str, one: int, other: int) -> int:
+    """Give an order to and fro, over and over, until one of the two has moved; how often."""
+    times = 0
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
+        while True:
+            try:
+                await conn.execute(GIVE.format(*((one, other) if times % 2 == 0 else (other, one))).encode())
+            except psycopg.Error as error:
+                if error.sqlstate == "DM001":
+                    return times
+                if error.sqlstate != "40001":
+                    raise
+            times += 1
+
+
+async def test_rows_change_hands_up_to_the_last_moment(place: Place) -> None:
+    """Rows that come in are read ahead of the stream, whoever compares them meanwhile; and each brings the stream to a
+    halt when the handover has begun to hold it: then that is tried again."""
+    residents = await owned(place.target)
+    told = await story(place)
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with asyncio.TaskGroup() as group:
+            gifts = [
+                group.create_task(giving(place.source, *pair))
+                for pair in ((told.m[0], told.c[0]), (told.m[1], told.c[1]), (told.c[2], told.m[2]))
+            ]
+            await asyncio.wait_for(through(carrier, CATCHUP), 60)
+    await arrived_whole(place, residents)
+    assert min(gift.result() for gift in gifts) > 10

@@ -26,6 +26,7 @@ from domicile.move.reader import Reader, Sessions, open_sessions
 from domicile.stream import compare
 from domicile.stream.change import Key
 from domicile.stream.layout import Identity
+from domicile.stream.reparent import by_table
 from domicile.stream.seam import Seam
 
 FEW_ROWS = 200  # are compared under the wave's lock in a millisecond or two
@@ -67,6 +68,7 @@ async def whole(live: LiveWave) -> Verdict:
         target = Reader(at_target, live.wave.target_id, verify.shapes(move, move.target_schema, live.mode))
 
         async def touched() -> tuple[Excused, int]:
+            await _note_read_ahead(live, seam, at_source)
             return await _excused(live, seam)
 
         verdict = await live.beside(verify.compare(move, live.wave, (source, target), live.mode, touched))
@@ -111,6 +113,7 @@ async def _compare_rows(
     ours = await sites[0].ask("touched rows", partial(live.here.rows, no=no, keys=keys))
     theirs = await sites[1].ask("touched rows", partial(live.there.rows, no=no, keys=keys))
     differing = {key for listed in classify(ours, theirs).values() for key in listed}
+    await _note_read_ahead(live, seam, sites[0])
     still = seen(live, seam).get(no, [])
     if live.layout.tables[no].identity is Identity.FULL:
         quiet = differing if still == keys else set()
@@ -119,6 +122,15 @@ async def _compare_rows(
         quiet = {h for h in differing if hashes[h] in set(still)}
     if quiet:
         raise _discrepancy(live, no, len(quiet), "are not what was committed at the source")
+
+
+async def _note_read_ahead(live: LiveWave, seam: Seam, at_source: Sessions) -> None:
+    """Rows that came into the wave were read at a snapshot of their own. Where that is later than ours, what hangs from
+    them in ours may be gone since, and the stream has told nothing of it: it is touched, too."""
+    later = {row: xid for row, xid in live.reparent.read.items() if not seam.sees_short(xid)}
+    for no, keys in by_table(later):
+        for table, key in await at_source.ask("rows read ahead", partial(live.reparent.below, no=no, keys=keys)):
+            live.reparent.touch(table, key, max(later.values()))
 
 
 def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
@@ -135,6 +147,8 @@ def _compared(live: LiveWave, seam: Seam) -> None:
     for no, keys in seen(live, seam).items():
         for key in keys:
             del live.apply.dirty[no][key]
+    for row in [row for row, xid in live.reparent.read.items() if seam.sees_short(xid)]:
+        del live.reparent.read[row]
 
 
 async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:

@@ -50,6 +50,7 @@ class LiveWave:
     layout: Layout
     catchup: CatchUp
     apply: Apply
+    reparent: Reparent
     source: AsyncConnection
     target: AsyncConnection
     here: Side
@@ -125,7 +126,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         stream = asyncio.create_task(catchup.run())
         try:
             yield LiveWave(
-                carrier, wave, mode, layout, catchup, apply, source, target,
+                carrier, wave, mode, layout, catchup, apply, reparent, source, target,
                 compare.side(layout, move.data_map, verify.shapes(move, move.source_schema, mode), wave.source_id),
                 compare.side(
                     layout, move.data_map, verify.shapes(move, move.target_schema, mode), wave.target_id,

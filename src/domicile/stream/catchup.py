@@ -79,6 +79,7 @@ class CatchUp:
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
     _holding: bool = False
+    _stalled: bool = False  # what was read last is not for a tail, and waits for the end of the hold
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
     _acknowledged: float = field(default_factory=time.monotonic)
     _candidate: tuple[int, int] = (0, 0)  # a position that is committed, and the newest transaction read by then
@@ -110,7 +111,10 @@ class CatchUp:
     def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
         """To be called before the marker is written at the origin. Done when everything that was committed before the
         marker is committed at the destination; while the tail is held: the tail, all that is not on its way there."""
-        return self._markers.expect(content)
+        waiter = self._markers.expect(content)
+        if self._stalled and not waiter.done():
+            waiter.set_exception(_held())
+        return waiter
 
     def hold(self) -> None:
         """From now on what arrives is kept as the tail instead of being applied."""
@@ -118,10 +122,13 @@ class CatchUp:
         self._going_on.clear()
 
     async def landed(self) -> None:
-        """Everything that is on its way to the destination is committed there."""
+        """Everything that is on its way to the destination is committed there. Raises pause-budget when what is held
+        cannot be handed over as a tail."""
         while self._flying:
             await asyncio.wait([self._flying[0].answer])
-            await asyncio.sleep(0)
+            self._land()
+        if self._stalled:
+            raise _held()
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
@@ -157,8 +164,10 @@ class CatchUp:
         if transaction.enter or transaction.leave:
             if self._holding:
                 # What follows can be judged only once this is carried out, and that is not for a pause.
+                self._stalled = True
                 self._markers.disappoint(_held())
                 await self._going_on.wait()
+                self._stalled = False
             await self.flush()
             await self.reparent(transaction)
             self.applied += len(transaction.changes)

@@ -4,13 +4,16 @@ Out of it: the row and its subtree are deleted at the destination. Into it: the 
 perhaps without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at
 the origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees
 of them is in what was read. All of a transaction is one commit at the destination.
+
+So the destination is ahead of its position in these rows, and where they had left again by then it never has them.
+Whoever compares must know: they count as touched by a transaction that nobody saw before they were read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor, sql
@@ -25,9 +28,11 @@ from domicile.stream.filter import WaveFilter
 from domicile.stream.fold import Fields
 from domicile.stream.index import OwnershipIndex
 from domicile.stream.layout import Layout, StreamTable
-from domicile.stream.params import field, key_arrays
+from domicile.stream.params import field as field_of
+from domicile.stream.params import key_arrays
 from domicile.stream.seam import Seam
 
+_XID_MASK = 0xFFFFFFFF
 VISIBLE_SECONDS = 0.001  # a commit is in the log a moment before it is visible
 _BEGIN = "begin transaction isolation level repeatable read, read only"
 _SNAPSHOT = """
@@ -37,7 +42,9 @@ _SUBTREE = "select {columns} {rows} where m.wave = {wave} and ({key}) in (select
 
 @dataclass(frozen=True, slots=True)
 class Reparent:
-    """``origin`` is a session of its own, idle; ``wave_id`` the wave's number there."""
+    """``origin`` is a session of its own, idle; ``wave_id`` the wave's number there. ``read`` has the rows that were
+    found to come in, by table and key, whether they were still there or not, each with the id (of 32 bits) of the first
+    transaction that nobody can have seen before it was read; its entries are the caller's to remove."""
 
     layout: Layout
     data_map: DataMap
@@ -46,29 +53,37 @@ class Reparent:
     apply: Apply
     origin: AsyncConnection[Any]
     wave_id: int
+    read: dict[tuple[int, Key], int] = field(default_factory=dict)
 
     async def __call__(self, transaction: Transaction) -> None:
         """Carry the transaction out whole; returns when it is committed at the destination."""
-        await self.apply.finish([self._part_of(transaction, transaction.changes, last=False)])
-        for no, keys in _by_table(transaction.leave):
+        await self.apply.finish([_part_of(transaction, transaction.xid, transaction.changes, last=False)])
+        for no, keys in by_table(transaction.leave):
             for table, removed in (await self.apply.leave(no, keys)).items():
                 for key in removed:
                     self.index.discard(table, key)
-                    self._touch(table, key, transaction)
+                    self.touch(table, key, transaction.xid)
         entered: dict[tuple[int, Key], Fields] = {}
+        unseen = transaction.xid
         if transaction.enter:
             seam, until, entered = await self._read(transaction)
+            unseen = seam.xmax & _XID_MASK
+            for no, key in transaction.enter:
+                self.read[no, key] = unseen
+                self.touch(no, key, unseen)
             for (no, key), fields in entered.items():
                 self.index.add(no, key, fields)
             self.filter.skip(entered, seam, until)
         inserts = [Change(no, Op.INSERT, key, fields) for (no, key), fields in entered.items()]
-        await self.apply.finish([self._part_of(transaction, inserts, last=True)])
+        await self.apply.finish([_part_of(transaction, unseen, inserts, last=True)])
 
-    def _touch(self, no: int, key: Key, transaction: Transaction) -> None:
-        self.apply.dirty.setdefault(no, {})[key] = transaction.xid
+    def touch(self, no: int, key: Key, xid: int) -> None:
+        """The row is to be compared in a snapshot that sees that transaction."""
+        self.apply.dirty.setdefault(no, {})[key] = xid
 
-    def _part_of(self, whole: Transaction, changes: list[Change], *, last: bool) -> Transaction:
-        return Transaction(whole.xid, whole.position, whole.committed_at, changes, last=last)
+    async def below(self, conn: AsyncConnection[Any], no: int, keys: Sequence[Key]) -> list[tuple[int, Key]]:
+        """The rows of the wave with these keys and all that hang from them, in the snapshot of ``conn``."""
+        return [(table.no, key) async for table, key, _ in self._subtree(conn, self.layout.tables[no], keys)]
 
     async def _read(self, transaction: Transaction) -> tuple[Seam, int, dict[tuple[int, Key], Fields]]:
         """The rows that came in with all that hangs from them, the snapshot in which they were read, and a position in
@@ -77,8 +92,8 @@ class Reparent:
             seam, until = await self._snapshot_that_sees(transaction.xid)
             try:
                 found: dict[tuple[int, Key], Fields] = {}
-                for no, keys in _by_table(transaction.enter):
-                    async for table, key, fields in self._subtree(self.layout.tables[no], keys):
+                for no, keys in by_table(transaction.enter):
+                    async for table, key, fields in self._subtree(self.origin, self.layout.tables[no], keys):
                         if (table.no, key) not in self.index:  # else the stream carries it, from before or later on
                             found[table.no, key] = fields
             finally:
@@ -96,7 +111,9 @@ class Reparent:
             await self.origin.execute("rollback")
             await asyncio.sleep(VISIBLE_SECONDS)
 
-    async def _subtree(self, top: StreamTable, keys: Sequence[Key]) -> AsyncIterator[tuple[StreamTable, Key, Fields]]:
+    async def _subtree(
+        self, conn: AsyncConnection[Any], top: StreamTable, keys: Sequence[Key]
+    ) -> AsyncIterator[tuple[StreamTable, Key, Fields]]:
         """The rows with these keys and all that hang from them, of the wave's members only; parents first."""
         for table in self.layout.tables:
             alias = self._alias_in(table, top)
@@ -111,12 +128,12 @@ class Reparent:
                 wanted=sql.SQL(", ").join(column("k", name) for name in top.key),
                 listed=listed_keys(top, params, self.layout.binary, "k"),
             )
-            cursor = AsyncRawCursor(self.origin)
+            cursor = AsyncRawCursor(conn)
             await cursor.execute(statement, params, binary=self.layout.binary)
             result = cursor.pgresult
             assert result is not None
             for row in range(result.ntuples):
-                fields = tuple(field(result.get_value(row, at)) for at in range(result.nfields))
+                fields = tuple(field_of(result.get_value(row, at)) for at in range(result.nfields))
                 yield table, b"".join(fields[at] for at in table.key_at), fields
 
     def _alias_in(self, table: StreamTable, top: StreamTable) -> str | None:
@@ -129,7 +146,12 @@ class Reparent:
         return None
 
 
-def _by_table(rows: Sequence[tuple[int, Key]]) -> list[tuple[int, list[Key]]]:
+def _part_of(whole: Transaction, xid: int, changes: list[Change], *, last: bool) -> Transaction:
+    return Transaction(xid, whole.position, whole.committed_at, changes, last=last)
+
+
+def by_table(rows: Iterable[tuple[int, Key]]) -> list[tuple[int, list[Key]]]:
+    """Keys by the number of their table, in the order of the tables. Pure."""
     found: dict[int, list[Key]] = {}
     for no, key in rows:
         found.setdefault(no, []).append(key)
