@@ -7,7 +7,7 @@ ARGS   ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test campaign lint format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ demo: setup ## a whole move on embedded sites: make demo ARGS="--scale 2"
 
 test: setup ## the tests: make test ARGS="-k guard"
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+campaign: setup ## the same tests in more variants: long runs that CI leaves out
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m campaign $(ARGS)
 
 lint: setup ## ruff, strict types, import contracts, size budgets
 	$(BIN)/ruff check .

@@ -371,7 +371,13 @@ def wait_for(process: subprocess.Popen[str], desk: Desk, pattern: str) -> str:
     pytest.fail(f"it never said {pattern!r} but: {desk.talk()}")
 
 
-@pytest.mark.parametrize(("cold", "point"), [((), "live.verify"), (("--cold",), "verify.before")])
+@pytest.mark.parametrize(
+    ("cold", "point"),
+    [
+        ((), "live.verify"),
+        pytest.param(("--cold",), "verify.before", marks=pytest.mark.campaign),
+    ],
+)
 def test_the_second_ctrl_c_stops_at_once_and_resume_goes_on(desk: Desk, cold: tuple[str, ...], point: str) -> None:
     process = desk.start("apply", desk.plan(), *cold, "--yes", "--json", DOMICILE_FAILPOINT=f"{point}:pause")
     move = wait_for(process, desk, "wave 1: verify")

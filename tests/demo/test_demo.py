@@ -139,7 +139,7 @@ def test_the_survey_is_shown_with_what_a_person_decided(told: tuple[dict[str, An
         assert table in talk
 
 
-@pytest.mark.parametrize("columns", [60, 120])
+@pytest.mark.parametrize("columns", [60, pytest.param(120, marks=pytest.mark.campaign)])
 def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
     process = start(tmpdir_of_demo, COLUMNS=str(columns))
     out, err = process.communicate(timeout=240)

@@ -14,6 +14,8 @@ from domicile.sites.embedded import EmbeddedCluster
 
 USERS_SCALE = 0.01  # 200 users, about 10,000 rows
 STORE_MAP = Path(world.__file__).parent / "store.map.yaml"
+# Whole moves take seconds: the pair that has both versions in it is enough for every day.
+VERSIONS = [pytest.param("18-18", marks=pytest.mark.campaign), "15-18"]
 
 
 async def _template(cluster: EmbeddedCluster, name: str, *, site_number: int) -> str:
@@ -71,9 +73,16 @@ async def store_15(
         yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
 
 
-@pytest.fixture(params=["18-18", "15-18"])
+@pytest.fixture(params=VERSIONS)
 def either_store(request: pytest.FixtureRequest) -> Place:
     """A store at two sites, 18 -> 18 and 15 -> 18."""
     place = request.getfixturevalue("store" if request.param == "18-18" else "store_15")
     assert isinstance(place, Place)
     return place
+
+
+@pytest.fixture(params=VERSIONS)
+def site_clusters(request: pytest.FixtureRequest) -> tuple[EmbeddedCluster, EmbeddedCluster]:
+    """Source and target server, as everywhere else."""
+    target, source = (request.getfixturevalue(f"pg{version}") for version in request.param.split("-")[::-1])
+    return source, target

@@ -115,6 +115,7 @@ async def failing(place: Place, move: str, point: str) -> MoveStatus:
     return await commands.resume(replace(place.workspace, failpoint=f"{point}:error"), move)
 
 
+@pytest.mark.campaign
 async def test_an_error_at_every_point_is_stepped_back_from(place: Place, seed: int) -> None:
     """Until the arrival the source serves and the wave is as if it had never begun; after it the target serves."""
     plan = await plan_of(place)

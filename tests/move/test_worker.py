@@ -24,6 +24,7 @@ from tests.move.test_kill import CONFIG, Company, judge, total
 from domicile.sites.embedded import EmbeddedCluster
 
 TAKEN_OVER_SECONDS_MAX = 30
+MODES = [pytest.param("cold", marks=pytest.mark.campaign), "live"]
 SECONDS_MAX = 120
 WRITTEN = {
     "control": ("domicile_control.move", "domicile_control.wave", "domicile_control.event", "domicile_directory.home",
@@ -148,7 +149,7 @@ async def firm(
     control = await create_database(pg18, "control")
     async with cloned(pg18, store_source) as source, cloned(pg18, store_target) as target:
         text = CONFIG.format(state=scratch / f"state-{tmp_path.name}", map=STORE_MAP, source=source, target=target)
-        text = text.replace("wave_subjects_max: 60", "wave_subjects_max: 15")  # many pause points
+        text = text.replace("wave_subjects_max: 60", "wave_subjects_max: 30")  # several pause points
         (tmp_path / "domicile.yaml").write_text(text + f'control: "{pg18.conninfo(control)}"\n')
         (tmp_path / "embedded.yaml").write_text(text)
         firm = Firm(Company(tmp_path, source, target), pg18.conninfo(control))
@@ -190,10 +191,10 @@ async def test_ordered_moves_are_carried_and_purged(firm: Firm) -> None:
 @pytest.mark.parametrize(
     ("mode", "point"),
     [
-        ("cold", "prepare.reserved:kill:1"),
-        ("cold", "copy.chunk_committed:kill:12"),
+        pytest.param("cold", "prepare.reserved:kill:1", marks=pytest.mark.campaign),
+        pytest.param("cold", "copy.chunk_committed:kill:12", marks=pytest.mark.campaign),
         ("cold", "handover.departed:kill:2"),
-        ("live", "copy.chunk_committed:kill:12"),
+        pytest.param("live", "copy.chunk_committed:kill:12", marks=pytest.mark.campaign),
         ("live", "live.departed:kill:2"),
     ],
 )
@@ -211,7 +212,7 @@ async def test_a_killed_worker_is_taken_over(firm: Firm, mode: str, point: str) 
     assert await firm.of(move, "attempt") == "1"  # the same workflow: its finished steps were not repeated
 
 
-@pytest.mark.parametrize("mode", ["cold", "live"])
+@pytest.mark.parametrize("mode", MODES)
 async def test_a_stopped_worker_is_taken_over_and_writes_nothing_when_it_comes_back(firm: Firm, mode: str) -> None:
     """Stopped in the middle of a copy, wherever that is: within a transaction, likely."""
     before = await total(firm.company)
@@ -233,6 +234,7 @@ async def test_a_stopped_worker_is_taken_over_and_writes_nothing_when_it_comes_b
     await purged(firm, move, before)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("mode", ["cold", "live"])
 async def test_a_zombie_does_not_disturb_who_took_over(firm: Firm, mode: str) -> None:
     """It comes back while the other is at work, in the very step that it was stopped in."""
@@ -285,6 +287,7 @@ async def test_a_worker_that_is_asked_to_leave_hands_over_at_a_pause_point(firm:
     await purged(firm, move, before)
 
 
+@pytest.mark.campaign
 async def test_the_second_signal_ends_a_worker_at_once(firm: Firm) -> None:
     before = await total(firm.company)
     first = await firm.worker(failpoint="copy.before:pause:2")

@@ -37,6 +37,19 @@ class Origin:
         self.items: dict[tuple[int, int], Row] = {}
         self.changes: list[Change] = []
 
+    def pair(self) -> list[Change]:
+        """Two orders at least: their values can pass from one to the other."""
+        self.changes = []
+        for key in (1, 2):
+            self._order(key, (1, f"of {key}", None), Op.UPDATE if key in self.orders else Op.INSERT)
+        return self.changes
+
+    def swapped(self) -> list[Change]:
+        """Values that no single statement can set."""
+        self.changes = []
+        self.swap()
+        return self.changes
+
     def transaction(self) -> list[Change]:
         """A few steps of work."""
         self.changes = []
@@ -130,6 +143,8 @@ async def test_random_work_arrives_as_it_was(any_database: str, seed: int, cut: 
                     await carry_out(
                         shop, apply, [origin.transaction() for _ in range(origin.random.randint(1, 6))], cut
                     )
+                for changes in (origin.pair(), origin.swapped()):
+                    await carry_out(shop, apply, [changes], cut)
                 await apply.finish([shop.transaction()])
                 repeated += apply.repeated
             theirs = {900: (101, "theirs", None)}

@@ -17,7 +17,6 @@ import gc
 import json
 import os
 import pickle
-import signal
 import sys
 from typing import Any
 
@@ -79,7 +78,10 @@ class Writers:
 @asynccontextmanager
 async def writers(config: Config) -> AsyncIterator[Writers]:
     """Writers that write when the block begins; at its end, however it comes, their process is gone."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE)
+    # In a group of its own: Ctrl-C reaches the whole group of a terminal, and it is the parent that decides.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, process_group=0
+    )
     try:
         child = Writers(process)
         await child.order(json.dumps({f.name: _plain(getattr(config, f.name)) for f in fields(config)}))
@@ -139,8 +141,6 @@ def answer(*parts: bytes) -> None:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group of a terminal: the parent decides, and closes our input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_serve())
     os._exit(0)  # nothing is left to be done, and the ledger is large
 
