@@ -83,7 +83,7 @@ async def test_a_limited_role_is_told_what_it_lacks_and_the_sql_mends_it(site_pa
                 (Weight.BLOCKS, "grant set on parameter session_replication_role"),
                 (Weight.BLOCKS, f'grant "{owner}"'),
                 (Weight.WARNS, f'alter role "{role}" bypassrls;'),
-                (Weight.LATER, f'alter role "{role}" replication;'),
+                (Weight.LIVE, f'alter role "{role}" replication;'),
             ]
             for lack in report.lacks:
                 await admin.execute(lack.mend.encode())
@@ -126,5 +126,5 @@ async def test_wal_level_replica_is_no_hindrance_to_a_cold_move(scratch: Path) -
     async with await EmbeddedCluster.create(scratch, "probe_replica", settings=settings) as cluster:
         report = await look(cluster.conninfo())
     assert report.ready
-    assert [lack.weight for lack in report.lacks] == [Weight.LATER]
+    assert [lack.weight for lack in report.lacks] == [Weight.LIVE]
     assert "alter system set wal_level" in report.lacks[0].mend

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the survey is imported by the commands that run it
 
 _WEIGHTS = {
     Weight.BLOCKS: ("blocks", "red"),
-    Weight.LATER: ("later", "dim"),
+    Weight.LIVE: ("live", "yellow"),
     Weight.WARNS: ("note", "yellow"),
 }
 _LEVELS = {"error": "bold red", "warning": "yellow", "info": "dim"}

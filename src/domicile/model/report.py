@@ -28,8 +28,8 @@ class LiveFigures:
     """How a live wave goes: what it lacks, what it costs, and the pause of its handover.
 
     ``pause_ms`` runs from the moment the mover asked for the wave's lock, so that a writer could begin to wait, until
-    the target had answered and the lock was free again: nobody at the source waited longer. ``round_trip_ms`` is that
-    of the line between the mover and the site that became the home.
+    the target had answered and the lock was free again: nobody at the source waited longer. Of several tries it is the
+    longest. ``round_trip_ms`` is that of the line between the mover and the site that became the home.
     """
 
     lag_bytes: int | None = None  # of the origin's log, not yet committed at the destination
@@ -39,7 +39,7 @@ class LiveFigures:
     dirty_subjects: int | None = None
     blockers: tuple[InTheWay, ...] = ()
     wal_bytes: int | None = None  # kept at the origin for the stream
-    probe_p99_ms: float | None = None  # of a write at the source, now
+    probe_p99_ms: float | None = None  # of a write at the site that is worse off, now
     probe_base_ms: float | None = None  # before the move
     slowed: float = 0.0  # share of the time the mover holds itself back, 0 to 1
     tries: int = 0  # handovers tried

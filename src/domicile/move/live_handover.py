@@ -49,7 +49,8 @@ _ARRIVE = b"""
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """A handover that succeeded: the pause as in `LiveFigures`, in milliseconds."""
+    """A handover that succeeded. The pause is the longest of all tries that this process made, as in `LiveFigures`, in
+    milliseconds."""
 
     pause_ms: float
     round_trip_ms: float
@@ -60,25 +61,33 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
 
     ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
     """
-    move, wave = live.move, live.wave
-    limits = move.plan.limits
     round_trip_ms = await _round_trip(live)
     live.catchup.hold()
     try:
         await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
+        await _under_lock(live, entered, lock_session)
+        return Crossed(live.waited_ms, round_trip_ms)
+    finally:
+        live.catchup.go_on()
+
+
+async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:
+    move, limits = live.move, live.move.plan.limits
+    asked = time.monotonic()
+    try:
         async with wave_lock.hold(
             lock_session,
-            wave.source_id,
+            live.wave.source_id,
             entered=entered,
             timeout_ms=min(limits.lock_timeout_ms, limits.pause_ms_max),
             dead_man_ms=limits.pause_ms_max + DEAD_MAN_MARGIN_MS,
         ) as lock:
+            asked = lock.asked
             await move.failpoints.reach("live.locked")
             await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000)
             await move.failpoints.reach("live.arrived")
-        return Crossed((time.monotonic() - lock.asked) * 1000, round_trip_ms)
     finally:
-        live.catchup.go_on()
+        live.waited((time.monotonic() - asked) * 1000)
 
 
 async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:

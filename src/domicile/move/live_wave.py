@@ -57,6 +57,7 @@ class LiveWave:
     there: Side
     seal: str  # of the publication, which nobody may change under the stream
     closed: bool = field(default=False, init=False)  # the session at the target was given up, to know where it stands
+    waited_ms: float = field(default=0.0, init=False)  # the longest that a writer may have waited
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
     @property
@@ -81,6 +82,10 @@ class LiveWave:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+
+    def waited(self, milliseconds: float) -> None:
+        """A writer of the wave may have waited for so long."""
+        self.waited_ms = max(self.waited_ms, milliseconds)
 
     def dirty(self) -> Keys:
         """Keys of the rows that were touched since they were compared."""

@@ -143,11 +143,15 @@ class Pace:
     async def turn(self) -> None:
         """Awaited by the stream after each batch: waits for its share of the time that the batch took."""
         busy = min(time.monotonic() - self._turned, BUSY_SECONDS_MAX)
-        share = min(self.slowed, 1 - STREAM_SPEED_MIN)
+        await self.rest(busy, 1 - STREAM_SPEED_MIN)
+        self._turned = time.monotonic()
+
+    async def rest(self, busy: float, most: float = 1.0) -> None:
+        """After work of so many seconds: waits for as long as belongs to it, at most the share ``most``."""
+        share = min(self.slowed, most)
         if share > 0:
             with suppress(TimeoutError):  # a handover begins: go on at once
                 await asyncio.wait_for(self._freed.wait(), busy * share / (1 - share))
-        self._turned = time.monotonic()
 
     @contextmanager
     def free(self) -> Iterator[None]:
@@ -223,6 +227,11 @@ class Pacing:
         """`Pace.turn`."""
         if self.pace is not None:
             await self.pace.turn()
+
+    async def rest(self, busy: float) -> None:
+        """`Pace.rest`."""
+        if self.pace is not None:
+            await self.pace.rest(busy)
 
     def free(self) -> AbstractContextManager[None]:
         """`Pace.free`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+import time
 from typing import TypeVar
 
 from psycopg import AsyncConnection
@@ -21,21 +22,31 @@ _EXPORT = "select pg_catalog.pg_export_snapshot()"
 _SETTINGS = {**SESSION, "jit": "off"}
 
 T = TypeVar("T")
+Rest = Callable[[float], Awaitable[None]]
+
+
+async def no_rest(_busy: float) -> None:
+    """Nobody is in a hurry more than the verifier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """``side`` is ``source`` or ``target``. Whoever asks takes a free session and gives it back."""
+    """``side`` is ``source`` or ``target``. Whoever asks takes a free session and gives it back after a ``rest``, as
+    long as belongs to so many seconds of work."""
 
     side: str
     free: asyncio.Queue[AsyncConnection]
+    rest: Rest
 
     async def ask(self, what: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run ``question`` on a free session. Raises DomicileError without a value of a row."""
         conn = await self.free.get()
         try:
+            begun = time.monotonic()
             with told(self.side, what):
-                return await question(conn)
+                answer = await question(conn)
+            await self.rest(time.monotonic() - begun)
+            return answer
         finally:
             self.free.put_nowait(conn)
 
@@ -56,7 +67,7 @@ class Reader:
 
 @asynccontextmanager
 async def open_sessions(
-    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS
+    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS, rest: Rest = no_rest
 ) -> AsyncIterator[Sessions]:
     """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
     async with AsyncExitStack() as stack:
@@ -73,7 +84,7 @@ async def open_sessions(
                     assert row is not None
                     snapshot = str(row[0])
             free.put_nowait(conn)
-        yield Sessions(side, free)
+        yield Sessions(side, free, rest)
 
 
 async def together(questions: Iterable[Coroutine[None, None, T]]) -> list[T]:

@@ -42,10 +42,10 @@ _CLOCK: LiteralString = "select extract(epoch from pg_catalog.clock_timestamp())
 
 
 class Weight(StrEnum):
-    """How much a lack matters to a cold move."""
+    """What a lack stands in the way of."""
 
     BLOCKS = "blocks"
-    LATER = "later"  # a live move (change stream) will need it
+    LIVE = "live"  # users cannot write while they move: without it there are cold moves only
     WARNS = "warns"
 
 
@@ -222,7 +222,7 @@ def _server_lacks(server: Server, *, remote: bool) -> Iterator[Lack]:
         yield Lack("the server is a standby: it takes no writes", Weight.BLOCKS, mend, OPERATOR)
     if server.wal_level != "logical":
         mend = "alter system set wal_level = 'logical'; -- then restart the server"
-        yield Lack(f"wal_level is {server.wal_level}: no change stream", Weight.LATER, mend)
+        yield Lack(f"wal_level is {server.wal_level}: no change stream", Weight.LIVE, mend)
     if remote and not server.tls:
         mend = "-- add sslmode=verify-full to the conninfo; the server needs a certificate"
         yield Lack("rows would cross the network unencrypted", Weight.WARNS, mend, OPERATOR)
@@ -246,7 +246,7 @@ def _right_lacks(rights: Rights, dbname: str, version_num: int) -> Iterator[Lack
         yield Lack(what, Weight.WARNS, mend)
     if not rights.replication:
         mend = _text("alter role {} replication;", role)
-        yield Lack("the role has no replication right: no change stream", Weight.LATER, mend)
+        yield Lack("the role has no replication right: no change stream", Weight.LIVE, mend)
 
 
 def _text(template: LiteralString, *parts: sql.Composable) -> str:
