@@ -86,7 +86,7 @@ MUST_SHOW = {
     ],
     "cold move": ["3-40", "fenced", "3.2 s"],
     "live progress": [
-        "lag 1.2 MB 840 ms",
+        "lag 1.2 MB of 1.0 MB 840 ms",
         "dirty 312 rows of 40 subjects",
         "handover in 12.0 s",
         "987,654 changes applied",
@@ -124,7 +124,7 @@ def test_fits_and_shows_what_matters(name: str, width: int) -> None:
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize(("width", "height"), [(40, 15), (60, 10), (80, 9), (120, 7)])
+@pytest.mark.parametrize(("width", "height"), [(40, 15), (60, 11), (80, 9), (120, 7)])
 def test_a_live_wave_takes_the_lines_it_needs(width: int, height: int) -> None:
     picture = printed([Picture(ex.LIVE, Pace(), 61.0).live(width)], width)
     assert len(picture.splitlines()) <= height, picture
@@ -205,6 +205,17 @@ def test_time_left_needs_a_flow() -> None:
     pace.tell(1.0, 185_184, 0)
     left = Picture(ex.RUNNING, pace, 1.0).seconds_left
     assert left == pytest.approx((ex.RUNNING.rows_planned - 185_184) / 185_184)
+    for now in range(11, 31):
+        pace.tell(float(now), 185_184, 0)  # nothing is copied while a wave is caught up
+    assert pace.rates()[0] == 0.0
+    assert Picture(ex.RUNNING, pace, 30.0).seconds_left == pytest.approx(30 * left)
+
+
+def test_a_live_wave_shows_how_fast_its_stream_is() -> None:
+    changes = Pace()
+    changes.tell(0.0, 100, 0)
+    changes.tell(2.0, 900, 0)
+    assert "400 changes/s" in Picture(ex.LIVE, Pace(), 61.0, changes=changes).line()
 
 
 def test_json_has_fields_and_properties_and_no_hidden_ones() -> None:

@@ -32,7 +32,7 @@ def demo(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """See a whole move: four PostgreSQL sites, a generated store, its users moved and proven. Leaves nothing behind."""
+    """See a whole move: four PostgreSQL sites, a store whose customers write all the while, its users moved and proven."""
     output = session_of(context, json=json).output
     account = asyncio.run(_Performance(output, keep=keep, postgres=postgres).play(scale))
     if not account.proven:

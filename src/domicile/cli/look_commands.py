@@ -84,7 +84,9 @@ def plan(
 @group.command()
 def status(
     context: typer.Context,
-    move: Annotated[str | None, typer.Argument(metavar="MOVE", help="One move; all of them when left out.")] = None,
+    move: Annotated[
+        str | None, typer.Argument(metavar="MOVE", help="One move; all of them when left out; --watch: the newest.")
+    ] = None,
     watch: Watch = False,
     json: AsJson = False,
 ) -> None:
@@ -93,7 +95,7 @@ def status(
 
     session = session_of(context, json=json)
     workspace = session.workspace()
-    if watch and move is not None:
+    if watch:
         session.run(lambda: _watch(session, workspace, move))
     found = session.run(lambda: commands.status(workspace, move))
     width = session.output.stdout.width
@@ -103,11 +105,13 @@ def status(
         session.output.result(found[0], *render_move.move(found[0], width))
 
 
-async def _watch(session: Session, workspace: Workspace, move: str) -> None:
-    """Follow a move until nobody carries it any more."""
+async def _watch(session: Session, workspace: Workspace, move: str | None) -> None:
+    """Follow a move, the newest when none is named, until nobody carries it any more."""
     from domicile import commands
 
-    alone = 0
+    if not (known := await commands.status(workspace, move)):
+        return
+    move, alone = known[-1].move_id, 0
     with watching(session.output, live=True) as show:
         while alone < POLLS_WITHOUT_RUNNER_MAX:
             now: MoveStatus = (await commands.status(workspace, move))[0]

@@ -32,11 +32,13 @@ class Pace:
     """Rows and bytes a second over the last WINDOW_SECONDS, from totals told with their times."""
 
     _seen: deque[tuple[float, int, int]] = field(default_factory=deque)
+    _first: tuple[float, int] | None = None
 
     def tell(self, now: float, rows: int, size: int) -> None:
         """Totals that fall (a wave has stepped back) begin a new window."""
         if self._seen and rows < self._seen[-1][1]:
             self._seen.clear()
+        self._first = self._first or (now, rows)
         self._seen.append((now, rows, size))
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_SECONDS:
             self._seen.popleft()
@@ -47,6 +49,12 @@ class Pace:
             return 0.0, 0.0
         (began, rows, size), (now, rows_now, size_now) = self._seen[0], self._seen[-1]
         return (rows_now - rows) / (now - began), (size_now - size) / (now - began)
+
+    def average(self) -> float:
+        """Rows a second since the first total was told."""
+        if self._first is None or self._seen[-1][0] <= self._first[0]:
+            return 0.0
+        return max(0, self._seen[-1][1] - self._first[1]) / (self._seen[-1][0] - self._first[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class Picture:
     elapsed: float
     glyphs: Glyphs = UNICODE
     purging: bool = False
+    changes: Pace = field(default_factory=Pace)  # of the stream of the wave at work
 
     @property
     def rows(self) -> int:
@@ -86,8 +95,8 @@ class Picture:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present rate; None while nothing flows."""
-        rate, _ = self.pace.rates()
+        """At the present rate, or at that so far while a wave is caught up and compared; None while nothing flowed."""
+        rate = self.pace.rates()[0] or self.pace.average()
         return max(0, self.status.rows_planned - self.rows) / rate if rate > 0 else None
 
     def wave_at_work(self) -> WaveStatus | None:
@@ -131,11 +140,13 @@ class Picture:
     def _figures(self, width: int) -> str:
         rows_per_second, bytes_per_second = self.pace.rates()
         elapsed = f"elapsed {units.duration(self.elapsed)}"
+        figures = [f"{units.count(self.rows)} rows"]
         if (wave := self.wave_at_work()) is not None and render_live.figures_of(wave) is not None:
-            return render_live.fitted((f"{units.count(self.rows)} rows", elapsed), width)  # nothing is being copied
-        figures = [f"{units.count(self.rows)} rows", f"{units.count(rows_per_second)} rows/s"]
-        if not self.purging:
-            figures.append(f"{units.size(bytes_per_second)}/s")
+            figures.append(f"{units.count(self.changes.rates()[0])} changes/s")  # nothing is being copied
+        else:
+            figures.append(f"{units.count(rows_per_second)} rows/s")
+            if not self.purging:
+                figures.append(f"{units.size(bytes_per_second)}/s")
         figures += [f"left {units.duration(self.seconds_left)}", elapsed]
         return render_live.fitted(figures, width)
 
@@ -162,12 +173,14 @@ def watching(output: Output, *, live: bool, purging: bool = False) -> Iterator[S
     PLAIN_SECONDS.
     """
     glyphs = UNICODE if output.stderr.encoding.lower().startswith("utf") else ASCII
-    began, pace = time.monotonic(), Pace()
+    began, pace, changes = time.monotonic(), Pace(), Pace()
 
     def picture(status: MoveStatus) -> Picture:
         now = time.monotonic()
-        drawn = Picture(status, pace, now - began, glyphs, purging)
+        drawn = Picture(status, pace, now - began, glyphs, purging, changes)
         pace.tell(now, drawn.rows, status.bytes_copied)
+        wave = drawn.wave_at_work()
+        changes.tell(now, wave.live.changes if wave is not None and wave.live is not None else 0, 0)
         return drawn
 
     if live and output.stderr.is_terminal:

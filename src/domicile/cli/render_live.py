@@ -23,7 +23,7 @@ def lines(wave: WaveStatus, limits: Limits, width: int) -> Iterator[str]:
     live = figures_of(wave)
     if live is None:
         return
-    yield from flowed((*_lacks(live), *_costs(live, limits)), width)
+    yield from flowed((*_lacks(live, limits), *_costs(live, limits)), width)
     if live.blockers:
         yield from flowed(("waits for", *map(_blocker, live.blockers)), width)
     if live.last_try:
@@ -80,8 +80,8 @@ def flowed(pieces: Iterable[str], width: int) -> Iterator[str]:
     yield line
 
 
-def _lacks(live: LiveFigures) -> Iterator[str]:
-    yield f"lag {units.size(live.lag_bytes)} {units.duration(live.lag_seconds)}"
+def _lacks(live: LiveFigures, limits: Limits) -> Iterator[str]:
+    yield f"lag {units.size(live.lag_bytes)} of {units.size(limits.lag_bytes_max)} {units.duration(live.lag_seconds)}"
     if live.dirty_rows is not None:
         yield f"dirty {_dirty(live)}"
     if live.seconds_left:
@@ -92,6 +92,7 @@ def _lacks(live: LiveFigures) -> Iterator[str]:
 def _costs(live: LiveFigures, limits: Limits) -> Iterator[str]:
     if live.tries:
         yield f"try {live.tries + 1} of {limits.handover_tries}"
+    yield f"pause {units.duration(limits.pause_ms_max / 1_000)} at most"
     if live.slowed:
         yield f"slowed {units.share(live.slowed, 1)}"
     if live.probe_p99_ms is not None:
