@@ -32,7 +32,7 @@ def demo(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """See a whole move: four PostgreSQL sites, a store whose customers write all the while, its users moved and proven."""
+    """See a whole move: four PostgreSQL sites, a store whose customers write all the while, moved and proven."""
     output = session_of(context, json=json).output
     account = asyncio.run(_Performance(output, keep=keep, postgres=postgres).play(scale))
     if not account.proven:
