@@ -15,7 +15,7 @@ from domicile.model.plan import Limits
 from domicile.model.site import SiteName
 from domicile.move import copy
 from domicile.move.context import Move
-from domicile.move.pace import FASTER, SLOWER, SPEED_MIN, STREAM_SPEED_MIN, Pace, Watch, open_pace, p99
+from domicile.move.pace import FASTER, SLOWER, SPEED_FIRST, SPEED_MIN, STREAM_SPEED_MIN, Pace, Watch, open_pace, p99
 from domicile.postgres import probe_write
 from domicile.postgres.brake import Brakes
 
@@ -108,9 +108,33 @@ def measured(found: Watch, ms: float, writes: int = 10) -> None:
     found._samples.extend((now, ms) for _ in range(writes))
 
 
+def running(*watches: Watch) -> Pace:
+    """At full speed, after its beginning."""
+    pace = Pace(watches)
+    pace._speed, pace._trying = 1.0, False
+    return pace
+
+
+def test_it_begins_slowly_and_doubles_until_writes_take_too_long() -> None:
+    one = watch()
+    pace = Pace((one,))
+    assert pace.slowed == pytest.approx(1 - SPEED_FIRST)
+    for times in (2, 4, 8):
+        measured(one, 1.0)
+        pace.decide()
+        assert pace.slowed == pytest.approx(1 - times * SPEED_FIRST)
+    measured(one, 500.0)
+    pace.decide()
+    assert pace.slowed == pytest.approx(1 - 8 * SPEED_FIRST * SLOWER)
+    one._samples.clear()
+    measured(one, 1.0)
+    pace.decide()
+    assert pace.slowed == pytest.approx(1 - 8 * SPEED_FIRST * SLOWER - FASTER), "small steps from now on"
+
+
 def test_slower_by_large_steps_faster_by_small_ones() -> None:
     one, other = watch(), watch(base_ms=100.0)
-    pace = Pace((one, other))
+    pace = running(one, other)
     for step in range(1, 20):
         measured(one, 21.0)
         measured(other, 149.0)
@@ -136,7 +160,7 @@ def test_slower_by_large_steps_faster_by_small_ones() -> None:
 @pytest.mark.parametrize(("ms_one", "ms_other", "down"), [(21, 149, True), (19, 151, True), (19, 149, False)])
 def test_the_worse_of_both_sites_counts(ms_one: float, ms_other: float, down: bool) -> None:
     one, other = watch(), watch(base_ms=100.0)
-    pace = Pace((one, other))
+    pace = running(one, other)
     measured(one, ms_one)
     measured(other, ms_other)
     pace.decide()
@@ -145,7 +169,7 @@ def test_the_worse_of_both_sites_counts(ms_one: float, ms_other: float, down: bo
 
 def test_what_was_measured_before_a_step_does_not_cause_another() -> None:
     one = watch()
-    pace = Pace((one,))
+    pace = running(one)
     measured(one, 500.0)
     for _ in range(5):
         pace.decide()
@@ -157,7 +181,7 @@ def test_a_site_that_cannot_be_measured_is_left_out() -> None:
     gone.reachable = False
     for found in (gone, unknown):
         measured(found, 5_000.0)
-    pace = Pace((gone, here, unknown))
+    pace = running(gone, here, unknown)
     pace.decide()
     assert pace.slowed == 0.0
     pace._speed = 0.5
@@ -168,7 +192,7 @@ def test_a_site_that_cannot_be_measured_is_left_out() -> None:
 
 def test_a_write_that_does_not_come_back_counts() -> None:
     one = watch()
-    pace = Pace((one,))
+    pace = running(one)
     one._begun = time.monotonic() - 2
     pace.decide()
     assert pace.slowed > 0
@@ -176,7 +200,7 @@ def test_a_write_that_does_not_come_back_counts() -> None:
 
 async def test_nothing_is_held_back_during_a_handover() -> None:
     one = watch()
-    pace = Pace((one,))
+    pace = running(one)
     pace._speed = SPEED_MIN
     assert await turn_seconds(pace) == pytest.approx(0.05 / STREAM_SPEED_MIN - 0.05, rel=0.5), (
         "more than a turn at work"
@@ -251,7 +275,7 @@ async def test_idle_sites_hold_nobody_back(sites: Rig) -> None:
         assert pace.base_ms is not None
         assert pace.base_ms > 0
         await until(lambda: pace.p99_ms is not None and all(len(w.recent(0)) > 10 for w in pace._watches))
-        assert pace.slowed == 0.0
+        await until(lambda: pace.slowed == 0.0)
         for conn in (sites.source, sites.target):
             assert (await sites.texts(conn, "select count(*), min(move_id) from domicile.probe")) == [(1, "m1")]
         assert len(await writers(sites)) == 2
@@ -291,7 +315,8 @@ async def test_sites_that_do_not_answer_do_not_keep_the_move_from_beginning(site
     before = time.monotonic()
     async with open_pace(copy_of(move, nowhere)) as pace:
         assert time.monotonic() - before < 10
-        assert (pace.base_ms, pace.p99_ms, pace.slowed) == (None, None, 0.0)
+        assert (pace.base_ms, pace.p99_ms) == (None, None)
+        await until(lambda: pace.slowed == 0.0)
 
 
 def copy_of(move: Move, conninfo: str) -> Move:

@@ -126,7 +126,7 @@ class Limits:
     lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins
     wal_bytes_max: int = 16 * 1024 * 1024 * 1024  # that the source keeps for the stream
     probe_p99_ratio_max: float = 1.5  # of a probe write at either site against its measure before; beyond it: slower
-    probe_p99_ms_min: float = 20.0  # below it nobody is slowed down, whatever the ratio
+    probe_p99_ms_min: float = 5.0  # below it nobody is slowed down, whatever the ratio
 
 
 @dataclass(frozen=True, slots=True)

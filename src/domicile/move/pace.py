@@ -1,10 +1,10 @@
 """How fast the mover may go: the application's writes come first.
 
 At each site a small row is written about twenty times a second, and the p99 of these writes is compared with what it
-was before the move carried anything. Beyond the limit the mover holds itself back by a large step, below it lets itself
-go by small ones: the speed settles where one or two writes in a hundred are beyond it. Never below `SPEED_MIN`, so that
-the move ends, and not at all while a wave is handed over: that is over sooner. Nothing is aborted for it; the figures
-show it.
+was before the move carried anything. The mover begins slowly and doubles its speed until writes first take too long.
+Beyond the limit it holds itself back by a large step, below it lets itself go by small ones: the speed settles where
+one or two writes in a hundred are beyond it. Never below `SPEED_MIN`, so that the move ends, and not at all while a
+wave is handed over: that is over sooner. Nothing is aborted for it; the figures show it.
 
 Source: Slacker (EDBT 2012) throttles a move on the measured latency, not on a fixed rate; steps as in TCP.
 """
@@ -28,7 +28,7 @@ from domicile.move.context import Move
 from domicile.postgres.brake import Brakes
 from domicile.postgres.probe_write import probe_writer
 
-SPEED_MIN = 0.05
+SPEED_MIN, SPEED_FIRST = 0.05, 0.1
 STREAM_SPEED_MIN = 0.25  # the stream must catch up with the writers, or no wave is ever handed over
 SLOWER, FASTER = 0.6, 0.02
 DECIDE_SECONDS = 0.5
@@ -119,7 +119,8 @@ class Pace:
     def __init__(self, watches: Sequence[Watch]) -> None:
         self.brakes = Brakes(lambda: self.slowed)
         self._watches = tuple(watches)
-        self._speed = 1.0
+        self._speed = SPEED_FIRST
+        self._trying = True  # nobody has been slowed down yet
         self._since = time.monotonic()  # the last step down, or the end of a handover: older samples say nothing
         self._handovers = 0
         self._freed = asyncio.Event()
@@ -179,9 +180,9 @@ class Pace:
         told = [(w, latencies) for w, latencies in measured if len(latencies) >= SAMPLES_MIN]
         if any(p99(latencies) > w.limit_ms for w, latencies in told):
             self._speed = max(SPEED_MIN, self._speed * SLOWER)
-            self._since = time.monotonic()
+            self._since, self._trying = time.monotonic(), False
         elif len(told) == len(measured):
-            self._speed = min(1.0, self._speed + FASTER)
+            self._speed = min(1.0, self._speed * 2 if self._trying else self._speed + FASTER)
 
     def _worst(self) -> tuple[float | None, float | None]:
         known = [(w, recent) for w in self._watches if w.base_ms is not None and (recent := w.recent(0.0))]
