@@ -77,7 +77,11 @@ async def run(carrier: Carrier, no: int) -> None:
 
 async def _carry_over(carrier: Carrier, no: int) -> list[int]:
     """Carry the wave to its arrival, unless members have left the cohort since it began: then return who."""
-    async with open_live(carrier, no, soaking=carrier.move.back) as live, monitored(live) as monitor:
+    async with (
+        open_live(carrier, no, soaking=carrier.move.back) as live,
+        monitored(live) as monitor,
+        live_verify.explained(live),
+    ):
         await _enter(carrier, no, Phase.CATCHUP)
         await carrier.move.failpoints.reach("live.catchup")
         await live_verify.mark(live)
@@ -124,15 +128,19 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.until_few(live)
+                    await live_verify.require_same_leaves(live)
                     await _expect(live)
                     return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
-                if why.code not in TRIED_AGAIN or number == limits.handover_tries:
+                again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)
+                if not again or number == limits.handover_tries:
                     raise
                 live.raise_failure()
                 if live.closed:
                     raise _lost(live) from why
+                if isinstance(why, live_verify.Replaced):
+                    await _verify(live)
                 if why.code is ErrorCode.DISCREPANCY:
                     await live_verify.touched_rows(live)  # raises when it is one
             await live.beside(asyncio.sleep(pause))

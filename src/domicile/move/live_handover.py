@@ -28,6 +28,7 @@ import psycopg
 from domicile.directory.directory import Home
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
+from domicile.move import live_verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
@@ -99,6 +100,7 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
     try:
         await move.failpoints.reach("live.departed")
         async with _until(deadline):
+            await live_verify.require_same_leaves(live)  # what came or went since is behind the departure
             tail = await live.beside(marker)
             keys = compare.merged(live.dirty(), _keys_of(tail))
             statements = [*live.apply.compose(tail), *await _equal(live, keys), _arrive(live)]

@@ -9,8 +9,8 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 import secrets
 
@@ -23,6 +23,8 @@ from domicile.move import verify
 from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
 from domicile.move.reader import Reader, Sessions, open_sessions
+from domicile.postgres import storage
+from domicile.postgres.storage import Leaf
 from domicile.stream import compare
 from domicile.stream.change import Key
 from domicile.stream.layout import Identity
@@ -34,6 +36,10 @@ ROUNDS_MAX = 30
 SHRINKING = 0.8  # a round that leaves more than this share of the touched rows is as good as it gets
 _SNAPSHOT = "select pg_catalog.pg_current_snapshot()::text"
 _MARK = "select pg_catalog.pg_logical_emit_message(true, 'domicile', %s::bytea)"
+
+
+class Replaced(DomicileError):
+    """Rows may have come or gone at the source of which the stream says nothing: the wave is to be compared in full."""
 
 
 async def mark(live: LiveWave) -> None:
@@ -58,6 +64,7 @@ async def mark(live: LiveWave) -> None:
 async def whole(live: LiveWave) -> Verdict:
     """Every row of the wave, at both sites. Rows touched meanwhile are excused here, and stay to be compared."""
     move = live.move
+    live.leaves = await storage.leaves(live.source, move.data_map.in_scope())  # before the snapshot
     streams = max(1, move.plan.limits.streams)
     async with AsyncExitStack() as stack:
         rest = live.carrier.pacing.rest
@@ -75,6 +82,24 @@ async def whole(live: LiveWave) -> Verdict:
         verdict = await live.beside(verify.compare(move, live.wave, (source, target), live.mode, touched))
     _compared(live, seam)
     return verdict
+
+
+async def require_same_leaves(live: LiveWave) -> None:
+    """Since the wave was compared in full, rows came and went at the source by way of the stream only. Raises
+    `Replaced`."""
+    await _require_leaves(live, live.leaves)
+
+
+@asynccontextmanager
+async def explained(live: LiveWave) -> AsyncIterator[None]:
+    """A discrepancy found in the block is told as what it comes from, where partitions were replaced meanwhile."""
+    was = live.leaves
+    try:
+        yield
+    except DomicileError as why:
+        if why.code is ErrorCode.DISCREPANCY:
+            await _require_leaves(live, was)
+        raise
 
 
 async def until_few(live: LiveWave) -> None:
@@ -165,6 +190,23 @@ async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:
         whole_table = table.identity is Identity.FULL
         excused[table.name] = None if whole_table else frozenset(await live.here.key_hashes(live.source, no, keys))
     return excused, compare.count(later)
+
+
+async def _require_leaves(live: LiveWave, was: frozenset[Leaf]) -> None:
+    now = await storage.leaves(live.source, live.move.data_map.in_scope())
+    if now == was:
+        return
+    tables, files_only = storage.changed(was, now)
+    named = ", ".join(map(str, tables))
+    raise Replaced(
+        ErrorCode.STREAM_TRUNCATED if files_only else ErrorCode.SCHEMA_CHANGED,
+        f"{named} was truncated or rewritten while a wave was on its way"
+        if files_only
+        else f"partitions of {named} came or went while a wave was on its way",
+        facts={"tables": [str(table) for table in tables]},
+        safe=f"The wave steps back; {live.move.source_site} serves and nothing has changed.",
+        hint=f"The wave is copied anew by: domicile resume {live.move.move_id}",
+    )
 
 
 async def _seen(conn: AsyncConnection) -> str:

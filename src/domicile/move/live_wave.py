@@ -19,10 +19,11 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.move import verify
 from domicile.move.carrier import APPLICATION_NAME, Carrier
 from domicile.move.context import Move, WaveAtSites
-from domicile.postgres import references, waves
+from domicile.postgres import references, storage, waves
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
+from domicile.postgres.storage import Leaf
 from domicile.stream import compare, slot
 from domicile.stream.apply import Apply
 from domicile.stream.catchup import CatchUp
@@ -56,6 +57,7 @@ class LiveWave:
     here: Side
     there: Side
     seal: str  # of the publication, which nobody may change under the stream
+    leaves: frozenset[Leaf]  # of the tables at the source, when the wave was last compared in full
     closed: bool = field(default=False, init=False)  # the session at the target was given up, to know where it stands
     waited_ms: float = field(default=0.0, init=False)  # the longest that a writer may have waited
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
@@ -137,7 +139,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
                     layout, move.data_map, verify.shapes(move, move.target_schema, mode), wave.target_id,
                     references.to_prove(move.data_map, move.source_schema, move.target_schema),
                 ),
-                await slot.seal(source, move.stream_name), [stream],
+                await slot.seal(source, move.stream_name), await storage.leaves(source, tables), [stream],
             )  # fmt: skip
         finally:
             stream.cancel()

@@ -10,6 +10,7 @@ import psycopg
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.phase import Phase
 from domicile.model.plan import Mode
 from domicile.model.verdict import Verdict
 from domicile.move import copy, stepback, streams, verify
@@ -58,8 +59,10 @@ async def verify_rows(carrier: Carrier, no: int) -> None:
 
 
 async def settle_verdict(carrier: Carrier, no: int, wave: WaveAtSites, verdict: Verdict) -> None:
-    """Seal the verdict; one that is not clean is raised. A rollback's is of the way back and is not kept."""
-    if not carrier.move.back:
+    """Seal the verdict; one that is not clean is raised. A rollback's is of the way back and is not kept, nor is one
+    that takes a wave out of its handover, where none stands without a clean one: it steps back."""
+    move = carrier.move
+    if not move.back and (verdict.clean or (await carrier.figures.wave(move.move_id, no)).phase is not Phase.HANDOVER):
         await carrier.moves.verdict(carrier.move.move_id, no, verdict)
     async with carrier.source() as source:
         await waves.write_discrepancies(source, wave.source_id, verdict.discrepancies)
