@@ -153,7 +153,13 @@ def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
 
 @pytest.mark.parametrize(
     ("after_s", "number"),
-    [(0.6, signal.SIGINT), (1.5, signal.SIGTERM), (3.0, signal.SIGINT), (6.0, signal.SIGTERM), (9.0, signal.SIGINT)],
+    [
+        (0.6, signal.SIGINT),
+        pytest.param(1.5, signal.SIGTERM, marks=pytest.mark.campaign),
+        pytest.param(3.0, signal.SIGINT, marks=pytest.mark.campaign),
+        (6.0, signal.SIGTERM),
+        (9.0, signal.SIGINT),
+    ],
 )
 def test_stopped_at_any_moment_it_leaves_nothing(tmpdir_of_demo: Path, after_s: float, number: signal.Signals) -> None:
     process = start(tmpdir_of_demo, "--json")

@@ -201,7 +201,7 @@ async def test_ordered_moves_are_carried_and_purged(firm: Firm) -> None:
     [
         pytest.param("cold", "prepare.reserved:kill:1", marks=pytest.mark.campaign),
         pytest.param("cold", "copy.chunk_committed:kill:12", marks=pytest.mark.campaign),
-        ("cold", "handover.departed:kill:2"),
+        pytest.param("cold", "handover.departed:kill:2", marks=pytest.mark.campaign),
         pytest.param("live", "copy.chunk_committed:kill:12", marks=pytest.mark.campaign),
         ("live", "live.departed:kill:2"),
     ],
