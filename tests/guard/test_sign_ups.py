@@ -213,6 +213,26 @@ async def test_a_role_without_any_right_in_the_schema_is_answered_too(market: Gu
         await market.conn.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
+async def test_what_the_condition_calls_runs_with_the_rights_of_who_signs_up(any_market: Guarded) -> None:
+    """Whoever may create functions where the condition looks could put one before PostgreSQL's own: its types match
+    better. The mover's role may do more than they."""
+    await any_market.conn.execute(
+        "alter table public.users add column nick varchar;"
+        "create function public.lower(varchar) returns text stable language sql as"
+        " $$select pg_catalog.set_config('test.ran_as', current_user, false)$$"
+    )
+    await refuse(any_market, "lower(nick) = 'sign_up_stranger'")
+    role = "sign_up_stranger"
+    await any_market.conn.execute(
+        f"create role {role}; grant usage on schema public to {role}; grant insert on public.users to {role}".encode()
+    )
+    try:
+        async with any_market.writer(role=role) as writer:
+            await writer.refused("insert into users (id, nick) values (100, 'x')", "DM001")
+    finally:
+        await any_market.conn.execute(f"drop owned by {role}; drop role {role}".encode())
+
+
 async def test_the_mover_s_role_passes(market: Guarded) -> None:
     await refuse(market)
     await market.conn.execute("set session_replication_role = replica")

@@ -3,8 +3,9 @@
 
 The trigger stands on the subject's table at the source alone, AFTER INSERT: it fires for a row that is really new, its
 generated columns filled in, and not for an upsert that finds its subject. Sessions in the replica role rest, the
-mover's among them. A subject who is refused nowhere here (changed into the market by an UPDATE, or signed up in a
-transaction from before the trigger) is swept by the last wave.
+mover's among them. The condition has the rights of whoever signs up, so that nobody comes to the mover's. A subject who
+is refused nowhere here (changed into the market by an UPDATE, signed up in a transaction from before the trigger or by
+a role that may not ask what the condition asks) is swept by the last wave.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ update domicile.move set sign_ups = 'accept', condition = '' where move_id = %s;
 select exists (select from pg_catalog.pg_trigger as t where t.tgrelid = %s and t.tgname = 'zy_domicile_sign_up');
 
 -- name: function
--- It runs in sessions of the application with the rights of the mover, and finds what the plan's condition found: hence the path. SET costs
--- a little for every new subject, and nobody else.
-create or replace function domicile.refuse_sign_up() returns trigger language plpgsql security definer
+-- It finds what the plan's condition found: hence the path. SET costs a little for every new subject, and nobody else. It has the rights of
+-- whoever signs up: the application's owners may create functions on that path, also such that match better than PostgreSQL's own, and must
+-- not come to the mover's rights by them.
+create or replace function domicile.refuse_sign_up() returns trigger language plpgsql security invoker
     set search_path = {path} as {body};
 revoke all on function domicile.refuse_sign_up() from public;
 
@@ -30,7 +31,7 @@ end
 
 -- name: move
 -- As in the plan, the condition may write nothing; the end of the block ends that too. One that fails on a row must not fail the
--- application: this subject begins here, and is swept.
+-- application: this subject begins here, and is swept. The answer is that of domicile.guard_answer, which the application may not call.
     begin
         perform pg_catalog.set_config('transaction_read_only', 'on', true);
         domicile_fits := {fits};
@@ -38,7 +39,10 @@ end
         domicile_fits := false;
     end;
     if domicile_fits then
-        perform domicile.guard_answer('departed', {home}, 0, {dataset}, tg_relid);
+        raise exception using errcode = 'DM001', schema = tg_table_schema, table = tg_table_name,
+            detail = pg_catalog.json_build_object('home', {home}, 'epoch', 0, 'dataset', {dataset})::pg_catalog.text,
+            message = 'moved: the subject of this row lives at another site',
+            hint = 'Repeat the transaction at the home that the detail names.';
     end if;
 
 -- name: trigger
