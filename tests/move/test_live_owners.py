@@ -26,6 +26,9 @@ from tests.move.live_kit import (
 from tests.move.places import Place, execute, scalar
 from tests.move.test_joiners import DELETE, MERGE
 
+from domicile.move import live_verify
+from domicile.move.carrier import Carrier
+from domicile.move.live_wave import open_live
 from domicile.sites.embedded import EmbeddedCluster
 
 # Longer than fits into a row, and not to be compressed: it lies out of line.
@@ -279,3 +282,44 @@ async def test_rows_change_hands_up_to_the_last_moment(place: Place) -> None:
             await asyncio.wait_for(through(carrier, CATCHUP), 60)
     await arrived_whole(place, residents)
     assert min(gift.result() for gift in gifts) >= 3
+
+
+# The stream is opened anew
+
+
+async def comes_in(place: Place, member: int, outsider: int) -> None:
+    """An outsider's order becomes a member's, and what hangs from it changes afterwards."""
+    order = await scalar(place.source, f"select {ORDER.format(outsider)}")
+    await execute(
+        place.source,
+        f"update store.orders set note = {LONG} where id = {order}",
+        GIVE.format(outsider, member),
+        f"""insert into store.order_item (order_id, line_no, product_id, quantity, unit_price)
+            values ({order}, 77, 1, 1, 1)""",
+        f"insert into store.payment (order_id, method, amount, currency) values ({order}, 'wallet', 1, 'INR')",
+        f"delete from store.order_item where order_id = {order} and line_no <> 77",
+        f"update store.order_item set quantity = 5 where order_id = {order}",
+    )
+
+
+async def opened(carrier: Carrier) -> None:
+    """Open the wave's stream, and close it when it has told everything."""
+    async with open_live(carrier, 1) as live:
+        await live_verify.mark(live)
+
+
+async def test_what_was_read_ahead_is_not_applied_again_when_the_stream_is_opened_anew(place: Place) -> None:
+    """What came in was read in a snapshot that is ahead of the position: it sees what the stream tells again."""
+    residents = await owned(place.target)
+    told = await story(place)
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await comes_in(place, told.m[0], told.c[0])
+        for _ in range(2):
+            await opened(carrier)
+        await comes_in(place, told.m[1], told.c[1])
+        for _ in range(2):
+            await opened(carrier)
+        await through(carrier, CATCHUP)
+    await arrived_whole(place, residents)
+    assert await scalar(place.target, "select count(*) from store.order_item where line_no = 77") == 2

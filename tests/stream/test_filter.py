@@ -276,6 +276,46 @@ async def replayed(wave: Wave, *statements: str) -> list[Transaction]:
     return await wave.assert_equal()
 
 
+# Rows read ahead of the stream: the transactions behind the one that brought them were over by then
+
+
+COMES_IN = "update orders set user_id = 1 where id = 80"
+BEHIND = {
+    "comes": "insert into items values (1, 80, 'new')",
+    "comes and changes": "insert into items values (1, 80, 'new'); update items set note = 'x' where id = 1",
+    "comes and goes": "insert into items values (1, 80, 'new'); delete from items where id = 1",
+    "goes": "delete from items where id = 800",
+    "comes again": "delete from items where id = 800; insert into items values (800, 80, 'again')",
+    "comes from the wave": "update items set order_id = 80 where id = 100",
+    "comes again from the wave": "delete from items where id = 100; insert into items values (100, 80, 'again')",
+    "comes again and changes": """delete from items where id = 100; insert into items values (100, 80, 'again');
+        update items set note = 'x' where id = 100; delete from items where id = 100;
+        insert into items values (100, 80, 'once more')""",
+    "comes again from outside": """update items set order_id = 90 where id = 100;
+        update items set order_id = 80 where id = 100""",
+    "takes a key of the wave": """delete from items where id = 100; update items set id = 100 where id = 800;
+        insert into items values (800, 80, 'after')""",
+    "changes keys with one of the wave": """insert into items values (7, 10, 'ours');
+        begin; set constraints all deferred; update items set id = 3 where id = 800;
+        update items set id = 800, order_id = 80 where id = 100; update items set id = 100 where id = 3; commit""",
+    "gives its key to one of the wave": """update items set id = 3 where id = 800;
+        update items set id = 800, order_id = 80 where id = 100; insert into items values (100, 10, 'ours')""",
+    "goes with its order": "delete from orders where id = 80; insert into orders values (80, 2)",
+}
+
+
+@pytest.mark.parametrize("opened_anew", [False, True])
+@pytest.mark.parametrize("what", BEHIND)
+async def test_what_happened_between_a_row_that_comes_in_and_its_reading(
+    shop18: Wave, what: str, opened_anew: bool
+) -> None:
+    shop18.opened_anew = opened_anew
+    script = BEHIND[what]
+    apart = [script] if "begin" in script else script.split(";")
+    await replayed(shop18, COMES_IN, *apart)
+    await replayed(shop18, "update items set note = 'later'", "delete from orders where id in (10, 80)")
+
+
 # Positions, the seam, markers
 
 

@@ -69,15 +69,16 @@ async def carry_out(wave: Wave, transactions: list[list[str]]) -> None:
             await wave.app.execute("rollback")
 
 
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
-def test_replayed_rows_are_the_databases(database: str, binary: bool) -> None:
+@pytest.mark.parametrize("how", ["binary", "text", "opened anew"])
+def test_replayed_rows_are_the_databases(database: str, how: str) -> None:
     """Constraints are deferred, so that every order of events occurs inside a transaction. Where the filter gives up,
     it says so, and a new copy would begin."""
     outcomes = []
 
     async def carried_out(rounds: list[list[list[str]]]) -> int:
         changes = 0
-        async with watched(database, DDL, MAP, [1, 2], binary=binary) as wave:
+        async with watched(database, DDL, MAP, [1, 2], binary=how != "text") as wave:
+            wave.opened_anew = how == "opened anew"
             for transactions in rounds:
                 await carry_out(wave, transactions)
                 try:

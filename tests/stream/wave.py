@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncRawCursor, sql
 from tests.copy.kit import data_map
 
 from domicile.model.datamap import DataMap
@@ -22,10 +22,12 @@ from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
 from domicile.postgres.ownership import column, ident, owner_joins, rows_of_wave
 from domicile.stream import canonical
+from domicile.stream.ahead import Ahead, keep, kept
 from domicile.stream.change import Change, Field, Key, Marker, Op, Transaction
 from domicile.stream.filter import WaveFilter
 from domicile.stream.index import OwnershipIndex, load
 from domicile.stream.layout import Layout, StreamTable, build_layout, read_identities
+from domicile.stream.params import Raw
 from domicile.stream.seam import Seam
 
 SLOT = "domicile_test"
@@ -47,6 +49,8 @@ class Wave:
     slot: str
     index: OwnershipIndex
     filter: WaveFilter
+    seam: Seam
+    opened_anew: bool = False  # after every row that comes in
     rows: Rows = field(default_factory=dict)
 
     async def execute(self, *statements: str) -> None:
@@ -69,12 +73,26 @@ class Wave:
 
     async def replay(self) -> list[Transaction]:
         """Read, filter and carry out on the dict, as the engine does at the destination."""
+        payloads = await self.payloads()
         done = []
-        for item in self.filter.feed(await self.payloads()):
-            if isinstance(item, Transaction):
-                await self._carry_out(item)
-                done.append(item)
+        items = self.filter.feed(payloads)
+        while (item := next(items, None)) is not None:
+            if not isinstance(item, Transaction):
+                continue
+            await self._carry_out(item)
+            done.append(item)
+            if item.enter and self.opened_anew:
+                await self._open_anew(item.position)
+                items = self.filter.feed(payloads)
         return done
+
+    async def _open_anew(self, position: int) -> None:
+        """A stream that was closed behind this position tells everything from there on again, to a filter that knows
+        what was kept."""
+        self.filter = WaveFilter(self.layout, self.data_map, self.index, self.seam, position)
+        await self.conn.execute("update domicile.wave set position = '0/0'::pg_lsn + %s", (position,))
+        for ahead in await kept(self.conn, self.index, self.wave_id):
+            self.filter.skip(ahead)
 
     async def assert_equal(self) -> list[Transaction]:
         """Replay; then rows and index are what the database says. Returns what was replayed."""
@@ -177,12 +195,17 @@ class Wave:
         entered = [(no, key) for no, key in transaction.enter if key in truth[no]]
         for no, key in entered:
             entered += [e for e in self._under(truth, no, key) if e not in entered]
-        fresh = [(no, key) for no, key in entered if (no, key) not in self.index]
+        known = [row for row in entered if row in self.index]
+        fresh = [row for row in entered if row not in self.index]
         for no, key in fresh:
             assert key not in self.rows[no]
             self.rows[no][key] = truth[no][key]
             self.index.add(no, key, truth[no][key])
-        self.filter.skip(fresh, Seam.parse(seam), int(until))
+        ahead = Ahead(Seam.parse(seam), int(until), {(no, key): truth[no][key] for no, key in fresh}, known)
+        self.filter.skip(ahead)
+        for statement in keep(ahead, self.index, self.wave_id):
+            values = [Raw(value) for value in statement.values if value is not None]
+            await AsyncRawCursor(self.conn).execute(statement.text, values)
 
     def _under(self, truth: Rows, no: int, key: Key) -> list[tuple[int, Key]]:
         found = []
@@ -277,9 +300,10 @@ async def watched(
         )
         await conn.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
         index = await load(conn, layout, mapped, 1)
-        [(seam,)] = await (await conn.execute("select pg_current_snapshot()::text")).fetchall()
-        flow = WaveFilter(layout, mapped, index, Seam.parse(seam), 0, part_changes=part)
-        wave = Wave(app, conn, mapped, layout, 1, slot, index, flow)
+        [(text,)] = await (await conn.execute("select pg_current_snapshot()::text")).fetchall()
+        seam = Seam.parse(text)
+        flow = WaveFilter(layout, mapped, index, seam, 0, part_changes=part)
+        wave = Wave(app, conn, mapped, layout, 1, slot, index, flow, seam)
         wave.rows = await wave.of_wave()
         yield wave
         await conn.execute("select pg_drop_replication_slot(%s)", (slot,))

@@ -25,6 +25,7 @@ from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare, slot
+from domicile.stream.ahead import kept
 from domicile.stream.apply import Apply
 from domicile.stream.catchup import CatchUp
 from domicile.stream.compare import Keys, Side
@@ -118,6 +119,8 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         )
         index = await load_index(target, layout, move.data_map, wave.target_id)
         wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
+        for ahead in await kept(target, index, wave.target_id):
+            wave_filter.skip(ahead)
         apply = await stack.enter_async_context(
             Apply.open(move.target, layout, move.data_map, move.move_id, move.generation, wave.target_id)
         )

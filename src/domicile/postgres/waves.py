@@ -34,6 +34,7 @@ _INSERT_WAVE = """
     values (%(move_id)s, %(no)s, %(mark)s, %(home)s, %(epoch)s) returning id"""
 _FORGET_WAVE = (
     "delete from domicile.member where wave = %s",
+    "delete from domicile.ahead where wave = %s",
     "delete from domicile.progress where wave = %s",
     "delete from domicile.purge_journal where wave = %s",
     "delete from domicile.discrepancy where wave = %s",
@@ -157,11 +158,13 @@ async def forget_wave(conn: AsyncConnection, wave_id: int) -> None:
 async def forget_copy(conn: AsyncConnection, wave_id: int) -> None:
     """Nothing of the wave was copied to this site: it is only registered. Idempotent."""
     await conn.execute("delete from domicile.progress where wave = %s", (wave_id,))
+    await conn.execute("delete from domicile.ahead where wave = %s", (wave_id,))
     await conn.execute("update domicile.wave set seam = null, position = null where id = %s", (wave_id,))
 
 
 async def set_purged(conn: AsyncConnection, wave_id: int) -> None:
     """The wave's source copy is gone. Idempotent."""
+    await conn.execute("delete from domicile.ahead where wave = %s", (wave_id,))
     await conn.execute("update domicile.wave set purged_at = coalesce(purged_at, now()) where id = %s", (wave_id,))
 
 

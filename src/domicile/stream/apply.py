@@ -98,6 +98,11 @@ class Apply:
         return self._flight.position
 
     @property
+    def wave_id(self) -> int:
+        """The wave's number at the destination."""
+        return self._rounds.dmls[0].wave_id
+
+    @property
     def repeated(self) -> int:
         """How many batches, or parts of a transaction, were refused in their folded order and went one by one."""
         return self._flight.repeated
@@ -157,6 +162,13 @@ class Apply:
         if not self._parts.under_way:
             answers = answers[-1 - len(deletions) : -1]
         return {no: keys for (no, _), answer in zip(deletions, answers, strict=True) if (keys := gone(answer))}
+
+    async def step(self, statements: Sequence[Statement]) -> None:
+        """Statements of their own, as a step of the transaction in parts that is under way: they commit with it."""
+        await self._flight.idle()
+        async with self._flight.sending:
+            assert self._parts.under_way
+            await self._run(statements)
 
     async def send(
         self, statements: Sequence[Statement], transactions: Sequence[Transaction] = ()

@@ -6,13 +6,14 @@ another user's row leaves this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import TableName
 from domicile.stream import pgoutput
-from domicile.stream.change import Key, Marker, Op, Transaction
+from domicile.stream.ahead import Ahead
+from domicile.stream.change import Marker, Op, Transaction
 from domicile.stream.index import OwnershipIndex
 from domicile.stream.layout import Layout, StreamTable
 from domicile.stream.pgoutput import Relation
@@ -100,14 +101,10 @@ class WaveFilter:
                 case pgoutput.MESSAGE:
                     yield from self._message(payload)
 
-    def skip(self, entered: Iterable[tuple[int, Key]], seam: Seam, until: int | None = None) -> None:
+    def skip(self, ahead: Ahead) -> None:
         """Rows were read at a later snapshot because they came into the wave: changes to exactly these by transactions
-        which that snapshot sees are in what was read, and are skipped. Call it after the index was told of the rows.
-
-        ``until``: a log position (``pg_current_wal_insert_lsn``) asked for at the origin after the snapshot was taken;
-        what commits behind it is not seen by the snapshot, and the rows are forgotten there. None: never.
-        """
-        self._skips.append(Skip.of(entered, seam, until, self._index, self._loose))
+        which that snapshot sees are in what was read, and are skipped."""
+        self._skips.append(Skip.of(ahead, self._index, self._loose))
 
     def _begin(self, payload: bytes) -> None:
         self._commit_record, self._committed_at, self._xid = pgoutput.begin(payload)

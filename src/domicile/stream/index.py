@@ -66,6 +66,11 @@ class TableIndex:
     canon: Callable[[Sequence[Field]], Canon]
     anchors: list[Anchor] = empty(default_factory=list)
 
+    @property
+    def remembered(self) -> tuple[int, ...]:
+        """The columns that are needed of a row to note it, by position."""
+        return tuple(dict.fromkeys((*self.table.key_at, *(i for a in self.anchors for i in a.at))))
+
     def canon_of(self, key: Key) -> Canon:
         """The canonical form of a key."""
         return digest(key) if self.table.identity is Identity.FULL else self.canon(tuple(split(key)))
@@ -170,7 +175,7 @@ async def load(conn: AsyncConnection[Any], layout: Layout, data_map: DataMap, wa
 async def _load_table(conn: AsyncConnection[Any], layout: Layout, index: TableIndex, rows: Fragment) -> None:
     table = index.table
     others = [a for a in index.anchors if a.of_key is not None]
-    wanted = tuple(dict.fromkeys((*table.key_at, *(i for a in others for i in a.at))))
+    wanted = index.remembered
     columns = sql.SQL(", ").join(column("t", table.columns[i]) for i in wanted)
     statement = sql.SQL("select {} {}").format(columns, rows)
     if table.identity is Identity.FULL:

@@ -3,7 +3,8 @@
 Out of it: the row and its subtree are deleted at the destination. Into it: the stream shows only the row itself,
 perhaps without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at
 the origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees
-of them is in what was read. All of a transaction is one commit at the destination.
+of them is in what was read. All of a transaction is one commit at the destination, and what is to be known of the
+reading is part of it: a stream that is opened anew begins at that commit, and is told again what the snapshot saw.
 
 So the destination is ahead of its position in these rows, and where they had left again by then it never has them.
 Whoever compares must know: they count as touched by a transaction that nobody saw before they were read.
@@ -21,6 +22,7 @@ from psycopg import AsyncConnection, AsyncRawCursor, sql
 from domicile.model.datamap import DataMap
 from domicile.postgres.failures import told
 from domicile.postgres.ownership import column, rows_of_wave
+from domicile.stream.ahead import Ahead, keep
 from domicile.stream.apply import Apply
 from domicile.stream.change import Change, Key, Op, Transaction
 from domicile.stream.compare import listed_keys
@@ -66,14 +68,15 @@ class Reparent:
         entered: dict[tuple[int, Key], Fields] = {}
         unseen = transaction.xid
         if transaction.enter:
-            seam, until, entered = await self._read(transaction)
-            unseen = seam.xmax & _XID_MASK
+            ahead, entered = await self._read(transaction)
+            unseen = ahead.seam.xmax & _XID_MASK
             for no, key in transaction.enter:
                 self.read[no, key] = unseen
                 self.touch(no, key, unseen)
             for (no, key), fields in entered.items():
                 self.index.add(no, key, fields)
-            self.filter.skip(entered, seam, until)
+            self.filter.skip(ahead)
+            await self.apply.step(keep(ahead, self.index, self.apply.wave_id))
         inserts = [Change(no, Op.INSERT, key, fields) for (no, key), fields in entered.items()]
         await self.apply.finish([_part_of(transaction, unseen, inserts, last=True)])
 
@@ -85,20 +88,22 @@ class Reparent:
         """The rows of the wave with these keys and all that hang from them, in the snapshot of ``conn``."""
         return [(table.no, key) async for table, key, _ in self._subtree(conn, self.layout.tables[no], keys)]
 
-    async def _read(self, transaction: Transaction) -> tuple[Seam, int, dict[tuple[int, Key], Fields]]:
-        """The rows that came in with all that hangs from them, the snapshot in which they were read, and a position in
-        the log behind everything that it sees."""
+    async def _read(self, transaction: Transaction) -> tuple[Ahead, dict[tuple[int, Key], Fields]]:
+        """The rows that came in with all that hangs from them, whole."""
         with told("source", "reading rows that came into the wave"):
             seam, until = await self._snapshot_that_sees(transaction.xid)
             try:
                 found: dict[tuple[int, Key], Fields] = {}
+                known: list[tuple[int, Key]] = []
                 for no, keys in by_table(transaction.enter):
                     async for table, key, fields in self._subtree(self.origin, self.layout.tables[no], keys):
-                        if (table.no, key) not in self.index:  # else the stream carries it, from before or later on
+                        if (table.no, key) in self.index:  # the stream carries it, from before or later on
+                            known.append((table.no, key))
+                        else:
                             found[table.no, key] = fields
             finally:
                 await self.origin.execute("rollback")
-        return seam, until, found
+        return Ahead(seam, until, found, known), found
 
     async def _snapshot_that_sees(self, xid: int) -> tuple[Seam, int]:
         while True:

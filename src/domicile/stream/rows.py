@@ -168,6 +168,10 @@ class RowFilter:
         self._index.discard(self._index.canon_of(key))
         self._work.changes.append(Change(self._no, _DELETE, key))
 
+    def read_again(self, key: Key) -> None:
+        """The row with that key has come into the wave."""
+        self._work.enter[self._no, key] = None
+
     def _old_and_new(self, payload: bytes) -> tuple[Fields, Fields]:
         """The row before (of which only the key may be known) and afterwards, completed by what was not sent."""
         old = self.read.row(payload, FIRST_COLUMN)

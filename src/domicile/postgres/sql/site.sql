@@ -47,6 +47,18 @@ create table if not exists domicile.member (
 );
 create index if not exists member_subject on domicile.member (subject);
 
+-- Rows that came into a wave were read in a snapshot ahead of the stream that ends here: what that has seen of them, up to until in the other
+-- site's log, must not be applied again. Committed with the rows. An element is a row's key, for those that were entered also what other rows
+-- refer to, behind the number of its table; known: rows that were the wave's before.
+create table if not exists domicile.ahead (
+    id      bigint generated always as identity primary key,
+    wave    integer not null,
+    seam    text not null,
+    until   pg_lsn not null,
+    entered bytea[] not null,
+    known   bytea[] not null
+);
+
 -- Progress of the copy, committed with the rows (target only).
 create table if not exists domicile.progress (
     wave       integer not null,
