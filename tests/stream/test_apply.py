@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import traceback
 
 import pytest
-from tests.stream.destination import UNSENT, WAVE, Destination, destination
+from tests.stream.destination import GENERATION, MOVE, UNSENT, WAVE, Destination, destination
 
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.postgres.lease import settle_doubt
 from domicile.stream.change import Change
 from domicile.stream.pipeline import Refused, Statement
 
@@ -249,15 +250,32 @@ async def test_somebody_else_moved_the_position(shop: Destination) -> None:
     assert await shop.rows("select max(id) from public.users") == [(3,)]
 
 
+async def test_what_was_sent_before_a_doubt_was_settled_is_refused(shop: Destination) -> None:
+    """However late it comes: whoever settled it has concluded that it is not there."""
+    async with shop.apply() as apply:
+        await apply.finish([shop.transaction(await shop.insert("users", id="3", email="'c'"))])
+        await settle_doubt(shop.conn, MOVE, GENERATION - 1)
+        await apply.finish([shop.transaction(await shop.insert("users", id="4", email="'d'"))])
+        await settle_doubt(shop.conn, MOVE, GENERATION)
+        with pytest.raises(DomicileError) as caught:
+            await apply.finish([shop.transaction(await shop.insert("users", id="5", email="'e'"))])
+    assert caught.value.code is ErrorCode.LEASE_LOST
+    async with shop.apply() as again:
+        await again.finish([shop.transaction(await shop.insert("users", id="6", email="'f'"))])
+    assert await shop.rows("select array_agg(id order by id) from public.users where id in (3, 4, 5, 6)") == [
+        ([3, 4, 6],)
+    ]
+
+
 async def test_applied_transaction_is_refused(shop: Destination) -> None:
     once = shop.transaction(await shop.insert("users", id="3"))
     async with shop.apply() as apply:
         await apply.finish([once])
-        with pytest.raises(AssertionError, match="applied already"):
+        with pytest.raises(DomicileError, match="a second time"):
             await apply.finish([once])
     async with shop.apply() as again:
         assert again.position == once.position
-        with pytest.raises(AssertionError, match="applied already"):
+        with pytest.raises(DomicileError, match="a second time"):
             await again.finish([once])
 
 

@@ -41,11 +41,15 @@ from domicile.stream.compare import Keys
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 DEAD_MAN_MARGIN_MS = 1_000
+# The term ends with the arrival: this stream carries nothing more out, whatever it still has.
 _ARRIVE = b"""
-    update domicile.wave set mark = 'resident', home = $2, epoch = $3::bigint,
-        arrival = pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text
-            || ' ' || (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint::text
-    where id = $1::integer"""
+    with done as (
+        update domicile.wave set mark = 'resident', home = $2, epoch = $3::bigint, term = term + 1,
+            arrival = pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text
+                || ' ' || (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint::text
+        where id = $1::integer and mark = 'arriving' returning 1)
+    select case when pg_catalog.count(*) <> 1 then domicile.refuse('it is not arriving', 'domicile.wave') end
+    from done"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +114,11 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
     try:
         async with _until(deadline):
             await (await live.apply.send(statements, tail))
+            live.catchup.arrived()
     except (TimeoutError, Refused, DomicileError) as trouble:
         said_no = isinstance(trouble, Refused) and bool(trouble.refusal.sqlstate)
         if not said_no and await _arrived(live):
+            live.catchup.arrived()
             return
         await _back(live, lock)
         raise (_refused(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
@@ -176,7 +182,7 @@ async def _back(live: LiveWave, lock: WaveLock) -> None:
 
 
 async def _arrived(live: LiveWave) -> bool:
-    """Ask the target, once no transaction of ours is open there any more."""
+    """Ask the target, once no transaction of ours is open there any more, and none can come that is on its way."""
     move = live.move
     live.closed = True
     await live.apply.close()

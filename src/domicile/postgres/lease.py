@@ -15,6 +15,7 @@ from domicile.model.site import MoveId
 DOUBT_SECONDS_MAX = 15
 ASSERT_SQL = "select true from domicile.move where move_id = %s and generation = %s for share"
 _SETTLE_SQL = "select true from domicile.move where move_id = %s and generation = %s for update"
+_NEXT_TERM = "update domicile.wave set term = term + 1 where move_id = %s"
 
 
 async def assert_lease(conn: AsyncConnection, move_id: MoveId, generation: int) -> None:
@@ -41,7 +42,12 @@ async def settle_doubt(conn: AsyncConnection, move_id: MoveId, generation: int) 
 
     A connection that broke may leave its transaction behind, its COMMIT on the way: it holds the lease's row, which
     this takes for itself alone. Raises when it is not free within `DOUBT_SECONDS_MAX`: then nothing may be concluded.
+
+    It may also leave a whole transaction on the line, of which the site knows nothing yet. The waves' term is raised,
+    so that it is refused when it comes: streams into this site that were opened before carry nothing out any more.
     """
     async with conn.transaction():
         await conn.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (f"{DOUBT_SECONDS_MAX}s",))
-        await conn.execute(_SETTLE_SQL, (move_id, generation))
+        cursor = await conn.execute(_SETTLE_SQL, (move_id, generation))
+        if await cursor.fetchone() is not None:  # of a mover that was taken over the lease refuses all
+            await conn.execute(_NEXT_TERM, (move_id,))

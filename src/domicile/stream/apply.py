@@ -51,7 +51,7 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",  # a plan by keys is the same for all, and is made once a session
 }
 
-_POSITION = "select position::text from domicile.wave where id = %s"
+_POSITION = "select position::text, term from domicile.wave where id = %s"
 
 
 class Apply:
@@ -71,8 +71,8 @@ class Apply:
     async def open(
         cls, conninfo: str, layout: Layout, data_map: DataMap, move_id: MoveId, generation: int, wave_id: int
     ) -> AsyncIterator[Apply]:
-        """A session of its own at the destination, where the wave is registered as ``wave_id``. An open transaction is
-        rolled back at the end."""
+        """A session of its own at the destination, where the wave is registered as ``wave_id``, in the wave's term:
+        until a doubt is settled there (`lease.settle_doubt`). An open transaction is rolled back at the end."""
         conn = await connect(conninfo, application_name=APPLICATION_NAME, settings=SETTINGS)
         try:
             columns = await read_columns(conn, layout)
@@ -86,7 +86,8 @@ class Apply:
             Dml(table, found, data_map, wave_id, layout.binary)
             for table, found in zip(layout.tables, columns, strict=True)
         ]
-        apply = cls(pipe, Rounds(dmls, move_id, generation), position_of(row[0]) if row[0] else 0)
+        rounds = Rounds(dmls, move_id, generation, row[1])
+        apply = cls(pipe, rounds, position_of(row[0]) if row[0] else 0)
         try:
             yield apply
         finally:
@@ -235,8 +236,8 @@ class Apply:
         """Remember what they touch; returns the position behind them."""
         after = self._flight.sent
         for transaction in transactions:
-            assert transaction.position > self._flight.sent, "applied already"
-            assert transaction.position >= after, "out of order"
+            if transaction.position <= self._flight.sent or transaction.position < after:
+                raise _not_next()
             after = transaction.position
             for change in transaction.changes:
                 touched = self.dirty.setdefault(change.table, {})
@@ -244,3 +245,12 @@ class Apply:
                 if change.old_key is not None:
                     touched[change.old_key] = transaction.xid
         return after
+
+
+def _not_next() -> DomicileError:
+    return DomicileError(
+        ErrorCode.INTERNAL,
+        "the stream brought a transaction a second time, or out of order",
+        safe="It was not applied; what was committed is told by the wave's position.",
+        hint="Please report it. Go on with: domicile resume",
+    )

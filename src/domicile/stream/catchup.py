@@ -79,6 +79,7 @@ class CatchUp:
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
     _holding: bool = False
+    _arrived: bool = False
     _stalled: bool = False  # what was read last is not for a tail, and waits for the end of the hold
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
     _acknowledged: float = field(default_factory=time.monotonic)
@@ -132,8 +133,15 @@ class CatchUp:
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
-        self._holding = False
-        self._going_on.set()
+        if not self._arrived:
+            self._holding = False
+            self._going_on.set()
+
+    def arrived(self) -> None:
+        """The tail is committed at the destination, which is the home now: nothing is applied there any more."""
+        self._arrived = True
+        self._waiting.clear()
+        self._changes = 0
 
     @property
     def position(self) -> int:
@@ -206,7 +214,7 @@ class CatchUp:
         synchronous standbys long before): the next wave's snapshot might miss what the slot had let go.
         """
         now = time.monotonic()
-        if self.horizon is None or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
+        if self.horizon is None or self._arrived or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
             return
         self._acknowledged = now
         if self._idle and self.position > self.apply.position:

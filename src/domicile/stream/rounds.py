@@ -24,8 +24,11 @@ _LEASE = b"""
     select case when not exists (
         select from domicile.move where move_id = $1::text and generation = $2::bigint for share)
     then domicile.refuse('lease') end"""
+# Behind the lease, which it shares with nobody who raises the term: what is read here holds until the commit.
 _AT = b"""
-    select case when (select position from domicile.wave where id = $1::integer) is distinct from $2::pg_lsn
+    select case when not exists (
+        select from domicile.wave
+        where id = $1::integer and term = $2::bigint and position is not distinct from $3::pg_lsn)
     then domicile.refuse('position') end"""
 _MOVE_ON = b"""
     with done as (update domicile.wave set position = $2::pg_lsn where id = $1::integer returning 1)
@@ -34,16 +37,16 @@ _BEGIN, _COMMIT = Statement(b"begin"), Statement(b"commit")
 
 
 class Rounds:
-    """One wave's, under one lease."""
+    """One wave's, under one lease and in one term."""
 
-    def __init__(self, dmls: Sequence[Dml], move_id: MoveId, generation: int) -> None:
+    def __init__(self, dmls: Sequence[Dml], move_id: MoveId, generation: int, term: int) -> None:
         self.dmls = dmls
         self.tables = [TableStatements(dml) for dml in dmls]
         self.parents = frozenset(dml.table.owner.parent for dml in dmls if dml.table.owner.parent is not None)
         self._keyless = frozenset(no for no, table in enumerate(self.tables) if table.keyless)
         self._lease = Statement(_LEASE, (move_id.encode(), b"%d" % generation), keep=True)
         self._facts = {"move": move_id, "generation": generation}
-        self._wave = b"%d" % dmls[0].wave_id
+        self._wave, self._term = b"%d" % dmls[0].wave_id, b"%d" % term
 
     async def fold(self, changes: Iterable[Sequence[Change]]) -> Folded:
         """Fold lists of changes, and let others run meanwhile."""
@@ -56,9 +59,9 @@ class Rounds:
         return work.result()
 
     def opening(self, before: int) -> tuple[Statement, ...]:
-        """Begin, as the holder of the lease, where the position is ``before`` (0: none yet)."""
+        """Begin, as the holder of the lease, in the term, where the position is ``before`` (0: none yet)."""
         at = position_text(before) if before else None
-        return _BEGIN, self._lease, Statement(_AT, (self._wave, at), keep=True)
+        return _BEGIN, self._lease, Statement(_AT, (self._wave, self._term, at), keep=True)
 
     def closing(self, after: int | None) -> tuple[Statement, ...]:
         """Commit, with the position behind what was carried out."""

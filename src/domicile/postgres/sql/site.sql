@@ -35,6 +35,8 @@ create table if not exists domicile.wave (
     position pg_lsn,
     -- Of the stream back, which begins here: the snapshot of the transaction in which the wave arrived, and that transaction.
     arrival  text,
+    -- Raised by whoever settles a doubt here, and by the arrival: what a stream had sent before is refused, however late it comes.
+    term     bigint not null default 0,
     unique (move_id, no)
 );
 

@@ -1,0 +1,356 @@
+"""The arrival of a live wave: what it refuses, and what becomes of it when nobody hears how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+import pytest
+from tests.move.live_kit import (
+    CATCHUP,
+    COPY,
+    ONE,
+    PREPARE,
+    arrived_whole,
+    begun,
+    marks,
+    one_home,
+    open_transaction,
+    owned,
+    people,
+    refused,
+    small_store,
+    through,
+    until,
+    write,
+)
+from tests.move.places import SOURCE, TARGET, Place, execute, scalar
+
+from domicile.model.errors import ErrorCode
+from domicile.model.report import LiveFigures
+from domicile.move import live, live_handover, stepback
+from domicile.move.carrier import Carrier
+from domicile.move.failpoints import Failpoints
+from domicile.move.live_wave import LiveWave
+from domicile.sites.embedded import EmbeddedCluster
+
+SHORT = replace(ONE, pause_ms_max=400)
+TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
+REST = "set session_replication_role = replica"
+ORDER = """
+    insert into store.orders (user_id, address_id, currency, total)
+    select {0}, min(id), 'INR', 7 from store.address where user_id = {0}"""
+NO_ADDRESS = "delete from store.address where id = (select max(address_id) from store.orders where user_id = {0})"
+
+WAITS_FOR_LOCK = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+Deed = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Deeds(Failpoints):
+    """What the test does when the mover comes to a point, by the time it does: once each."""
+
+    deeds: dict[tuple[str, int], Deed] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
+
+    async def reach(self, point: str) -> None:
+        time = self.times[point] = self.times.get(point, 0) + 1
+        deed = self.deeds.get((point, time))
+        if deed is not None:
+            await deed()
+
+
+def doing(carrier: Carrier, deeds: dict[tuple[str, int], Deed]) -> Carrier:
+    """The same move, with deeds at its points."""
+    return replace(carrier, move=replace(carrier.move, failpoints=Deeds(deeds=deeds)))
+
+
+async def live_figures(carrier: Carrier) -> LiveFigures:
+    """What is known of the only wave."""
+    found = (await carrier.figures.wave(carrier.move.move_id, 1)).live
+    assert found is not None
+    return found
+
+
+@dataclass(slots=True)
+class Line:
+    """The way to a site, over which the mover's apply writes: once told to, it keeps what is sent from then on.
+
+    ``share`` of that goes through at once, the others at `deliver`, whether or not the sender is still there, or never
+    if it ``loses`` them. A line that is ``cut`` loses its sender at the first answer to what went through.
+    """
+
+    conninfo: str
+    keeping: bool = False
+    share: float = 0.0
+    loses: bool = False
+    cut: bool = False
+    kept: list[bytes] = field(default_factory=list)
+    full: asyncio.Event = field(default_factory=asyncio.Event)  # something is kept
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # so is its sender
+    _deliver: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: set[asyncio.Task[None] | None] = field(default_factory=set)
+
+    async def keep(self) -> None:
+        """From now on, in the one session that there is."""
+        self.keeping = True
+
+    async def deliver(self) -> None:
+        """What was kept arrives now; returns when the server has ended that session."""
+        self._deliver.set()
+        async with asyncio.timeout(20):
+            await self._ended.wait()
+
+    def end(self) -> None:
+        """Nobody waits for what was kept any more."""
+        self._deliver.set()
+
+    async def serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        """One connection."""
+        there = conninfo_to_dict(self.conninfo)
+        far, forth = await asyncio.open_connection(str(there["host"]), int(str(there["port"])))
+        cut = asyncio.Event()
+        answers = asyncio.create_task(self._answers(far, back, cut))
+        self._tasks |= {answers, asyncio.current_task()}
+        apply = keeping = False
+        with suppress(ConnectionError):
+            while data := await near.read(1 << 20):
+                apply = apply or b"domicile apply" in data
+                if keeping:
+                    self.kept.append(data)
+                    continue
+                if apply and self.keeping:
+                    self.keeping, keeping = False, True
+                    through = int(len(data) * self.share)
+                    self.kept.append(data[through:])
+                    data = data[:through]
+                    self.full.set()
+                    if self.cut:
+                        cut.set()
+                forth.write(data)
+                await forth.drain()
+        if keeping:
+            self.gone.set()
+            await self._deliver.wait()
+        with suppress(ConnectionError):
+            forth.write(b"" if self.loses else b"".join(self.kept) if keeping else b"")
+            forth.write_eof()
+        await asyncio.wait([answers])
+        forth.close()
+        if keeping:
+            self._ended.set()
+
+    async def _answers(self, far: asyncio.StreamReader, back: asyncio.StreamWriter, cut: asyncio.Event) -> None:
+        """The server's answers; to nobody, when the client is gone."""
+        with suppress(ConnectionError):
+            while data := await far.read(65536):
+                if cut.is_set():
+                    back.transport.abort()
+                    self.end()
+                with suppress(ConnectionError):
+                    back.write(data)
+        back.close()
+
+
+@pytest.fixture
+async def place(
+    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
+) -> AsyncIterator[Place]:
+    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
+        yield place
+
+
+@asynccontextmanager
+async def over_a_line(place: Place) -> AsyncIterator[tuple[Place, Line]]:
+    """The place, whose target the mover reaches over a line; what the test itself asks goes another way."""
+    line = Line(place.target)
+    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
+    conninfo = make_conninfo(place.target, port=server.sockets[0].getsockname()[1])
+    (dataset,) = place.workspace.datasets.values()
+    far = replace(dataset, at={SOURCE: place.source, TARGET: conninfo})
+    try:
+        yield replace(place, workspace=replace(place.workspace, datasets={far.name: far})), line
+    finally:
+        line.end()
+        server.close()
+
+
+# What it refuses
+
+
+async def test_a_row_that_went_wrong_after_the_last_comparison_is_seen_by_the_arrival(place: Place) -> None:
+    one = (await people(place.source))[0]
+    wrong = f"update store.user_account set full_name = 'wrong' where id = {one}"
+    deeds: dict[tuple[str, int], Deed] = {
+        ("live.closing", 1): lambda: execute(place.source, TOUCH.format(one)),
+        ("live.departed", 1): lambda: execute(place.target, REST, wrong),
+    }
+    async with begun(place, limits=replace(ONE, handover_tries=1)) as carrier:
+        await through(carrier, PREPARE, COPY)
+        wave = await refused(doing(carrier, deeds))
+    assert wave.error_code == ErrorCode.DISCREPANCY
+    assert "refused the wave: touched rows differ (store.user_account)" in wave.error_message
+    assert await write(place.source, one) == ""
+    assert await scalar(place.target, "select count(*) from store.user_account where market = 'IN'") == 0
+
+
+async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arrival(place: Place) -> None:
+    """The rows that were touched are equal at both sites; what one of them refers to is not there."""
+    one = (await people(place.source))[0]
+    deeds: dict[tuple[str, int], Deed] = {
+        ("live.closing", 1): lambda: execute(place.source, ORDER.format(one)),
+        ("live.departed", 1): lambda: execute(place.target, REST, NO_ADDRESS.format(one)),
+    }
+    async with begun(place, limits=replace(ONE, handover_tries=1)) as carrier:
+        await through(carrier, PREPARE, COPY)
+        wave = await refused(doing(carrier, deeds))
+    assert wave.error_code == ErrorCode.DISCREPANCY
+    assert "refused the wave: rows without what they refer to (store.orders)" in wave.error_message
+    assert await write(place.source, one) == ""
+
+
+# The budget of the pause
+
+
+async def test_a_pause_that_would_be_too_long_is_ended_and_tried_again(place: Place) -> None:
+    residents = await owned(place.target)
+    one = (await people(place.source))[0]
+    between: list[object] = []
+
+    async def look() -> None:
+        between.extend([await marks(place), await write(place.source, one)])
+
+    deeds: dict[tuple[str, int], Deed] = {
+        ("live.closing", 1): lambda: execute(place.source, TOUCH.format(one)),
+        ("live.departed", 1): lambda: asyncio.sleep(0.6),
+        ("live.armed", 2): look,
+    }
+    async with begun(place, limits=SHORT) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await through(doing(carrier, deeds), CATCHUP)
+        figures = await live_figures(carrier)
+    assert between == [({1: "open"}, {1: "arriving"}), ""]
+    assert figures.tries == 1
+    assert "longer than 400 ms" in figures.last_try
+    assert figures.pause_ms is not None
+    assert figures.pause_ms > 400, "the pause of the try that stepped back counts"
+    await arrived_whole(place, residents)
+
+
+# Nobody hears how it ended
+
+
+async def test_an_arrival_that_comes_late_is_refused(place: Place) -> None:
+    """All of it is still on the line when the pause has used up its budget, and the source serves again."""
+    residents = await owned(place.target)
+    one = (await people(place.source))[0]
+    late: list[object] = []
+    async with over_a_line(place) as (far, line), begun(far, limits=SHORT) as carrier:
+
+        async def deliver() -> None:
+            await line.deliver()
+            late.extend([await marks(place), await write(place.source, one), await write(place.target, one)])
+
+        deeds: dict[tuple[str, int], Deed] = {("live.departed", 1): line.keep, ("live.catchup", 2): deliver}
+        await through(carrier, PREPARE, COPY)
+        await through(doing(carrier, deeds), CATCHUP)
+    assert late == [({1: "open"}, {1: "arriving"}), "", "DM002"]
+    await arrived_whole(place, residents)
+
+
+async def test_an_arrival_that_comes_during_a_step_back_is_refused(place: Place) -> None:
+    residents = await owned(place.target)
+    one = (await people(place.source))[0]
+    late: list[object] = []
+    async with over_a_line(place) as (far, line), begun(far) as carrier:
+
+        async def deliver() -> None:
+            await line.deliver()
+            late.extend([await marks(place), await write(place.source, one), await write(place.target, one)])
+
+        await through(carrier, PREPARE, COPY)
+        moving = asyncio.create_task(through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP))
+        await line.full.wait()
+        moving.cancel()
+        await asyncio.wait([moving])
+        assert await marks(place) == ({1: "departed"}, {1: "arriving"})
+        await stepback.run(doing(carrier, {("stepback.source_open", 1): deliver}), 1)
+    assert late == [({1: "open"}, {1: "arriving"}), "", "DM002"]
+    assert await owned(place.target) == residents
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["all of it", "half of it"])
+async def test_an_arrival_that_is_lost_on_the_line_is_tried_again(place: Place, share: float) -> None:
+    residents = await owned(place.target)
+    async with over_a_line(place) as (far, line), begun(far, limits=SHORT) as carrier:
+        line.share, line.loses = share, True
+        await through(carrier, PREPARE, COPY)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP))
+            await line.gone.wait()
+            await one_home(place)
+            await line.deliver()
+    await arrived_whole(place, residents)
+
+
+async def test_an_arrival_of_which_half_is_late_is_waited_for(place: Place) -> None:
+    """It has begun at the target, and holds the lease there: nothing is concluded until it has ended."""
+    residents = await owned(place.target)
+    one = (await people(place.source))[0]
+    async with over_a_line(place) as (far, line), begun(far, limits=SHORT) as carrier:
+        line.share = 0.5
+        await through(carrier, PREPARE, COPY)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP))
+            await line.gone.wait()
+            await asyncio.sleep(1.0)
+            assert await marks(place) == ({1: "departed"}, {1: "arriving"})
+            await line.deliver()
+        figures = await live_figures(carrier)
+    assert figures.tries == 0
+    assert (await write(place.source, one), await write(place.target, one)) == ("DM001", "")
+    await arrived_whole(place, residents)
+
+
+async def test_an_arrival_whose_answer_is_lost_has_arrived(place: Place) -> None:
+    residents = await owned(place.target)
+    async with over_a_line(place) as (far, line), begun(far) as carrier:
+        line.share, line.cut = 1.0, True
+        await through(carrier, PREPARE, COPY)
+        await through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP)
+        figures = await live_figures(carrier)
+    assert line.gone.is_set()
+    assert figures.tries == 0
+    await arrived_whole(place, residents)
+
+
+# After it
+
+
+async def test_the_tail_is_not_applied_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the target's users write from the arrival on is newer than the tail that the arrival brought."""
+    one = (await people(place.source))[0]
+    newer = f"update store.user_account set full_name = 'newer' where id = {one}"
+    original = live_handover.attempt
+
+    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> live_handover.Crossed:
+        async with open_transaction(place.source, TOUCH.format(one)) as writer, asyncio.TaskGroup() as group:
+            crossing = group.create_task(original(wave, entered, locking))
+            await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
+            await writer.commit()
+        await execute(place.target, newer)
+        await asyncio.sleep(3.0)
+        wave.raise_failure()
+        return crossing.result()
+
+    monkeypatch.setattr(live, "attempt", attempt)
+    async with begun(place, limits=replace(ONE, lock_timeout_ms=900)) as carrier:
+        await through(carrier, PREPARE, COPY, CATCHUP)
+    assert await scalar(place.target, "select full_name from store.user_account where id = %s", one) == "newer"
