@@ -76,7 +76,7 @@ async def whole(live: LiveWave) -> Verdict:
         target = Reader(at_target, live.wave.target_id, verify.shapes(move, move.target_schema, live.mode))
 
         async def touched() -> tuple[Excused, int]:
-            await _note_read_ahead(live, seam, at_source)
+            await _note_unclear(live, seam, (at_source, at_target))
             return await _excused(live, seam)
 
         verdict = await live.beside(verify.compare(move, live.wave, (source, target), live.mode, touched))
@@ -139,7 +139,7 @@ async def _compare_rows(
     ours = await sites[0].ask("touched rows", partial(live.here.rows, no=no, keys=keys))
     theirs = await sites[1].ask("touched rows", partial(live.there.rows, no=no, keys=keys))
     differing = {key for listed in classify(ours, theirs).values() for key in listed}
-    await _note_read_ahead(live, seam, sites[0])
+    await _note_unclear(live, seam, sites)
     still = seen(live, seam).get(no, [])
     if live.layout.tables[no].identity is Identity.FULL:
         quiet = differing if still == keys else set()
@@ -150,13 +150,38 @@ async def _compare_rows(
         raise _discrepancy(live, no, len(quiet), "are not what was committed at the source")
 
 
-async def _note_read_ahead(live: LiveWave, seam: Seam, at_source: Sessions) -> None:
-    """Rows that came into the wave were read at a snapshot of their own. Where that is later than ours, what hangs from
-    them in ours may be gone since, and the stream has told nothing of it: it is touched, too."""
+async def _note_unclear(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessions]) -> None:
+    """What hangs from these rows counts as touched, too, because the stream tells nothing of it:
+
+    - rows that came into the wave were read at a snapshot of their own. Where that is later than ours, what hangs from
+      them in ours may be gone since;
+    - rows that passed from one member to another since our snapshot. At the target, what hangs from them is the
+      other's.
+    """
     later = {row: xid for row, xid in live.reparent.read.items() if not seam.sees_short(xid)}
+    later |= await _passed_on(live, seam, sites)
     for no, keys in by_table(later):
-        for table, key in await at_source.ask("rows read ahead", partial(live.reparent.below, no=no, keys=keys)):
-            live.reparent.touch(table, key, max(later.values()))
+        for table, key in await sites[0].ask("rows below others", partial(live.reparent.below, no=no, keys=keys)):
+            touched = live.apply.dirty.get(table, {}).get(key)
+            if touched is None or seam.sees_short(touched):
+                live.reparent.touch(table, key, max(later.values()))
+
+
+async def _passed_on(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessions]) -> dict[tuple[int, Key], int]:
+    """Rows from which others hang, and which are another member's at the target: who touched them last, as in
+    ``Reparent.read``."""
+    steps = [step for table in live.layout.tables for step in live.move.data_map.path(table.name)]
+    above = {step.to_table for step in steps}
+    found: dict[tuple[int, Key], int] = {}
+    for no, keys in unseen(live, seam).items():
+        if no == 0 or live.layout.tables[no].name not in above:  # a subject's own row is always its own
+            continue
+        ours = await sites[0].ask("owners of touched rows", partial(live.here.belonging, no=no, keys=keys))
+        theirs = await sites[1].ask("owners of touched rows", partial(live.there.belonging, no=no, keys=keys))
+        if passed := {row for row, _ in ours - theirs} & {row for row, _ in theirs - ours}:
+            key_of = await live.here.key_hashes(live.source, no, keys)
+            found |= {(no, key_of[row]): live.apply.dirty[no][key_of[row]] for row in passed}
+    return found
 
 
 def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
@@ -165,6 +190,15 @@ def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
         no: listed
         for no, keys in live.apply.dirty.items()
         if (listed := [key for key, xid in keys.items() if seam.sees_short(xid)])
+    }
+
+
+def unseen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
+    """Touched rows whose last change the snapshot does not see."""
+    return {
+        no: listed
+        for no, keys in live.apply.dirty.items()
+        if (listed := [key for key, xid in keys.items() if not seam.sees_short(xid)])
     }
 
 
@@ -179,14 +213,10 @@ def _compared(live: LiveWave, seam: Seam) -> None:
 
 async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:
     """The rows touched by transactions that the snapshot does not see, as hashes of their keys."""
-    later: dict[int, list[Key]] = {
-        no: [key for key, xid in keys.items() if not seam.sees_short(xid)] for no, keys in live.apply.dirty.items()
-    }
+    later = unseen(live, seam)
     excused: dict[TableName, frozenset[int] | None] = {}
     for no, keys in later.items():
         table = live.layout.tables[no]
-        if not keys:
-            continue
         whole_table = table.identity is Identity.FULL
         excused[table.name] = None if whole_table else frozenset(await live.here.key_hashes(live.source, no, keys))
     return excused, compare.count(later)

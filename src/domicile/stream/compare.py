@@ -31,6 +31,7 @@ Keys = Mapping[int, Sequence[Key]]
 _SUM = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum({bound}), 0) {rows} where m.wave = {wave} {keyed}"""
 _ROWS = "select {key}, {bound} {rows} where m.wave = {wave} {keyed}"
+_BELONGING = "select {key}, m.ordinal {rows} where m.wave = {wave} {keyed}"
 _REQUIRE = """
     select domicile.refuse('touched rows differ', {table}) from ({sums}) as found (rows, digest)
     where (found.rows, found.digest) is distinct from (({rows}::text)::bigint, ({digest}::text)::numeric)"""
@@ -135,6 +136,13 @@ class Side:
         statement = self._of_wave(_ROWS, no, params, key=shape.key_hash, bound=shape.bound)
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return Counter((int(key), int(bound)) for key, bound in await cursor.fetchall())
+
+    async def belonging(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> set[tuple[int, int]]:
+        """The hash of each key, with the ordinal of the subject whom the row belongs to; of a table with a key."""
+        params = self._params(no, keys)
+        statement = self._of_wave(_BELONGING, no, params, key=self.shapes[no].key_hash)
+        cursor = await AsyncRawCursor(conn).execute(statement, params)
+        return {(int(key), int(ordinal)) for key, ordinal in await cursor.fetchall()}
 
     async def key_hashes(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> dict[int, Key]:
         """The hash of each key, as the verifier names rows; only of tables with a key."""
