@@ -159,6 +159,8 @@ VERIFY = VerifyReport(
 )
 PURGE = PurgeReport(
     MOVE,
+    BEIJING,
+    SINGAPORE,
     40,
     4_938_240,
     tuple(PurgedTable(str(t), 2_469_120) for t in TABLES),
@@ -166,6 +168,7 @@ PURGE = PurgeReport(
     61.5,
     ("Backups and archived WAL at beijing hold the rows until they expire.",),
 )
+PURGED_BACK = replace(PURGE, site=SINGAPORE, home=BEIJING, waves=1, left_at_source=None)
 REPORT = MoveReport(
     status=replace(RUNNING, status=Status.WAITING),
     rows=4_938_240,

@@ -128,7 +128,7 @@ def _figures(found: Account) -> RenderableType:
     grid.add_row(
         "purged",
         f"{units.plural(purge.rows, 'row')} at {plan.source} in {units.duration(purge.seconds)}, "
-        f"{units.count(purge.left_at_source)} left of them",
+        f"{units.count(purge.left_at_source or 0)} left of them",
     )
     return grid
 

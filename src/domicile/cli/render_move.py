@@ -186,10 +186,12 @@ def verify(found: VerifyReport, width: int) -> Iterator[RenderableType]:
 
 def purge(done: PurgeReport, width: int) -> Iterator[RenderableType]:
     """What was deleted, what is left, and what this did not touch."""
-    waves = units.plural(done.waves, "wave")
-    yield Text(f"deleted {units.plural(done.rows, 'row')} of {waves} at the source in {units.duration(done.seconds)}")
+    whose = f"{units.plural(done.waves, 'wave')} that live{'' if done.waves > 1 else 's'} at {done.home}"
+    rows = units.plural(done.rows, "row")
+    yield Text(f"deleted {rows} at {done.site} of {whose}, in {units.duration(done.seconds)}")
     yield table((Col("table"), Col("rows", number=True)), [[t.table, units.count(t.rows)] for t in done.tables], width)
-    yield Text(f"rows of these subjects found at the source afterwards: {units.count(done.left_at_source)}")
+    if done.left_at_source is not None:
+        yield Text(f"rows of these subjects found at {done.site} afterwards: {units.count(done.left_at_source)}")
     yield from _sentences("not touched by this:", done.remains)
 
 

@@ -7,10 +7,17 @@ import getpass
 import time
 
 from domicile.commands.desk import Desk, carrier_for, open_desk
-from domicile.commands.moves import Watch, carry_out, forbidden, quiet, told, watched
+from domicile.commands.moves import (
+    Watch,
+    carry_out,
+    forbidden,
+    quiet,
+    require_none_on_the_way_back,
+    told,
+    watched,
+)
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Mode
 from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
@@ -19,6 +26,7 @@ from domicile.move import purge as purging
 from domicile.move import rollback as rolling_back
 from domicile.move import soak as soaking
 from domicile.move.carrier import Carrier
+from domicile.move.run import Outcome
 from domicile.postgres import waves
 
 
@@ -33,20 +41,21 @@ async def rollback(
     """
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
-        if record.status is Status.ABORTED:
+        before = await desk.figures.waves(record.move_id)
+        there = any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in before)
+        if record.status is Status.ABORTED and not there:
             return await desk.status(record.move_id)
-        if not any(w.phase in (Phase.SOAK, Phase.ROLLBACK) for w in await desk.figures.waves(record.move_id)):
+        if not there and not any(w.rolled_back for w in before):
             raise forbidden(record, "rollback")
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
             await streams.require_way_back(carrier)
             await desk.journal.approve(record.move_id, "rollback", getpass.getuser())
             await desk.moves.request(record.move_id, pause=False)
-            await carry_out(desk, carrier, "rollback", on_progress, stop)
+            outcome = await carry_out(desk, carrier, "rollback", on_progress, stop)
             await desk.moves.request(record.move_id, pause=False)
         now = await told(desk, record.move_id, on_progress)
-        stopped = stop is not None and stop.is_set() and not now.error_code
-        if now.status is not Status.ABORTED and not stopped:
+        if outcome is Outcome.FAILED:
             raise DomicileError(
                 ErrorCode(now.error_code or ErrorCode.INTERNAL),
                 now.error_message or "the rollback did not come to its end",
@@ -82,50 +91,62 @@ async def purge(
     """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
     continued by the same order.
 
-    Of a move that was rolled back: remove the copy that the target has kept, closed, until now.
+    Of a move that was rolled back: remove the copy that the target has kept, closed, until now. Where only some of its
+    waves were, the first order removes what the others left at the source, the next one that.
 
-    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since,
-    phase-forbids when nothing is to purge.
+    Raises verdict-missing when a wave has no clean verdict or its source copy has changed since (the way back is still
+    open then), phase-forbids when nothing is to purge or a rollback has not come to its end.
     """
     begun = time.monotonic()
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         all_waves = await desk.figures.waves(record.move_id)
-        moved = any(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in all_waves)
-        rolled_back = record.status is Status.ABORTED and record.mode is Mode.LIVE and record.frozen and not moved
-        if not rolled_back and not moved:
+        require_none_on_the_way_back(record, all_waves)
+        kept = any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves)
+        rolled_back = not kept and any(w.rolled_back for w in all_waves)
+        if not rolled_back and not kept and not any(w.phase is Phase.DONE for w in all_waves):
             raise forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
             if rolled_back:
                 return await _purge_rolled_back(carrier, begun)
-            if any(w.phase is not Phase.DONE for w in all_waves):
-                await carry_out(desk, carrier, "purge", on_progress, stop)
-            failed = [w for w in await desk.figures.waves(record.move_id) if w.error_code and w.phase is Phase.PURGE]
-            if failed:
-                raise DomicileError(
-                    ErrorCode(failed[0].error_code),
-                    failed[0].error_message,
-                    facts={"wave": failed[0].no},
-                    safe=f"{record.target} serves the moved subjects; the rest is still at {record.source}.",
-                    hint=f"Mend the cause, then run it again: domicile purge {record.move_id}",
-                )
+            left = any(w.phase is not Phase.DONE for w in all_waves)
+            if left and await carry_out(desk, carrier, "purge", on_progress, stop) is Outcome.FAILED:
+                raise await _why_not_purged(desk, record.move_id)
             return await _purge_report(desk, carrier, time.monotonic() - begun)
+
+
+async def _why_not_purged(desk: Desk, move_id: MoveId) -> DomicileError:
+    """The error of the wave at which the purge stopped, or the move's own, before its first wave or after its last."""
+    now = await desk.status(move_id)
+    wave = next((w for w in now.waves if w.error_code and w.phase is Phase.PURGE), None)
+    failed = wave or now
+    return DomicileError(
+        ErrorCode(failed.error_code or ErrorCode.INTERNAL),
+        failed.error_message or "the purge did not come to its end",
+        facts={"wave": wave.no} if wave else {},
+        safe=f"{now.target} serves the moved subjects; the rest is still at {now.source}.",
+        hint=f"Mend the cause, then run it again: domicile purge {move_id}",
+    )
 
 
 async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
     """What a rollback left at the target."""
+    move = carrier.move
     removed = await rolling_back.clear(carrier)
+    await purging.vacuum(carrier.reversed())
     await begin.release_guards(carrier)
     return PurgeReport(
-        move_id=carrier.move.move_id,
-        waves=0,
+        move_id=move.move_id,
+        site=move.target_site,
+        home=move.source_site,
+        waves=sum(w.rolled_back for w in await carrier.figures.waves(move.move_id)),
         rows=sum(removed.values()),
         tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
-        left_at_source=0,
+        left_at_source=None,
         seconds=time.monotonic() - begun,
-        remains=purging.REMAINS,
+        remains=purging.remains(move.target_site, told=False),
     )
 
 
@@ -143,10 +164,12 @@ async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeRe
                 removed[table] = removed.get(table, 0) + rows
     return PurgeReport(
         move_id=move_id,
+        site=carrier.move.source_site,
+        home=carrier.move.target_site,
         waves=len(purged),
         rows=sum(removed.values()),
         tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
         left_at_source=left,
         seconds=seconds,
-        remains=purging.REMAINS,
+        remains=purging.remains(carrier.move.source_site, told=True),
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import getpass
 
 from domicile.commands.desk import Desk, carrier_for, open_desk, require_shared_control
-from domicile.commands.moves import create, forbidden, freeze_cohort, not_begun, require_fit
+from domicile.commands.moves import (
+    create,
+    forbidden,
+    freeze_cohort,
+    not_begun,
+    require_fit,
+    require_none_on_the_way_back,
+)
 from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord
 from domicile.control.orders import MOVE, PURGE
@@ -52,6 +59,7 @@ async def purge_detached(workspace: Workspace, move_id: str) -> MoveStatus:
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
         all_waves = await desk.figures.waves(record.move_id)
+        require_none_on_the_way_back(record, all_waves)
         if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
             raise forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())

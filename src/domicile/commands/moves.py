@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 import getpass
 import secrets
@@ -24,9 +24,9 @@ from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord, already_applied
 from domicile.control.orders import MOVE
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.phase import Status, ended
+from domicile.model.phase import Phase, Status, ended
 from domicile.model.plan import Mode, Plan
-from domicile.model.report import MoveStatus
+from domicile.model.report import MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
 from domicile.move import begin
@@ -175,9 +175,9 @@ async def freeze_cohort(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     await desk.moves.set_frozen(move_id)
 
 
-async def carry_out(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> None:
+async def carry_out(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch, stop: asyncio.Event | None) -> Outcome:
     """Run the durable workflow of this attempt while watching it; a crash's unfinished workflow is joined,
-    not begun anew."""
+    not begun anew. Returns how it ended."""
     # Importing DBOS takes half of a command's start; only orders that carry a move need it.
     from domicile.move.durable import carry
     from domicile.move.engine import carried, launched, own_queue
@@ -195,6 +195,19 @@ async def carry_out(desk: Desk, carrier: Carrier, kind: str, on_progress: Watch,
             f"another process carries move {move_id} now",
             safe="The other process goes on from the last commit.",
             hint=f"Watch it with: domicile status {move_id} --watch",
+        )
+    return outcome
+
+
+def require_none_on_the_way_back(record: MoveRecord, now: Sequence[WaveStatus]) -> None:
+    """Raise phase-forbids before a purge that would meet a wave which an interrupted rollback left half-way."""
+    if half_way := [w.no for w in now if w.phase is Phase.ROLLBACK]:
+        raise DomicileError(
+            ErrorCode.PHASE_FORBIDS,
+            f"move {record.move_id} cannot take the order purge: a rollback was begun and has not come to its end",
+            facts={"move": record.move_id, "waves": half_way},
+            safe="Nothing was deleted.",
+            hint=f"Let it come to its end first: domicile rollback {record.move_id}",
         )
 
 

@@ -37,6 +37,7 @@ from domicile.postgres.ownership import ident
 PURGED_NOTE = "The source copy was purged; the verdict that was sealed at the handover stands."
 WRITTEN_NOTE = "The source copy is as it was sealed: the differences were written at the target since the handover."
 CHANGED_NOTE = "The source copy has changed since the handover: somebody writes there past the guard. Do not purge."
+UNSEALED_NOTE = "The mover was writing to the source copy when it stopped: it has no seal until the next soak or purge."
 MOVED = (Phase.SOAK, Phase.PURGE, Phase.DONE)
 _KEY_TYPE = """
     select pg_catalog.format_type(a.atttypid, a.atttypmod) from pg_catalog.pg_attribute as a
@@ -82,7 +83,7 @@ async def _check_wave(carrier: Carrier, wave: WaveStatus) -> WaveCheck:
             source, move.data_map, move.source_schema, tables, at_source.id, wave.source_root
         )
     found = await verifying.run(move, WaveAtSites(wave.no, at_source.id, at_target.id, wave.subjects, at_target.epoch))
-    intact = root == wave.source_root
+    intact = root == (wave.source_root or root)
     return WaveCheck(
         no=wave.no,
         phase=wave.phase,
@@ -95,8 +96,14 @@ async def _check_wave(carrier: Carrier, wave: WaveStatus) -> WaveCheck:
             f"{d.table} ({', '.join(d.key)}) {d.difference}" + (f": {', '.join(d.columns)}" if d.columns else "")
             for d in found.discrepancies
         ),
-        note="" if found.clean else WRITTEN_NOTE if intact else CHANGED_NOTE,
+        note=_note(wave, found.clean, intact),
     )
+
+
+def _note(wave: WaveStatus, clean: bool, intact: bool) -> str:
+    if not wave.source_root:
+        return UNSEALED_NOTE
+    return "" if clean else WRITTEN_NOTE if intact else CHANGED_NOTE
 
 
 async def report(workspace: Workspace, move_id: str) -> MoveReport:
@@ -108,6 +115,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         record = await desk.moves.get(MoveId(move_id))
         ejected = await Membership(desk.conn).ejections(MoveId(move_id))
     discrepancies = await _discrepancies(workspace, now) if any(w.error_code for w in now.waves) else ()
+    left = await _left_at_target(workspace, now) if any(w.rolled_back for w in now.waves) else 0
     moved = [w for w in now.waves if w.phase in MOVED]
     rows = sum(n for _, n in tables)
     pauses = [w.fence_seconds for w in moved if w.fence_seconds is not None]
@@ -123,7 +131,7 @@ async def report(workspace: Workspace, move_id: str) -> MoveReport:
         fence_seconds_median=median(pauses) if pauses else None,
         fence_seconds_max=max(pauses) if pauses else None,
         stayed=_stayed(load_map(workspace, stored_plan(record).dataset), now),
-        purged=_purged(now),
+        purged=_purged(now, left),
         discrepancies=discrepancies,
         ejected=ejected,
     )
@@ -188,10 +196,23 @@ async def _discrepancies(workspace: Workspace, now: MoveStatus) -> tuple[str, ..
         return tuple(await waves.read_discrepancies(conn, now.move_id))
 
 
+async def _left_at_target(workspace: Workspace, now: MoveStatus) -> int:
+    """Of how many waves that were rolled back the target still has its copy, as it says itself."""
+    async with await connect(workspace.conninfo(now.dataset, now.target), settings=SESSION) as conn:
+        found = [await waves.find_wave(conn, now.move_id, w.no) for w in now.waves if w.rolled_back]
+    return sum(record is not None for record in found)
+
+
 def _verdict(now: MoveStatus) -> str:
     moved = [w for w in now.waves if w.phase in MOVED]
+    back = sum(w.rolled_back for w in now.waves)
+    returned = f"{back} waves were rolled back, equal at both sites when they were handed back" if back else ""
     if not moved:
-        return "no wave has moved"
+        return returned or "no wave has moved"
+    return "; ".join(filter(None, (_clean(now, moved), returned)))
+
+
+def _clean(now: MoveStatus, moved: list[WaveStatus]) -> str:
     clean = sum(w.verdict == "clean" for w in moved)
     of = f"clean: {clean} of {len(moved)} moved waves"
     if now.mode is Mode.COLD:
@@ -201,12 +222,17 @@ def _verdict(now: MoveStatus) -> str:
 
 def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
     """What stayed at the source, and why, in sentences."""
-    waiting = sum(w.subjects for w in now.waves if w.phase not in MOVED)
+    waiting = sum(w.subjects for w in now.waves if w.phase not in MOVED and not w.rolled_back)
+    back = sum(w.subjects for w in now.waves if w.rolled_back)
     sentences = [
         f"Subjects outside the cohort: the plan's condition did not name them; no row of theirs left {now.source}."
     ]
     if waiting:
         sentences.append(f"{waiting} subjects of the cohort: their waves have not been handed over.")
+    if back:
+        sentences.append(
+            f"{back} subjects of the cohort: they are back at {now.source}, with what they wrote at {now.target}."
+        )
     for role, why in (
         (Role.LOCAL, "they belong to the site"),
         (Role.REFERENCE, "they are the same at every site"),
@@ -218,9 +244,19 @@ def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _purged(now: MoveStatus) -> str:
+def _purged(now: MoveStatus, left_at_target: int) -> str:
     done = [w for w in now.waves if w.phase is Phase.DONE]
-    if not done:
-        return f"Nothing was purged: the source copy is still at {now.source}."
-    rows = sum(w.rows_purged for w in done)
-    return f"{rows} rows of {len(done)} waves were deleted at {now.source}; this is removal, not proof of erasure."
+    back = sum(w.rolled_back for w in now.waves)
+    said = []
+    if done:
+        rows = sum(w.rows_purged for w in done)
+        said.append(
+            f"{rows} rows of {len(done)} waves were deleted at {now.source}; this is removal, not proof of erasure."
+        )
+    elif any(w.phase in MOVED for w in now.waves):
+        said.append(f"Nothing was purged: the source copy is still at {now.source}.")
+    if left_at_target:
+        said.append(f"The copies of {left_at_target} waves that were rolled back are kept at {now.target}, closed.")
+    if back > left_at_target:
+        said.append(f"The copies of {back - left_at_target} waves that were rolled back were deleted at {now.target}.")
+    return " ".join(said) or "There is nothing to be purged: no wave has moved."

@@ -16,7 +16,11 @@ from domicile.model.report import InTheWay, LiveFigures, MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 
 _OWN_TYPES = ("phase", "status", "live")
-_WAVES = "select * from domicile_control.wave where move_id = %s order by no"
+_WAVES = """
+    select w.*, w.phase = 'planned' and w.status = 'aborted' and exists (
+        select from domicile_control.event as e
+        where e.move_id = w.move_id and e.wave_no = w.no and e.what = 'phase rollback') as rolled_back
+    from domicile_control.wave as w where w.move_id = %s order by w.no"""
 
 
 class Figures:
@@ -170,6 +174,11 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
             )
         case _ if record.ordered:
             return safe, f"It waits for a worker: domicile worker --site {record.source}"
+        case _ if any(w.phase is Phase.ROLLBACK for w in waves):
+            return (
+                safe,
+                f"The rollback was begun and is not finished; continue it with: domicile rollback {record.move_id}",
+            )
         case Status.WAITING if any(w.phase is Phase.PURGE for w in waves):
             return (
                 safe,

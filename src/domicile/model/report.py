@@ -92,6 +92,7 @@ class WaveStatus:
     error_message: str = ""
     error_hint: str = ""
     live: LiveFigures | None = None  # None in a cold move, and before a wave begins
+    rolled_back: bool = False  # home at the source again, after it had lived at the target
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +169,16 @@ class PurgedTable:
 
 @dataclass(frozen=True, slots=True)
 class PurgeReport:
-    """What ``domicile purge MOVE`` removed. It proves no erasure: ``remains`` says what this did not
-    touch."""
+    """What ``domicile purge MOVE`` removed: the copies at ``site`` of waves that live at ``home``. It proves no
+    erasure: ``remains`` says what this did not touch."""
 
     move_id: MoveId
+    site: SiteName  # the move's source; of a move that was rolled back, its target
+    home: SiteName
     waves: int
     rows: int
     tables: tuple[PurgedTable, ...]
-    left_at_source: int  # rows of the purged subjects found at the source afterwards
+    left_at_source: int | None  # rows of the purged subjects found there afterwards; None when that is their home
     seconds: float
     remains: tuple[str, ...]
 

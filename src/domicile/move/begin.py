@@ -17,7 +17,7 @@ from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
-from domicile.move import handover, live, stepback, streams
+from domicile.move import handover, live, rollback, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, sign_ups, site_schema, waves
 from domicile.postgres.lease import settle_doubt
@@ -36,7 +36,8 @@ _OUTCOME_STATUS = {
 
 async def enlist(carrier: Carrier) -> None:
     """Both sites know the move and this process's lease, and no transaction of a former holder is open there any more.
-    Runs in every process that carries the move."""
+    Waves that a process left on their way back live at one site again, whatever was ordered now. Runs in every process
+    that carries the move."""
     move = carrier.move
     key = move.source_schema.tables[move.data_map.subject.table].column(move.data_map.subject.key)
     async with carrier.sites() as (source, target), carrier.sites() as (source_eye, target_eye):
@@ -47,6 +48,9 @@ async def enlist(carrier: Carrier) -> None:
             await site_schema.install(conn, key.type_name, key.collation)
             record = waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation)
             await unhindered(waves.register_move(conn, record), conn, eye)
+    for wave in await carrier.figures.waves(move.move_id):
+        if wave.phase is Phase.ROLLBACK:
+            await rollback.settle(carrier, wave.no)
 
 
 async def run(carrier: Carrier) -> None:
@@ -130,7 +134,7 @@ async def _forget_unmoved(carrier: Carrier) -> None:
     all_waves = await figures.waves(move_id)
     unmoved: list[WaveStatus] = []
     for wave in all_waves:
-        if wave.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE):
+        if wave.phase in (Phase.SOAK, Phase.ROLLBACK, Phase.PURGE, Phase.DONE):
             continue
         if wave.phase is Phase.HANDOVER and await _lives_at_target(carrier, wave.no):
             await carrier.moves.enter(move_id, wave.no, Phase.HANDOVER)

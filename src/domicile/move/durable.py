@@ -17,7 +17,7 @@ from dbos import DBOS, SetWorkflowID, WorkflowStatus
 from domicile.control.orders import Order, Orders
 from domicile.model.phase import PHASES_OF, Phase, Status
 from domicile.model.site import MoveId
-from domicile.move import begin, eject, purge, streams, sweep
+from domicile.move import begin, purge, sweep
 from domicile.move.carrier import Carrier
 from domicile.move.engine import (
     APPLICATION_VERSION,
@@ -30,7 +30,7 @@ from domicile.move.engine import (
     register_queue,
     step,
 )
-from domicile.move.run import Outcome, run_edge, run_phase, run_purge, run_rollback
+from domicile.move.run import Outcome, run_edge, run_phase, run_purge, run_purge_begin, run_rollback, take_leavers_out
 
 ENQUEUED, PENDING = "ENQUEUED", "PENDING"
 UNFINISHED = (PENDING, ENQUEUED, "DELAYED")
@@ -136,7 +136,7 @@ async def _pass_gate(move_id: str, no: int) -> str:
 
 async def _wave(move_id: str, no: int) -> str:
     """Whoever has left the cohort is taken out first; then the phases of one wave, in order. A wave that everybody has
-    left has none."""
+    left has none, nor has one that was rolled back."""
     outcome, anybody = await leavers_step(move_id, no)
     if outcome != Outcome.DONE or not anybody:
         return outcome
@@ -208,7 +208,7 @@ async def phase_step(move_id: str, no: int, phase: str) -> str:
 
 @step
 async def leavers_step(move_id: str, no: int) -> tuple[str, int]:
-    return await _run_edge(move_id, partial(eject.eject_leavers, no=no))
+    return await _run_edge(move_id, partial(take_leavers_out, no=no))
 
 
 @step
@@ -248,7 +248,7 @@ async def rollback_step(move_id: str, no: int) -> str:
 
 @step
 async def close_way_back_step(move_id: str) -> str:
-    return str(await run_edge(carrier_of(move_id), streams.close_way_back))
+    return str(await run_purge_begin(carrier_of(move_id)))
 
 
 @step

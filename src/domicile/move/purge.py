@@ -7,7 +7,7 @@ that a stale writer is still told where the home is. Irreversible from the first
 
 Chunks are ranges of subjects: all rows of a range go in one transaction with their journal, children before
 parents, so that no reader ever sees half a subject and a crash loses nothing but the current chunk.
-Idempotent. This is removal, not erasure: see ``REMAINS``.
+Idempotent. This is removal, not erasure: see ``remains``.
 """
 
 from __future__ import annotations
@@ -16,25 +16,52 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.phase import Phase
+from domicile.model.plan import Mode, WayBack
 from domicile.model.report import WaveStatus
-from domicile.move import verify
+from domicile.model.site import SiteName
+from domicile.move import live, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import waves
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.ownership import delete_rows_of_wave, ident, rows_of_wave
-
-REMAINS: tuple[str, ...] = (
-    "Deleted rows are overwritten in their files only when the space is used again; VACUUM made it reusable.",
-    "The write-ahead log, archives, backups and standbys of the source may hold the rows until they expire.",
-    "The keys of the moved subjects stay in domicile.member at the source, so that stale writers are refused.",
-    "Proof of erasure (canary rows, rewriting, scanning) is not part of this purge.",
-)
 
 _JOURNAL = """
     insert into domicile.purge_journal (wave, table_name, chunk, rows) values (%s, %s, %s, %s)
     on conflict (wave, table_name, chunk) do nothing"""
 _CHUNKS_DONE = "select distinct chunk from domicile.purge_journal where wave = %s"
 _JOURNALLED = "select table_name, sum(rows) from domicile.purge_journal where wave = %s group by 1 order by 1"
+
+
+def remains(site: SiteName, *, told: bool) -> tuple[str, ...]:
+    """What the removal of a copy at ``site`` does not touch, in sentences. ``told``: stale writers there still are."""
+    keys = f"The keys of its subjects stay in domicile.member at {site}, so that stale writers are refused."
+    return (
+        "Deleted rows are overwritten in their files only when the space is used again; VACUUM made it reusable.",
+        f"The write-ahead log, archives, backups and standbys of {site} may hold the rows until they expire.",
+        keys if told else f"{site} has forgotten that these subjects left: stale writers there are refused no more.",
+        "Proof of erasure (canary rows, rewriting, scanning) is not part of this purge.",
+    )
+
+
+async def require_ready(carrier: Carrier) -> None:
+    """Raise verdict-missing unless every wave's copy at the source may be removed, as long as there is a way back.
+
+    A copy that the mover was changing when its process died, or could not reach the site, has no seal: it is sealed as
+    it stands, as if soaking had just ended.
+    """
+    move = carrier.move
+    if move.mode is Mode.COLD or move.plan.way_back is WayBack.NONE:
+        return
+    for wave in await carrier.figures.waves(move.move_id):
+        if wave.phase is not Phase.SOAK:
+            continue
+        if not wave.source_root:
+            await live.seal(carrier, wave.no)
+        async with carrier.source() as source:
+            record = await waves.find_wave(source, move.move_id, wave.no)
+            assert record is not None
+            await require_sealed(carrier, source, record, await carrier.figures.wave(move.move_id, wave.no))
 
 
 async def run(carrier: Carrier, no: int) -> None:

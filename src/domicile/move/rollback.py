@@ -9,16 +9,21 @@ ends with the target serving. Idempotent: continued where it was cut.
 from __future__ import annotations
 
 from collections import Counter
+import logging
 
+import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.phase import Phase, Status
 from domicile.move import live, live_handover, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.stream.seam import Seam
+
+log = logging.getLogger(__name__)
 
 
 async def run(carrier: Carrier, no: int) -> None:
@@ -50,8 +55,13 @@ async def clear(carrier: Carrier) -> Counter[str]:
 
 
 async def begin_stream(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> waves.WaveRecord:
-    """The stream back to the copy begins at the wave's arrival, unless it has begun; returns the copy's record."""
+    """The stream back to the copy begins at the wave's arrival, unless it has begun; returns the copy's record.
+
+    The copy changes from now on, so its seal is broken before: nobody is to take what the mover writes for a write past
+    the guard. A process that dies leaves it so, and a purge seals it first.
+    """
     move = back.move
+    await back.moves.seal(move.move_id, no, "")
     at_losing = await waves.find_wave(losing, move.move_id, no)
     at_gaining = await waves.find_wave(gaining, move.move_id, no)
     assert at_losing is not None
@@ -64,6 +74,22 @@ async def begin_stream(back: Carrier, losing: AsyncConnection, gaining: AsyncCon
             seam = Seam.parse(snapshot).with_seen(int(own))
             await waves.set_seam(gaining, at_gaining.id, str(seam), int(position))
     return at_gaining
+
+
+async def settle(carrier: Carrier, no: int) -> None:
+    """After a rollback that failed or died: the wave lives at one site again, and its phase says where. Idempotent.
+
+    Raises site-unreachable when a site cannot be asked.
+    """
+    move_id = carrier.move.move_id
+    if not await undo(carrier, no):
+        await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
+        return
+    await carrier.moves.enter(move_id, no, Phase.SOAK)
+    try:
+        await live.seal(carrier, no)
+    except (DomicileError, psycopg.Error) as trouble:
+        log.warning("wave %s: its copy at %s is sealed later: %s", no, carrier.move.source_site, type(trouble).__name__)
 
 
 async def undo(carrier: Carrier, no: int) -> bool:

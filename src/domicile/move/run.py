@@ -25,7 +25,7 @@ import psycopg
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import ORDER, Phase, Status
 from domicile.model.plan import Mode
-from domicile.move import fence, handover, live, prepare, purge, rollback, slices, soak, stepback
+from domicile.move import eject, fence, handover, live, prepare, purge, rollback, slices, soak, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres.failures import explain, refusal_of
 
@@ -66,6 +66,13 @@ class Outcome(StrEnum):
     LOST = "lost"  # another process carries the move
 
 
+async def take_leavers_out(carrier: Carrier, no: int) -> bool:
+    """False when the wave has nobody who is to be carried: everybody has left it, or it was rolled back."""
+    return not (await carrier.figures.wave(carrier.move.move_id, no)).rolled_back and await eject.eject_leavers(
+        carrier, no
+    )
+
+
 async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
     """Carry one phase of one wave out. Safe to repeat after a crash: what is done is seen and skipped."""
     move_id = carrier.move.move_id
@@ -84,6 +91,25 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
             await carrier.moves.enter(move_id, no, Phase.SOAK)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
+    return Outcome.DONE
+
+
+async def run_purge_begin(carrier: Carrier) -> Outcome:
+    """Before the first wave is purged: the copies are what they were sealed as, and the way back is closed. A failure
+    is the move's, which is as far as it was."""
+    move_id = carrier.move.move_id
+    status = (await carrier.moves.get(move_id)).status
+    try:
+        await purge.require_ready(carrier)
+        await streams.close_way_back(carrier)
+    except Exception as trouble:
+        error = _as_error(trouble)
+        if error.code is ErrorCode.LEASE_LOST:
+            return Outcome.LOST
+        await carrier.moves.set_status(move_id, status, error)
+        return Outcome.FAILED
+    if status is not Status.FAILED:  # what failed before the purge is still to be mended
+        await carrier.moves.set_status(move_id, status)
     return Outcome.DONE
 
 
@@ -106,8 +132,12 @@ async def run_purge(carrier: Carrier, no: int) -> Outcome:
 
 
 async def run_rollback(carrier: Carrier, no: int) -> Outcome:
-    """Carry one wave back. A failure leaves it at the target, in soak, unless it is home at the source already."""
+    """Carry one wave back. A failure leaves it at the target, in soak, unless it is home at the source already; the
+    move is as far as it was."""
     move_id = carrier.move.move_id
+    if (await carrier.figures.wave(move_id, no)).rolled_back:
+        return Outcome.DONE
+    status = (await carrier.moves.get(move_id)).status
     try:
         await carrier.moves.enter(move_id, no, Phase.ROLLBACK)
         await _roll_back(carrier, no)
@@ -117,11 +147,10 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
             return Outcome.LOST
         await carrier.moves.fail(move_id, no, error)
         try:
-            if await rollback.undo(carrier, no):
-                await carrier.moves.enter(move_id, no, Phase.SOAK)
+            await rollback.settle(carrier, no)
         except (DomicileError, psycopg.Error) as second:
             log.warning("wave %s could not step back yet: %s", no, _as_error(second).message)
-        await carrier.moves.set_status(move_id, Status.WAITING, error)
+        await carrier.moves.set_status(move_id, status, error)
         return Outcome.FAILED
     await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
     return Outcome.DONE
@@ -164,7 +193,7 @@ async def settle(carrier: Carrier, no: int) -> None:
     """A wave that failed half-way is stepped back first, unless it has departed: then only forward is
     right."""
     wave = await carrier.figures.wave(carrier.move.move_id, no)
-    if wave.status is not Status.FAILED or wave.phase in (Phase.PLANNED, Phase.PURGE):
+    if wave.status is not Status.FAILED or wave.phase in (Phase.PLANNED, Phase.ROLLBACK, Phase.PURGE):
         return
     if wave.phase is Phase.HANDOVER and await slices.has_departed(carrier, no):
         await carrier.moves.enter(carrier.move.move_id, no, Phase.HANDOVER)

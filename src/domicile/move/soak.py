@@ -93,10 +93,29 @@ async def _position(carrier: Carrier, no: int) -> int:
         return (await waves.stream_record(gaining, record.id)).position
 
 
+async def _kept_for_others(carrier: Carrier, followed: Sequence[int]) -> list[int]:
+    """From where on waves that live at the target, and are not followed, need its log: where their streams back stand,
+    or begin. Such is one whose process died between its arrival and its soak."""
+    needed = []
+    async with carrier.sites() as (gaining, losing):
+        for wave in await carrier.figures.waves(carrier.move.move_id):
+            if wave.no in followed or wave.phase not in streams.IN_USE:
+                continue
+            copy = await waves.find_wave(gaining, carrier.move.move_id, wave.no)
+            home = await waves.find_wave(losing, carrier.move.move_id, wave.no)
+            begun = copy and await waves.stream_record(gaining, copy.id)
+            if begun and begun.seam:
+                needed.append(begun.position)
+            elif home and (arrival := (await waves.stream_record(losing, home.id)).arrival):
+                needed.append(int(arrival.split()[2]))
+    return needed
+
+
 async def _round(carrier: Carrier, numbers: Sequence[int]) -> None:
     back = carrier.reversed()
     positions = await take_turns(carrier, numbers)
     if positions:
+        positions += await _kept_for_others(carrier, numbers)
         async with back.source() as losing:
             facts = await slot.wait_free(losing, back.move.stream_name)
             if facts is not None and min(positions) > facts.confirmed:

@@ -4,7 +4,8 @@ before the arrival.
 Order: the source opens first, because its writers wait; the target is cleaned after, where the wave's
 subjects are still refused. Every DELETE carries the owner predicate, children before parents, so that nobody
 else's row can go. Idempotent; raises phase-forbids when the target is resident already (then only forward is
-right) and site-unreachable when a site cannot be asked.
+right) or has lost the wave to a rollback (its copy is newer than the source's until the source is home again), and
+site-unreachable when a site cannot be asked.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ async def run(carrier: Carrier, no: int) -> None:
                 safe=f"{move.target_site} serves the wave; nothing is lost.",
                 hint=f"Let the handover finish with: domicile resume {move.move_id}",
             )
+        if at_target is not None and at_target.mark != TargetMark.ARRIVING:
+            raise _on_its_way_back(carrier, no)
         await _open_source(carrier, no)
         await move.failpoints.reach("stepback.source_open")
         if at_target is not None:
@@ -60,7 +63,21 @@ async def _open_source(carrier: Carrier, no: int) -> None:
     move = carrier.move
     async with carrier.source() as source:
         await settle_doubt(source, move.move_id, move.generation)
-        await _open(carrier, source, await waves.find_wave(source, move.move_id, no))
+        record = await waves.find_wave(source, move.move_id, no)
+        if record is not None and record.mark in (TargetMark.ARRIVING, TargetMark.RESIDENT):
+            raise _on_its_way_back(carrier, no)
+        await _open(carrier, source, record)
+
+
+def _on_its_way_back(carrier: Carrier, no: int) -> DomicileError:
+    move = carrier.move
+    return DomicileError(
+        ErrorCode.PHASE_FORBIDS,
+        f"wave {no} was handed over and is on its way back to {move.source_site}, or home there again",
+        facts={"wave": no},
+        safe="Nothing was changed: what was written since the handover is where it was.",
+        hint=f"Let the way back finish with: domicile rollback {move.move_id}",
+    )
 
 
 async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord | None) -> None:
