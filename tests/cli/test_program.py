@@ -241,6 +241,13 @@ def test_a_live_move_and_back_from_the_command_line(desk: Desk) -> None:
     with psycopg.connect(desk.source) as conn:
         assert conn.execute("select email from app.account where id = 1").fetchone() == ("new@example.com",)
         conn.execute("update app.account set email = 'newer@example.com' where id = 1")
+    asked = desk.domicile("purge", move)
+    assert asked.code == 2
+    assert re.search(r"Delete the copies of 6 waves, about \S+ rows, at singapore\?", asked.err), asked.err
+    purged = desk.domicile("purge", move, "--yes")
+    assert purged.code == 0, purged.err
+    assert re.search(r"^deleted 2,040 rows at singapore of 6 waves that live at beijing", purged.out), purged.out
+    assert (desk.at(desk.source), desk.at(desk.target)) == ((60, 3000), (0, 0))
 
 
 def test_a_source_without_a_change_stream_moves_cold(desk: Desk) -> None:

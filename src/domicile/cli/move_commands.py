@@ -149,15 +149,16 @@ def purge(
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Delete the source copy of every wave that lives at the target with a clean verdict. It cannot be
-    undone.
+    """Delete the source copy of every wave that lives at the target with a clean verdict; of a move that was rolled
+    back, the copy that the target has kept. It cannot be undone.
     """
     from domicile import commands
 
     session = session_of(context, json=json)
     workspace = session.workspace()
     before = session.run(lambda: commands.status(workspace, move))[0]
-    confirm(session.output, _purge_question(before), yes=yes)
+    if question := _purge_question(before):
+        confirm(session.output, question, yes=yes)
     if detach:
         now, _ = session.run_move(lambda _: commands.purge_detached(workspace, move))
         session.output.result(now, *render_move.move(now, session.output.stdout.width))
@@ -185,7 +186,13 @@ def _rollback_question(now: MoveStatus) -> str:
 
 
 def _purge_question(now: MoveStatus) -> str:
+    """Empty when there is nothing to be deleted."""
     kept = [w for w in now.waves if w.phase in (Phase.SOAK, Phase.PURGE)]
+    if not kept:
+        back = [w for w in now.waves if w.rolled_back]
+        rows = sum(w.rows_planned for w in back)
+        copies = f"the copies of {units.plural(len(back), 'wave')}, about {units.plural(rows, 'row')}, at {now.target}"
+        return f"Delete {copies}? They were rolled back and live at {now.source}." if back else ""
     rows = sum(w.rows_copied for w in kept)
     return (
         f"Delete {units.plural(rows, 'row')} of {units.plural(len(kept), 'wave')} at {now.source}?"
