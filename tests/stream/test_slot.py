@@ -70,12 +70,12 @@ async def test_made_once_and_dropped_once(conn: Conn) -> None:
     assert made is not None
     assert not made.lost
     assert made.active_pid is None
-    assert 0 < made.restart <= made.confirmed
+    assert made.confirmed > 0
     seal = await slot.seal(conn, MOVE)
     await slot.create(conn, MOVE, [ITEMS, ORDERS], seconds_max=5)
     again = await slot.inspect(conn, MOVE)
     assert again is not None
-    assert (again.restart, again.confirmed) == (made.restart, made.confirmed)
+    assert again.confirmed == made.confirmed
     assert await slot.seal(conn, MOVE) == seal
     published = await rows(conn, "select tablename from pg_publication_tables order by 1")
     assert {r[0] for r in published} == {ORDERS.name, ITEMS.name}
@@ -111,7 +111,6 @@ async def test_the_bytes_it_keeps_are_told(conn: Conn) -> None:
     assert before is not None
     assert after is not None
     assert after.wal_bytes_kept > before.wal_bytes_kept + 1_000_000
-    assert after.wal_bytes_left is None
 
 
 async def test_a_writer_older_than_the_publication_is_waited_for(conn: Conn, any_database: str) -> None:

@@ -74,11 +74,6 @@ NEXT: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
     }
 )
 
-REVERSIBLE: frozenset[Phase] = frozenset(
-    {Phase.PLANNED, Phase.PREPARE, Phase.FENCE, Phase.COPY, Phase.CATCHUP, Phase.VERIFY}
-)
-"""Phases in which ``abort`` leaves no trace. In ``handover`` the target is asked first."""
-
 
 def may_follow(before: Phase, after: Phase) -> bool:
     """True when a wave in ``before`` may enter ``after``; staying where one is is always allowed (steps are

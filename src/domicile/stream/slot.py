@@ -60,13 +60,12 @@ _CREATE_SLOT = "select pg_catalog.pg_create_logical_replication_slot(%s, %s)"
 _DROP_SLOT = "select pg_catalog.pg_drop_replication_slot(%s)"
 # Some columns came with 16 and 17: as json a missing one is null. A slot that is still being made has no position yet.
 _INSPECT = """
-select s.active_pid, (s.confirmed_flush_lsn - '0/0')::bigint, (s.restart_lsn - '0/0')::bigint,
+select s.active_pid, (s.confirmed_flush_lsn - '0/0')::bigint,
        coalesce(s.wal_status = 'lost', false) or j ->> 'invalidation_reason' is not null
            or coalesce((j ->> 'conflicting')::boolean, false),
        coalesce(j ->> 'invalidation_reason', s.wal_status, ''),
        coalesce(case when not pg_catalog.pg_is_in_recovery()
-           then pg_catalog.pg_current_wal_lsn() - s.restart_lsn end, 0)::bigint,
-       s.safe_wal_size
+           then pg_catalog.pg_current_wal_lsn() - s.restart_lsn end, 0)::bigint
 from pg_catalog.pg_replication_slots as s, pg_catalog.to_jsonb(s) as j
 where s.slot_name = %s"""
 _END_HOLDER = """
@@ -91,15 +90,13 @@ from pg_catalog.pg_control_system() as s"""
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
     """A slot as the server has it. Positions are in the log's bytes. ``lost``: the log it needs is gone, for the
-    ``reason`` that the server names; ``wal_bytes_left`` until then, None without a limit."""
+    ``reason`` that the server names."""
 
     active_pid: int | None
     confirmed: int
-    restart: int
     lost: bool
     reason: str
     wal_bytes_kept: int
-    wal_bytes_left: int | None
 
 
 def stream_name(move_id: str, database: str) -> str:
@@ -158,7 +155,7 @@ async def facts_of(conn: Connection, slot: str) -> SlotFacts | None:
     """A slot by its name; one that is still being made has position 0."""
     with failures.told(_SIDE, "looking at the slot"):
         row = await (await conn.execute(_INSPECT, (slot,))).fetchone()
-    return None if row is None else SlotFacts(row[0], row[1] or 0, row[2] or 0, *row[3:])
+    return None if row is None else SlotFacts(row[0], row[1] or 0, *row[2:])
 
 
 async def wait_free(conn: Connection, move_id: str, *, seconds_max: float = FREE_SECONDS_MAX) -> SlotFacts | None:
