@@ -265,6 +265,50 @@ async def test_transaction_in_parts_is_one_commit(shop: Destination) -> None:
     assert await shop.rows("select id from public.users where id < 100 order by 1") == [(1,), (2,), (3,), (4,)]
 
 
+DEEP = """
+create table users (id bigint primary key);
+create table folder (id bigint primary key, user_id bigint not null references users, name text unique);
+create table page (id bigint primary key, folder_id bigint not null references folder);
+create table line (page_id bigint references page, no int, primary key (page_id, no));
+create index on folder (user_id); create index on page (folder_id);
+"""
+DEEP_OWNED = {
+    "public.folder": "user_id -> public.users(id)",
+    "public.page": "folder_id -> public.folder(id)",
+    "public.line": "page_id -> public.page(id)",
+}
+DEEP_ROWS = """insert into public.users values (1), (101);
+    insert into public.folder values (10, 1, 'A'), (900, 101, 'Z');
+    insert into public.page values (1, 10), (2, 10), (9, 900); insert into public.line values (1, 1), (2, 1), (9, 1)"""
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+async def test_rows_leave_whose_parent_goes_in_the_same_transaction(database: str, one_by_one: bool) -> None:
+    """Deletions of parents wait for the end, but not where another row takes one of their unique values."""
+    name = "'A'" if one_by_one else "'B'"
+    async with destination(database, DEEP, DEEP_OWNED) as deep:
+        await deep.conn.execute(DEEP_ROWS.encode())
+        parts = deep.parts(
+            [
+                await deep.insert("folder", id="11", user_id="1", name=name),
+                await deep.update("page", id="2", folder_id="11"),
+                await deep.delete("folder", id="10"),
+            ],
+            [],
+        )
+        if one_by_one:
+            parts[0].changes.insert(0, parts[0].changes.pop())
+        async with deep.apply() as apply:
+            await apply.finish(parts[:1])
+            gone = await apply.leave(2, [(await deep.delete("page", id=n)).key for n in ("1", "9")])
+            assert {no: len(keys) for no, keys in gone.items()} == {2: 1, 3: 1}
+            await apply.finish(parts[1:])
+            assert apply.repeated == one_by_one
+        assert await deep.rows("select id from public.folder order by 1") == [(11,), (900,)]
+        assert await deep.rows("select id from public.page order by 1") == [(2,), (9,)]
+        assert await deep.rows("select page_id from public.line order by 1") == [(2,), (9,)]
+
+
 async def test_cascade_in_parts_parents_come_first(shop: Destination) -> None:
     parts = shop.parts(
         [await shop.delete("users", id="1"), *[await shop.delete("orders", id=n) for n in ("10", "20")]],

@@ -46,14 +46,14 @@ _INSERT_ONE = "insert into {table} ({columns}) overriding system value values ({
 _MINE = """exists (
     select from (select) as start {joins} join domicile.member as m on m.subject = {owner}
     where m.wave + 0 = {wave} offset 0)"""
-# Of rows without a key: one that is equal in every bit, and nobody else's. A row whose parents are gone is nobody's:
-# they went before it in the same transaction.
+# A row whose parents are gone is nobody's: they went before it in the same transaction.
+_NOBODY_ELSES = """not exists (
+    select from (select) as start {joins}
+    where not exists (select from domicile.member as m where m.subject = {owner} and m.wave + 0 = {wave}) offset 0)"""
+# Of rows without a key: one that is equal in every bit, and nobody else's.
 _SAME = """
     (select x.tableoid as leaf, x.ctid as line from {table} as x
-     where {owner_columns} and pg_catalog.record_image_eq(row({columns}), row({values}))
-       and not exists (
-           select from (select) as start {joins}
-           where not exists (select from domicile.member as m where m.subject = {owner} and m.wave + 0 = {wave}))
+     where {owner_columns} and pg_catalog.record_image_eq(row({columns}), row({values})) and {nobody_elses}
      limit 1) as same"""
 _SAME_MATCH = "t.ctid = same.line and t.tableoid = same.leaf"
 
@@ -201,6 +201,11 @@ class Dml:
         joins, owner = owner_joins(self.data_map, self.table.name, alias)
         return sql.SQL(_MINE).format(joins=joins, owner=owner, wave=sql.Literal(self.wave_id))
 
+    def nobody_elses(self, alias: str = "t") -> Fragment:
+        """The row belongs to a member of the wave, or to nobody any more."""
+        joins, owner = owner_joins(self.data_map, self.table.name, alias)
+        return sql.SQL(_NOBODY_ELSES).format(joins=joins, owner=owner, wave=sql.Literal(self.wave_id))
+
     def _found(self, where: sql.SQL) -> tuple[Fragment, Fragment]:
         """How one row is found: more tables, and the condition."""
         if self.table.identity is Identity.FULL:
@@ -213,7 +218,6 @@ class Dml:
 
     def _same(self) -> Fragment:
         places = range(len(self.columns))
-        joins, owner = owner_joins(self.data_map, self.table.name, "x")
         return sql.SQL(_SAME).format(
             table=ident(self.table.name),
             # Said again, because an index may find them.
@@ -223,9 +227,7 @@ class Dml:
             ),
             columns=sql.SQL(", ").join(column("x", self.columns[at].name) for at in places),
             values=sql.SQL(", ").join(self._value(at, at + 1) for at in places),
-            joins=joins,
-            owner=owner,
-            wave=sql.Literal(self.wave_id),
+            nobody_elses=self.nobody_elses("x"),
         )
 
     def _given(self, at: int, n: int) -> Fragment:

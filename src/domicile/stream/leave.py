@@ -1,6 +1,7 @@
 """Rows that came to an owner outside the wave leave the destination, with everything that hangs from them.
 
-They are named by key and must still belong to the wave there; what hangs from them is found by its owner path.
+They are named by key and must still belong to the wave there, or to nobody, when a parent has gone before them in the
+same transaction; what hangs from them is found by its owner path.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _DELETE = "delete from {table} as t using {rows} {chain} where {conditions} retu
 def leave(dmls: Sequence[Dml], no: int, keys: Sequence[Key]) -> Iterator[tuple[int, Statement]]:
     """The deletions, children before parents, each with the number of its table; their answers are for `gone`.
 
-    Rows that are not there, or not the wave's any more, are passed over: so it is idempotent. Not for a table without a
+    Rows that are not there, or are somebody else's, are passed over: so it is idempotent. Not for a table without a
     key: nothing can hang from its rows, and a DELETE of the row does the same.
     """
     root = dmls[no]
@@ -69,7 +70,7 @@ def _text(dml: Dml, root: Dml, steps: Sequence[OwnerStep]) -> Fragment:
             for ours, theirs in zip(step.columns, step.to_columns, strict=True)
         )
         at = following
-    conditions += (root.match(at), root.mine(at))
+    conditions += (root.match(at), root.nobody_elses(at))
     return sql.SQL(_DELETE).format(
         table=ident(dml.table.name),
         rows=root.rows(root.table.key_at),
