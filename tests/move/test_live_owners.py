@@ -13,19 +13,26 @@ import pytest
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
+    INDIA,
+    ONE,
     PREPARE,
     arrived_whole,
     begun,
     closing,
     held,
+    members,
     owned,
     people,
+    rows_of,
     small_store,
     through,
 )
-from tests.move.places import Place, execute, scalar
+from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 from tests.move.test_joiners import DELETE, MERGE
 
+from domicile import commands
+from domicile.model.phase import Status
+from domicile.model.plan import Mode, Question, WayBack
 from domicile.move import live_verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import open_live
@@ -287,11 +294,14 @@ async def test_rows_change_hands_up_to_the_last_moment(place: Place) -> None:
 # The stream is opened anew
 
 
-async def comes_in(place: Place, member: int, outsider: int) -> None:
+LATER = "select count(*) from store.order_item where line_no = 77"
+
+
+async def comes_in(conninfo: str, member: int, outsider: int) -> None:
     """An outsider's order becomes a member's, and what hangs from it changes afterwards."""
-    order = await scalar(place.source, f"select {ORDER.format(outsider)}")
+    order = await scalar(conninfo, f"select {ORDER.format(outsider)}")
     await execute(
-        place.source,
+        conninfo,
         f"update store.orders set note = {LONG} where id = {order}",
         GIVE.format(outsider, member),
         f"""insert into store.order_item (order_id, line_no, product_id, quantity, unit_price)
@@ -314,12 +324,30 @@ async def test_what_was_read_ahead_is_not_applied_again_when_the_stream_is_opene
     told = await story(place)
     async with begun(place) as carrier:
         await through(carrier, PREPARE, COPY)
-        await comes_in(place, told.m[0], told.c[0])
+        await comes_in(place.source, told.m[0], told.c[0])
         for _ in range(2):
             await opened(carrier)
-        await comes_in(place, told.m[1], told.c[1])
+        await comes_in(place.source, told.m[1], told.c[1])
         for _ in range(2):
             await opened(carrier)
         await through(carrier, CATCHUP)
     await arrived_whole(place, residents)
-    assert await scalar(place.target, "select count(*) from store.order_item where line_no = 77") == 2
+    assert await scalar(place.target, LATER) == 2
+
+
+async def test_what_was_read_ahead_is_not_applied_again_on_the_way_back(place: Place) -> None:
+    """Every round of a soak opens the stream anew, and so does the rollback."""
+    question = Question(place.dataset, SOURCE, TARGET, where=INDIA, way_back=WayBack.STREAM)
+    plan = await commands.plan(place.workspace, question, limits=ONE)
+    resident = await scalar(place.target, "select min(user_id) from store.orders")
+    move = (await commands.apply(place.workspace, plan, mode=Mode.LIVE)).move_id
+    somebody, *_ = await members(place, "departed")
+    await comes_in(place.target, somebody, resident)
+    stop = asyncio.Event()
+    stop.set()
+    for _ in range(3):
+        await commands.soak(place.workspace, move, stop=stop)
+        assert await scalar(place.source, LATER) == 1
+    at_target = await owned(place.target)
+    assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
+    assert rows_of(await owned(place.source), [somebody]) == rows_of(at_target, [somebody])
