@@ -182,7 +182,7 @@ class Apply:
         """
         await self._flight.idle()
         assert not self._parts.under_way, "a transaction in parts"
-        after = self._note(transactions)
+        after = _note(self.dirty, self._flight.sent, transactions)
         return asyncio.create_task(self._exchange(statements, after))
 
     async def close(self) -> None:
@@ -190,14 +190,14 @@ class Apply:
         await self._flight.close()
 
     async def _launch(self, transactions: Sequence[Transaction]) -> asyncio.Future[None]:
-        self._note(transactions)
+        _note(self.dirty, self._flight.sent, transactions)
         return await self._flight.launch(transactions)
 
     async def _part(self, part: Transaction) -> None:
         await self._flight.idle()
         async with self._flight.sending:
             before = self._flight.sent
-            after = self._note([part])
+            after = _note(self.dirty, before, [part])
             try:
                 self._flight.repeated += await self._parts.take(part, before)
             except Refused as refused:
@@ -232,19 +232,20 @@ class Apply:
         except Refused as refused:
             raise self._flight.fail(self._rounds.error(refused, ())) from None
 
-    def _note(self, transactions: Sequence[Transaction]) -> int:
-        """Remember what they touch; returns the position behind them."""
-        after = self._flight.sent
-        for transaction in transactions:
-            if transaction.position <= self._flight.sent or transaction.position < after:
-                raise _not_next()
-            after = transaction.position
-            for change in transaction.changes:
-                touched = self.dirty.setdefault(change.table, {})
-                touched[change.key] = transaction.xid
-                if change.old_key is not None:
-                    touched[change.old_key] = transaction.xid
-        return after
+
+def _note(dirty: dict[int, dict[Key, int]], sent: int, transactions: Sequence[Transaction]) -> int:
+    """Remember what the transactions behind ``sent`` touch; returns the position behind them."""
+    after = sent
+    for transaction in transactions:
+        if transaction.position <= sent or transaction.position < after:
+            raise _not_next()
+        after = transaction.position
+        for change in transaction.changes:
+            touched = dirty.setdefault(change.table, {})
+            touched[change.key] = transaction.xid
+            if change.old_key is not None:
+                touched[change.old_key] = transaction.xid
+    return after
 
 
 def _not_next() -> DomicileError:
