@@ -94,7 +94,10 @@ async def home_of(place: Place, subject: int) -> tuple[object, int]:
 
 
 @pytest.mark.parametrize("order", ["abort", "resume"])
-@pytest.mark.parametrize("undone", [True, False], ids=["killed", "its step back cut, too"])
+@pytest.mark.parametrize(
+    "undone",
+    [pytest.param(True, id="killed"), pytest.param(False, id="its step back cut, too", marks=pytest.mark.campaign)],
+)
 async def test_what_was_written_at_the_target_survives_the_next_order(
     place: Place, process: Mover, order: str, undone: bool
 ) -> None:

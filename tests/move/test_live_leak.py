@@ -126,7 +126,7 @@ class Border:
     behind: Place  # the same store, as the mover has it
 
 
-@pytest.fixture(params=["text", "binary"])
+@pytest.fixture(params=[pytest.param("text", marks=pytest.mark.campaign), "binary"])
 async def border(
     request: pytest.FixtureRequest,
     pg18: EmbeddedCluster,

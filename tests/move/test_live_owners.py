@@ -64,7 +64,7 @@ CASCADES = (
 )
 
 
-@pytest.fixture(params=["text", "binary"])
+@pytest.fixture(params=[pytest.param("text", marks=pytest.mark.campaign), "binary"])
 async def place(
     request: pytest.FixtureRequest,
     pg18: EmbeddedCluster,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.move.conftest import VERSIONS
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
@@ -49,7 +50,7 @@ NEW = f"create table store.payment_2040 partition of store.payment for values {L
 REWRITE = f"vacuum full {LEAF}"
 
 
-@pytest.fixture(params=["18-18", "15-18"])
+@pytest.fixture(params=VERSIONS)
 def ends(request: pytest.FixtureRequest, pg18: EmbeddedCluster) -> tuple[EmbeddedCluster, str]:
     """The source's server and its template."""
     if request.param == "18-18":
