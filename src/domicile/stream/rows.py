@@ -7,7 +7,7 @@ change in any order inside one transaction (constraints may be deferred): `Loose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -35,6 +35,7 @@ class Reading:
     both_at: Probe  # key and owner
     owner: Callable[[Fields], Any]  # of a row read
     key: Callable[[Fields], Key]  # of a row read
+    told: Collection[int]  # the columns that the row before brings
 
     @classmethod
     def of(cls, table: StreamTable, relation: Relation, *, binary: bool) -> Reading:
@@ -60,7 +61,17 @@ class Reading:
             both_at=both_at,
             owner=lambda found: key_of([found[i] for i in owner_at], make_owner),
             key=key,
+            # Not by the message's own letter: a partitioned table's is that of its root, and the rows are in the leaves.
+            told=range(len(table.columns)) if table.replica == "f" else table.key_at,
         )
+
+    def old_and_new(self, payload: bytes) -> tuple[Fields, Fields]:
+        """The row before (of which only the key may be known) and afterwards, completed by what was not sent."""
+        old = self.row(payload, FIRST_COLUMN)
+        new = self.row(payload, behind(payload, FIRST_COLUMN) + 3)
+        if None in new:
+            new = tuple(old[i] if field is None and i in self.told else field for i, field in enumerate(new))
+        return old, new
 
 
 class RowFilter:
@@ -73,7 +84,6 @@ class RowFilter:
         self.table = table
         self.read = Reading.of(table, relation, binary=index.layout.binary)
         self._no = table.no
-        # Not by the message's own letter: a partitioned table's is that of its root, and the rows are in the leaves.
         self._full = table.replica == "f"
         self._keyless = table.identity is Identity.FULL
         self._work = work
@@ -156,7 +166,7 @@ class RowFilter:
             if op is Op.DELETE:
                 return self.read.key(row), None, None
             return None, self.read.key(row), self.read.owner(row)
-        old, row = self._old_and_new(payload)
+        old, row = self.read.old_and_new(payload)
         return self.read.key(old), self.read.key(row), self.read.owner(row)
 
     def holds(self, key: Key) -> bool:
@@ -172,22 +182,13 @@ class RowFilter:
         """The row with that key has come into the wave."""
         self._work.enter[self._no, key] = None
 
-    def _old_and_new(self, payload: bytes) -> tuple[Fields, Fields]:
-        """The row before (of which only the key may be known) and afterwards, completed by what was not sent."""
-        old = self.read.row(payload, FIRST_COLUMN)
-        new = self.read.row(payload, behind(payload, FIRST_COLUMN) + 3)
-        if None in new:
-            known = range(len(new)) if self._full else self.table.key_at
-            new = tuple(old[i] if field is None and i in known else field for i, field in enumerate(new))
-        return old, new
-
     def _update_with_old(self, payload: bytes) -> None:
         """An update that came with the row, or its key, before."""
         key = self._key_at(payload, FIRST_COLUMN)
         if key is None or key is UNSENT:
             raise schema_changed(self.table.name, "a change came without the row's key")
         if key in self._keys:
-            old, row = self._old_and_new(payload)
+            old, row = self.read.old_and_new(payload)
             self._changed(key, self.read.key(old), row, self.read.owner(row))
             return
         owner = self._owner_at(payload, behind(payload, FIRST_COLUMN) + 3)
@@ -201,7 +202,7 @@ class RowFilter:
         self._foreign_with_old(payload, key, owner, is_ours=is_ours)
 
     def _foreign_with_old(self, payload: bytes, key: Canon, owner: Any, *, is_ours: bool) -> None:
-        old, row = self._old_and_new(payload)
+        old, row = self.read.old_and_new(payload)
         after = self.read.key(row)
         for loose in self._loose:
             if loose.anchor.of_key is None and self._index.canon_of(after) != key:
@@ -240,16 +241,13 @@ class RowFilter:
         new = key if after == sent else self._index.canon_of(after)
         if self._remembers or new != key:
             if self._hangs(row, new, key, known=True):
-                self._leave_and_enter(key, sent, after)
+                self._index.discard(key)
+                self._work.leave[self._no, sent] = None
+                self._work.enter[self._no, after] = None
                 return
             self._give_up(key, sent, row, new)
             self._index.add(new, row, key)
         self._work.changes.append(Change(self._no, _UPDATE, after, row, None if after == sent else sent))
-
-    def _leave_and_enter(self, key: Canon, sent: Key, after: Key) -> None:
-        self._index.discard(key)
-        self._work.leave[self._no, sent] = None
-        self._work.enter[self._no, after] = None
 
     def _hangs(self, row: Fields, new: Canon, old: Canon, *, known: bool) -> bool:
         """Whether the row takes a value that rows outside the wave may refer to."""
