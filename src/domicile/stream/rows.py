@@ -61,7 +61,7 @@ class Reading:
             both_at=both_at,
             owner=lambda found: key_of([found[i] for i in owner_at], make_owner),
             key=key,
-            # Not by the message's own letter: a partitioned table's is that of its root, and the rows are in the leaves.
+            # Not by the message's own letter: a partitioned table's is that of its root; the rows are in the leaves.
             told=range(len(table.columns)) if table.replica == "f" else table.key_at,
         )
 
