@@ -67,6 +67,40 @@ async def test_composite_and_text_keys_two_steps_long(any_database: str, binary:
         assert await said(wave, "update carts set user_id = 'x' where code = 71") == [["leave carts 1,2"]]
 
 
+async def test_what_is_kept_of_rows_read_ahead(any_database: str, binary: bool) -> None:
+    """Composite keys, one of them of another column than others refer to, which may be null; a table without a key."""
+    ddl = """
+        create table users (id varchar(20) primary key);
+        create table carts (a int, user_id text, b bigint, code bigint unique, primary key (a, b));
+        create table gifts (id text primary key, code smallint);
+        create table notes (a int, b bigint, note text); alter table notes replica identity full;
+        insert into users values ('ann'), ('x');
+        insert into carts values (1, 'ann', 2, 7), (2, 'x', 1, 8), (3, 'x', 1, null);
+        insert into gifts values ('g', 7), ('h', 8); insert into notes values (1, 2, 'of ann'), (2, 1, 'of x')"""
+    mapped = data_map(
+        "public.users",
+        {
+            "public.carts": "user_id -> public.users(id)",
+            "public.gifts": "code -> public.carts(code)",
+            "public.notes": "a, b -> public.carts(a, b)",
+        },
+    )
+    async with watched(any_database, ddl, mapped, ["ann"], binary=binary) as wave:
+        wave.opened_anew = True
+        await run(
+            wave,
+            "update carts set user_id = 'ann' where user_id = 'x'",
+            "insert into gifts values ('i', 8), ('j', 9)",
+            "insert into notes values (2, 1, 'later'), (3, 1, 'later')",
+            "delete from gifts where id = 'h'",
+            "delete from gifts where id = 'g'; insert into gifts values ('g', 8)",
+            "update carts set code = 9 where code = 8",
+        )
+        await run(
+            wave, "update gifts set code = 7 where code = 8", "delete from notes", "delete from carts where a = 3"
+        )
+
+
 async def test_padded_keys(any_database: str, binary: bool) -> None:
     """Blanks at the end of a char(n) mean nothing, whatever n is."""
     ddl = """create table users (id char(4) primary key); create table t (id char(9) primary key, user_id char(6));

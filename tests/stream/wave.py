@@ -222,6 +222,8 @@ class Wave:
 
     def _plain(self, table: StreamTable, at: int, sent: Field | None) -> object:
         assert sent is not None
+        if sent[:1] == b"\xff":
+            return object()  # null refers to nothing
         return canonical.canonical([table.families[at]], binary=self.layout.binary)([sent])
 
     async def everything(self, table: StreamTable) -> list[tuple[Field | None, ...]]:
