@@ -286,7 +286,9 @@ async def test_an_arrival_that_comes_during_a_step_back_is_refused(place: Place)
     assert await owned(place.target) == residents
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5], ids=["all of it", "half of it"])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.0, id="all of it"), pytest.param(0.5, id="half of it", marks=pytest.mark.campaign)]
+)
 async def test_an_arrival_that_is_lost_on_the_line_is_tried_again(place: Place, share: float) -> None:
     residents = await owned(place.target)
     async with over_a_line(place) as (far, line), begun(far, limits=SHORT) as carrier:

@@ -117,7 +117,7 @@ async def test_rows_that_go_or_come_with_a_partition_end_the_wave(
     assert bool(found) == (statement is ATTACH)
 
 
-@pytest.mark.parametrize("at", ["live.armed", "live.locked"])
+@pytest.mark.parametrize("at", [pytest.param("live.armed", marks=pytest.mark.campaign), "live.locked"])
 @pytest.mark.parametrize("statement", [NEW, REWRITE], ids=["new", "rewritten"])
 async def test_a_partition_that_is_new_or_rewritten_costs_one_more_comparison(
     place: Place, at: str, statement: str
