@@ -126,10 +126,12 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
             try:
                 await live.beside(_arm(live, asking))
                 with live.carrier.pacing.free():
-                    drained = await live.beside(_close(live, asking))
+                    await live.beside(_close(live, asking))
                     await live_verify.until_few(live)
                     await live_verify.require_same_leaves(live)
                     await _expect(live)
+                    # Once more, in a moment: rows that have come in since would end the try under the lock.
+                    drained = await live.beside(_drain(live, asking))
                     return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
@@ -166,7 +168,7 @@ def _lost(live: LiveWave) -> DomicileError:
     )
 
 
-async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
+async def _close(live: LiveWave, asking: AsyncConnection) -> None:
     """The wave is closing, and its writers from before have ended. Nobody waits; idempotent."""
     move, wave = live.move, live.wave
     tables = move.data_map.in_scope()
@@ -178,7 +180,13 @@ async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
             await assert_lease(asking, move.move_id, move.generation)
             await guard.set_fence(asking, wave.source_id, SourceMark.CLOSING, move.source_site, wave.epoch)
     await move.failpoints.reach("live.closing")
-    return await guard.drain(asking, tables, seconds_max=move.plan.limits.fence_seconds_max)
+    await _drain(live, asking)
+
+
+async def _drain(live: LiveWave, asking: AsyncConnection) -> DrainReport:
+    """Everybody who wrote before the wave was closing has ended."""
+    limits = live.move.plan.limits
+    return await guard.drain(asking, live.move.data_map.in_scope(), seconds_max=limits.fence_seconds_max)
 
 
 async def _expect(live: LiveWave) -> None:
