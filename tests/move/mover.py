@@ -12,6 +12,7 @@ import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+import importlib
 import os
 import pickle
 import signal
@@ -113,6 +114,5 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    import domicile.move.durable  # noqa: F401  loaded once, for every child
-
+    importlib.import_module("domicile.move.durable")  # loaded once, for every child
     _serve()
