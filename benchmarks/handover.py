@@ -2,18 +2,19 @@
 
     python -m benchmarks.handover [--waves 100] [--scenes loopback] [--quick] [--json]
 
-Waves of 1,000 subjects move while 50 connections write 1,000 transactions a second, all of them for the wave that is
-about to be handed over; then they are rolled back, which is as many handovers again. ``pause_ms``: of each handover the
-longest that a transaction took which met it (refused with DM001 or DM002, and tried before the new home had answered
-anyone of the wave), from its first try to its acknowledgement at the new home. ``saturated``: the same with writers as
-fast as they can. ``wan``: the mover reaches the target through a line of that round trip; clients do not.
+Waves of 1,000 subjects move while 50 connections write 1,000 transactions a second, a fifth of them for the wave that
+is about to be handed over, the others for everybody; then they are rolled back, which is as many handovers again.
+``pause_ms``: of each handover the longest that a transaction took which met it (refused with DM001 or DM002, and tried
+before the new home had answered anyone of the wave), from its first try to its acknowledgement at the new home.
+``saturated``: the same with writers as fast as they can. ``crowded``: all 1,000 a second are for the wave, so that each
+connection waits. ``wan``: the mover reaches the target through a line of that round trip; clients do not.
 ``failed_requests`` are transactions that a retry at the home did not serve."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 import tempfile
@@ -33,12 +34,16 @@ from domicile.world.oracle import Law, verdict
 from domicile.world.process import Writers, writers
 from domicile.world.traffic import Config
 
-SCENES = ("loopback", "saturated", "wan")
+SCENES = ("loopback", "saturated", "crowded", "wan")
 SUBJECTS = 1_000  # of a wave
 WAVES = 100
 CONNECTIONS = 50
 RATE = 1_000.0
+# No order changes hands across waves: while they are rolled back, each such row waits for the other wave's stream.
+FOCUSED = 0.2  # of the transactions are for the wave at work: each of its users writes every five seconds
 BEFORE_SECONDS = 2.0
+RESIDENTS, RESIDENTS_MARKET = 1_000, "SG"  # live at the target from the beginning
+WARM_SECONDS = 3.0  # the application at the target serves them before anybody comes: its sessions are warm
 MAP = Path(world.__file__).parent / "store.map.yaml"
 STORE = DatasetName("store")
 SOURCE, TARGET = SiteName("beijing"), SiteName("singapore")
@@ -86,6 +91,7 @@ class Scene:
     rtt_ms: float = 0.0
     first: int = 1
     back: bool = False  # rolled back, too
+    focused: float = FOCUSED
 
     @property
     def last(self) -> int:
@@ -134,29 +140,38 @@ def scenes(waves: int) -> tuple[Scene, ...]:
     plain = (
         Scene("loopback", "IN", waves, RATE, back=True),
         Scene("saturated", "ID", max(2, waves // 4), None),
+        Scene("crowded", "TW", few, RATE, focused=1.0),
         Scene("wan", "MY", few, RATE, rtt_ms=50.0),
         Scene("wan", "PH", few, RATE, rtt_ms=170.0),
     )
     placed: list[Scene] = []
     for scene in plain:
-        first = placed[-1].last + 1 if placed else 1
-        placed.append(Scene(scene.name, scene.market, scene.waves, scene.rate, scene.rtt_ms, first, scene.back))
+        placed.append(replace(scene, first=placed[-1].last + 1 if placed else 1))
     return tuple(placed)
 
 
+def residents(all_scenes: Sequence[Scene]) -> tuple[int, int]:
+    """The first and the last of those who live at the target."""
+    return all_scenes[-1].last + 1, all_scenes[-1].last + RESIDENTS
+
+
 async def build(source: str, target: str, all_scenes: Sequence[Scene]) -> None:
-    """The store at both sites; people at the source only."""
+    """The store at both sites; whoever is to move at the source, residents at the target."""
     for number, conninfo in enumerate((source, target)):
         async with await connect(conninfo) as conn:
             await world.create_schema(conn, site_number=number)
             await world.populate_reference(conn)
-    async with await connect(source) as conn:
-        for scene in all_scenes:
-            values = {"market": scene.market, "first": scene.first, "last": scene.last}
+    first, last = residents(all_scenes)
+    people = [(source, scene.market, scene.first, scene.last) for scene in all_scenes]
+    for conninfo, market, start, end in [*people, (target, RESIDENTS_MARKET, first, last)]:
+        async with await connect(conninfo) as conn:
             for statement in PEOPLE:
-                await conn.execute(statement.encode(), values)
-        await conn.execute(SEQUENCES, (all_scenes[-1].last + 1,))
-        await conn.execute("vacuum analyze")
+                await conn.execute(statement.encode(), {"market": market, "first": start, "last": end})
+    async with await connect(source) as conn:
+        await conn.execute(SEQUENCES, (last + 1,))
+    for conninfo in (source, target):
+        async with await connect(conninfo) as conn:
+            await conn.execute("vacuum analyze")
 
 
 def workspace(state: Path, source: str, target: str) -> Workspace:
@@ -166,21 +181,31 @@ def workspace(state: Path, source: str, target: str) -> Workspace:
         state_dir=state,
         config_digest=hashlib.sha256(target.encode()).hexdigest(),
         base_dir=Path("/"),
-        limits=Limits(wave_subjects_max=SUBJECTS, canary_subjects_max=SUBJECTS),
+        limits=Limits(wave_subjects_max=SUBJECTS, canary_subjects_max=0),
     )
 
 
-async def play(scene: Scene, state: Path, source: str, target: str) -> Measured:
-    """Move the scene's users (and back) under writes for whoever moves next."""
+async def play(scene: Scene, settled: tuple[int, int], state: Path, source: str, target: str) -> Measured:
+    """Move the scene's users (and back) under writes for whoever moves next; ``settled`` are the residents' ids."""
     began = time.monotonic()
     sites = {str(SOURCE): source, str(TARGET): target}
     config = Config(
-        sites, seed=scene.first, writers=CONNECTIONS, rate=scene.rate, markets=(scene.market,), hot=0.0, doors=False
+        sites,
+        seed=scene.first,
+        writers=CONNECTIONS,
+        rate=scene.rate,
+        markets=(scene.market, RESIDENTS_MARKET),
+        hot=0.0,
+        focused=scene.focused,
+        weights={"give order": 0} if scene.focused < 1 else {},
+        doors=False,
     )
     async with delayed(target, scene.rtt_ms) as line:
         place = workspace(state, source, line if scene.rtt_ms else target)
         plan = await commands.plan(place, Question(STORE, SOURCE, TARGET, where=f"market = '{scene.market}'"))
         async with writers(config) as busy:
+            await busy.focus(*settled)
+            await asyncio.sleep(WARM_SECONDS)
             focus = _Focus(scene, busy)
             await focus.at(1)
             await asyncio.sleep(BEFORE_SECONDS)
@@ -244,14 +269,14 @@ async def run(waves: int, names: Collection[str] = SCENES) -> dict[str, object]:
             await build(source.conninfo(), target.conninfo(), all_scenes)
             for scene in (s for s in all_scenes if s.name in names):
                 place = Path(state) / f"{scene.name}-{scene.rtt_ms:.0f}"
-                measured = await play(scene, place, source.conninfo(), target.conninfo())
+                measured = await play(scene, residents(all_scenes), place, source.conninfo(), target.conninfo())
                 figures = measured.figures()
                 _bench.say(f"{scene.name} {scene.rtt_ms or ''}: {figures}")
                 match scene.name:
                     case "wan":
                         wan.append({"rtt_ms": scene.rtt_ms, **figures})
-                    case "saturated":
-                        result["saturated"] = figures
+                    case "saturated" | "crowded":
+                        result[scene.name] = figures
                     case _:
                         result |= figures
     return {**result, "wan": wan}

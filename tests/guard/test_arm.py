@@ -213,7 +213,7 @@ async def test_an_application_without_any_right_is_refused_and_cannot_fool_the_g
         for one in (writer, other):
             for statement in (
                 "select * from domicile.member",
-                "select domicile.guard_ask(1, 1, 0, false)",
+                "select domicile.guard_ask(1, 1, 0, false, null)",
                 "select domicile.guard_snapshot()",
             ):
                 await one.refused(statement, "42501")

@@ -55,7 +55,7 @@ COUNTED = {
     "order given": (GIVE, 1),
     "address named": ("update users set address_id = 12 where id = 2", 1),
     "order's key": ("update orders set id = 21 where id = 20", 1),
-    "within the wave": ("update orders set user_id = 3 where id = 20", 1),  # one more than needed
+    "within the wave": ("update orders set user_id = 3 where id = 20", 0),  # its items' writers hold the wave's lock
     "order taken away": ("update orders set user_id = 12 where id = 20", 0),
     "order made": ("insert into orders values (1, '', 2)", 0),  # a foreign key demands it before its items
     "order changed": ("update orders set note = 'n' where id = 20", 0),
@@ -76,6 +76,23 @@ async def test_only_what_may_bring_other_rows_is_counted(shop: Guarded, case: st
         await writer.run(statement)
         await writer.commit()
     assert (await shop.drain()).entered - entered == count
+
+
+async def test_a_writer_who_saw_the_owner_before_is_waited_for_when_both_are_of_the_wave(any_shop: Guarded) -> None:
+    shop = any_shop
+    entered = await shop.close()
+    async with shop.writer() as giver, shop.writer() as adder:
+        await giver.run("update orders set user_id = 3 where id = 20")
+        await adder.run("insert into item values (1, 1, 20)")  # sees whose it was
+        await giver.commit()
+        with pytest.raises(DomicileError) as caught:
+            async with shop.locked(entered, timeout_ms=100):
+                pass
+        assert caught.value.code is ErrorCode.FENCE_BUDGET
+        assert "entered" not in caught.value.facts
+        await adder.commit()
+        async with shop.locked(entered) as lock:
+            await depart(lock)
 
 
 async def test_an_order_made_counts_where_its_items_may_be_there_before_it(database: str) -> None:

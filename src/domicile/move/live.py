@@ -25,10 +25,10 @@ from domicile.model.phase import ORDER, Phase
 from domicile.model.report import LEFT, InTheWay
 from domicile.move import eject, live_verify, slices, verify
 from domicile.move.carrier import Carrier
-from domicile.move.live_handover import Crossed, attempt, recover
+from domicile.move.live_handover import attempt, recover, rehearse, round_trip
 from domicile.move.live_wave import LiveWave, open_live, session
 from domicile.move.monitor import Monitor, monitored
-from domicile.postgres import guard, sequences, waves
+from domicile.postgres import drain, guard, sequences, waves
 from domicile.postgres.drain import DrainReport
 from domicile.postgres.failures import explain, refusal_of
 from domicile.postgres.introspect import read_schema, schema_digest
@@ -92,10 +92,8 @@ async def _carry_over(carrier: Carrier, no: int) -> list[int]:
             gone = await eject.leavers(live.source, live.move.move_id, live.wave.source_id, live.move.data_map)
             if gone:
                 return gone
-        crossed = await _hand_over(live, monitor)
-        await monitor.note(
-            pause_ms=round(crossed.pause_ms, 2), round_trip_ms=round(crossed.round_trip_ms, 2), blockers=()
-        )
+        await _hand_over(live, monitor)
+        await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
     return []
 
 
@@ -115,24 +113,27 @@ async def _verify(live: LiveWave) -> None:
     await slices.settle_verdict(carrier, no, live.wave, verdict)
 
 
-async def _hand_over(live: LiveWave, monitor: Monitor) -> Crossed:
+async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
     """Try until it succeeds. Raises the last reason when the tries or the time are used up."""
     move = live.move
     limits = move.plan.limits
     pause = PAUSE_SECONDS_MIN
+    await monitor.note(round_trip_ms=round(await round_trip(live), 2))
     async with session(move.source) as asking, session(move.source) as locking:
         for number in range(1, limits.handover_tries + 1):
             await _until_ready(live, monitor)
             try:
                 await live.beside(_arm(live, asking))
                 with live.carrier.pacing.free():
-                    await live.beside(_close(live, asking))
-                    await live_verify.until_few(live)
+                    drained = await live.beside(_close(live, asking))
                     await live_verify.require_same_leaves(live)
                     await _expect(live)
-                    # Once more, in a moment: rows that have come in since would end the try under the lock.
-                    drained = await live.beside(_drain(live, asking))
-                    return await attempt(live, drained.entered, locking)
+                    await live.beside(rehearse(live, locking))
+                    await live_verify.until_few(live)
+                    if await drain.entered(asking) != drained.entered:  # it would end the try under the lock
+                        drained = await live.beside(_drain(live, asking))
+                    async with monitor.quiet():
+                        return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)
@@ -168,7 +169,7 @@ def _lost(live: LiveWave) -> DomicileError:
     )
 
 
-async def _close(live: LiveWave, asking: AsyncConnection) -> None:
+async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
     """The wave is closing, and its writers from before have ended. Nobody waits; idempotent."""
     move, wave = live.move, live.wave
     tables = move.data_map.in_scope()
@@ -180,7 +181,7 @@ async def _close(live: LiveWave, asking: AsyncConnection) -> None:
             await assert_lease(asking, move.move_id, move.generation)
             await guard.set_fence(asking, wave.source_id, SourceMark.CLOSING, move.source_site, wave.epoch)
     await move.failpoints.reach("live.closing")
-    await _drain(live, asking)
+    return await _drain(live, asking)
 
 
 async def _drain(live: LiveWave, asking: AsyncConnection) -> DrainReport:

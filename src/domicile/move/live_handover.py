@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 import secrets
 import time
 
@@ -41,6 +40,7 @@ from domicile.stream.compare import Keys
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 DEAD_MAN_MARGIN_MS = 1_000
+NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has.
 _ARRIVE = b"""
     with done as (
@@ -52,30 +52,24 @@ _ARRIVE = b"""
     from done"""
 
 
-@dataclass(frozen=True, slots=True)
-class Crossed:
-    """A handover that succeeded. The pause is the longest of all tries that this process made, as in `LiveFigures`, in
-    milliseconds."""
-
-    pause_ms: float
-    round_trip_ms: float
-
-
-async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> Crossed:
+async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:
     """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
 
     ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
     """
-    round_trip_ms = await _round_trip(live)
-    # Rehearsed: a session's first question of a table takes ten times as long as the next.
-    await live.beside(live.here.sums(live.source, live.dirty()))
     live.catchup.hold()
     try:
         await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
         await _under_lock(live, entered, lock_session)
-        return Crossed(live.waited_ms, round_trip_ms)
     finally:
         live.catchup.go_on()
+
+
+async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> None:
+    """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing."""
+    await wave_lock.rehearse(lock_session, live.wave.source_id)
+    await live.here.rehearse(live.source)
+    await live.apply.rehearse([*live.there.rehearsal(), _arrive(live, NO_WAVE)])
 
 
 async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:
@@ -109,7 +103,7 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
             await live_verify.require_same_leaves(live)  # what came or went since is behind the departure
             tail = await live.beside(marker)
             keys = compare.merged(live.dirty(), _keys_of(tail))
-            statements = [*live.apply.compose(tail), *await _equal(live, keys), _arrive(live)]
+            statements = [*live.apply.compose(tail), *await _equal(live, keys), _arrive(live, live.wave.target_id)]
     except BaseException as trouble:
         await _back(live, lock)
         raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
@@ -201,10 +195,9 @@ async def _equal(live: LiveWave, keys: Keys) -> list[Statement]:
     return [*equal, *(one for no in ours for one in live.there.require_parents(no, keys[no]))]
 
 
-def _arrive(live: LiveWave) -> Statement:
-    wave = live.wave
-    values = (str(wave.target_id).encode(), live.move.target_site.encode(), str(wave.epoch).encode())
-    return Statement(_ARRIVE, values)
+def _arrive(live: LiveWave, wave_id: int) -> Statement:
+    values = (b"%d" % wave_id, live.move.target_site.encode(), b"%d" % live.wave.epoch)
+    return Statement(_ARRIVE, values, keep=True)
 
 
 def _keys_of(tail: list[Transaction]) -> Keys:
@@ -218,7 +211,7 @@ def _keys_of(tail: list[Transaction]) -> Keys:
     return keys
 
 
-async def _round_trip(live: LiveWave) -> float:
+async def round_trip(live: LiveWave) -> float:
     """Milliseconds of the shortest of three questions to the target."""
     taken = []
     for _ in range(3):

@@ -22,7 +22,7 @@ from domicile.model.verdict import Verdict
 from domicile.move import verify
 from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
-from domicile.move.reader import Reader, Sessions, open_sessions
+from domicile.move.reader import Reader, Sessions, one_snapshot, open_sessions, together
 from domicile.postgres import storage
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare
@@ -115,20 +115,22 @@ async def until_few(live: LiveWave) -> None:
 
 async def touched_rows(live: LiveWave) -> None:
     """Compare what was touched once more. Raises discrepancy when a row differs that nobody touches any more."""
-    move = live.move
     async with AsyncExitStack() as stack:
-        at_source = await stack.enter_async_context(open_sessions("source", move.source, 1, compare.SETTINGS))
+        at_source = await stack.enter_async_context(one_snapshot("source", live.reading[0]))
         seam = Seam.parse(await at_source.ask("the snapshot of touched rows", _seen))
         await mark(live)
-        at_target = await stack.enter_async_context(open_sessions("target", move.target, 1, compare.SETTINGS))
+        at_target = await stack.enter_async_context(one_snapshot("target", live.reading[1]))
         keys = seen(live, seam)
-        ours = await at_source.ask("touched rows", lambda conn: live.here.sums(conn, keys))
-        theirs = await at_target.ask("touched rows", lambda conn: live.there.sums(conn, keys))
+        ours, theirs = await together(
+            sessions.ask("touched rows", partial(side.sums, keys=keys))
+            for sessions, side in ((at_source, live.here), (at_target, live.there))
+        )
         for no in compare.differing(ours, theirs):
             await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
-        for no, listed in seen(live, seam).items():
-            if orphans := await at_target.ask("touched rows", partial(live.there.orphans, no=no, keys=listed)):
-                raise _discrepancy(live, no, orphans, "refer to a row that is not there")
+        orphans = await at_target.ask("touched rows", partial(live.there.orphans, keys=seen(live, seam)))
+        for no, rows in orphans.items():
+            if rows:
+                raise _discrepancy(live, no, rows, "refer to a row that is not there")
     _compared(live, seam)
 
 

@@ -44,7 +44,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class LiveWave:
     """``source`` and ``target`` are sessions for questions, in autocommit, fit for joins with a few keys; ``here`` and
-    ``there`` are how touched rows are read in them."""
+    ``there`` are how touched rows are read in them. ``reading`` are two more, for snapshots of both sites."""
 
     carrier: Carrier
     wave: WaveAtSites
@@ -55,6 +55,7 @@ class LiveWave:
     reparent: Reparent
     source: AsyncConnection
     target: AsyncConnection
+    reading: tuple[AsyncConnection, AsyncConnection]
     here: Side
     there: Side
     seal: str  # of the publication, which nobody may change under the stream
@@ -107,8 +108,9 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
     """
     move = carrier.move
     async with AsyncExitStack() as stack:
-        source, target, moving = [
-            await stack.enter_async_context(session(conninfo)) for conninfo in (move.source, move.target, move.source)
+        source, target, moving, *reading = [
+            await stack.enter_async_context(session(conninfo))
+            for conninfo in (move.source, move.target, move.source, move.source, move.target)
         ]
         wave = await carrier.wave_at_sites(source, target, no, soaking=soaking)
         record = await waves.stream_record(target, wave.target_id)
@@ -136,7 +138,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         stream = asyncio.create_task(catchup.run())
         try:
             yield LiveWave(
-                carrier, wave, mode, layout, catchup, apply, reparent, source, target,
+                carrier, wave, mode, layout, catchup, apply, reparent, source, target, (reading[0], reading[1]),
                 compare.side(layout, move.data_map, verify.shapes(move, move.source_schema, mode), wave.source_id),
                 compare.side(
                     layout, move.data_map, verify.shapes(move, move.target_schema, mode), wave.target_id,

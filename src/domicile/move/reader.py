@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 import time
 from typing import TypeVar
 
+import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.schema import TableName
@@ -85,6 +86,20 @@ async def open_sessions(
                     snapshot = str(row[0])
             free.put_nowait(conn)
         yield Sessions(side, free, rest)
+
+
+@asynccontextmanager
+async def one_snapshot(side: str, conn: AsyncConnection) -> AsyncIterator[Sessions]:
+    """One snapshot on a session that is there already and stays: what it has planned before, it need not plan again."""
+    free: asyncio.Queue[AsyncConnection] = asyncio.Queue()
+    with told(side, "open a snapshot"):
+        await conn.execute(BEGIN)
+    try:
+        free.put_nowait(conn)
+        yield Sessions(side, free, no_rest)
+    finally:
+        with suppress(psycopg.Error):  # it is broken: whoever asks next is told
+            await conn.rollback()
 
 
 async def together(questions: Iterable[Coroutine[None, None, T]]) -> list[T]:

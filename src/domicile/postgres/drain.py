@@ -58,6 +58,13 @@ class DrainReport:
     entered: int = 0
 
 
+async def entered(conn: Connection) -> int:
+    """How often, so far, rows have come into a closing wave by another row of theirs."""
+    row = await (await conn.execute(_ENTERED)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def blockers(conn: Connection, tables: Iterable[TableName]) -> tuple[Blocker, ...]:
     """Who holds a write lock on the tables or their partitions now, the oldest first. To be asked before a fence,
     too."""
@@ -77,8 +84,7 @@ async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: f
     """
     assert conn.autocommit, "a drain inside a transaction would hold back what it waits for"
     started = time.monotonic()
-    row = await (await conn.execute(_ENTERED)).fetchone()
-    assert row is not None
+    before = await entered(conn)
     found = await relations(conn, tables)
     joins = dict(await (await conn.execute(_LEVELS)).fetchall())
     rounds = 1 + max((joins.get(r.root, 0) for r in found), default=0)
@@ -88,7 +94,7 @@ async def drain(conn: Connection, tables: Iterable[TableName], *, seconds_max: f
             await conn.execute(_RAISE_FENCE)
         concerned = [r for r in found if joins.get(r.root, 0) >= level]
         transactions += await _wait(conn, concerned, started, seconds_max)
-    return DrainReport(time.monotonic() - started, transactions, rounds, row[0])
+    return DrainReport(time.monotonic() - started, transactions, rounds, before)
 
 
 async def holders(conn: Connection, found: Sequence[Relation], modes: Sequence[str]) -> tuple[Blocker, ...]:

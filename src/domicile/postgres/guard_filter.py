@@ -31,8 +31,8 @@ _BODY = """
 
 
 async def refresh(conn: Connection) -> None:
-    """Make the filter fit the waves that refuse writers now. Idempotent; does nothing where the kind of key has no
-    filter.
+    """Make the filter fit the waves that refuse writers now. Idempotent: one that fits is left, because every session
+    plans its triggers anew behind a change. Does nothing where the kind of key has no filter.
 
     Its own transaction; waits for a fence that is being written, and holds up the next one for as long.
     """
@@ -41,10 +41,12 @@ async def refresh(conn: Connection) -> None:
         row = await (await conn.execute(STATEMENTS["filter_type"])).fetchone()
         if row is None:
             return
-        kind, members = row
+        kind, members, now = row
         body: sql.Composable = sql.SQL("select true") if members else sql.SQL("select false")
         if 0 < members <= MEMBERS_MAX:
             body = await _bitmap(conn, kind, members)
+        if body.as_string(conn) == now:
+            return
         statement = sql.SQL(STATEMENTS["filter"]).format(type=KEY_TYPES[kind], body=sql.Literal(body.as_string(conn)))
         await conn.execute(statement)
 

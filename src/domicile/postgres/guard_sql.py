@@ -27,7 +27,7 @@ KEY_TYPES: Mapping[str, sql.SQL] = {
 
 # The first key of a wave's advisory lock ("domi" read as a number); the second is the wave's id.
 LOCK_CLASS = 0x646F6D69
-_NO, _YES = sql.SQL("false"), sql.SQL("true")
+_NO, _YES, _NOWHERE = sql.SQL("false"), sql.SQL("true"), sql.SQL("null")
 
 Connection = AsyncConnection[Any]
 
@@ -69,9 +69,9 @@ class GuardSql:
         links, certain = self._links(table)
         return sql.SQL(STATEMENTS["trigger_function"]).format(
             function=function_name(oid),
-            find_old=self._find(table, "old", self._relinked(table, links)),
-            find_new=self._find(table, "new", _YES if links else _NO),
-            find_added=self._find(table, "new", _NO if certain else _YES),
+            find_old=self._find(table, "old", self._relinked(table, links), _NOWHERE),
+            find_new=self._find(table, "new", _YES if links else _NO, sql.SQL("came_from")),
+            find_added=self._find(table, "new", _NO if certain else _YES, _NOWHERE),
             same_owner=same,
             comment=sql.Literal(comment),
             fast_path=self._fast_path(table, same),
@@ -116,11 +116,11 @@ class GuardSql:
         path = self.data_map.path(table)
         return path[0].columns if path else (self.data_map.subject.key,)
 
-    def _find(self, table: TableName, record: str, entering: sql.Composable) -> sql.Composed:
-        """``perform`` that meets each member who owns the record."""
-        return sql.SQL("perform domicile.guard_ask(m.wave, m.ordinal, tg_relid, {}) from {} where {}").format(
-            entering, *self._owners(table, record)
-        )
+    def _find(self, table: TableName, record: str, entering: sql.Composable, came_from: sql.Composable) -> sql.Composed:
+        """The question that meets each member who owns the record."""
+        return sql.SQL(
+            "pg_catalog.max(domicile.guard_ask(m.wave, m.ordinal, tg_relid, {}, {})) from {} where {}"
+        ).format(entering, came_from, *self._owners(table, record))
 
     def _links(self, table: TableName) -> tuple[frozenset[str], bool]:
         """The columns through which other tables' rows find their owner in this one; and whether a row added here can

@@ -86,6 +86,14 @@ class WaveLock:
             raise lease_lost(values[0], values[1]) from error
 
 
+async def rehearse(conn: Connection, wave_id: int) -> None:
+    """A departure that is rolled back, on the session that will `hold` the lock: its first one takes ten times as long
+    as the next, in which it compiles the functions and fills its caches."""
+    with suppress(errors.LockNotAvailable):
+        async with conn.transaction(force_rollback=True):
+            await conn.execute(_REHEARSE, (wave_id,))
+
+
 @asynccontextmanager
 async def hold(
     conn: Connection, wave_id: int, *, entered: int, timeout_ms: int, dead_man_ms: int
@@ -104,7 +112,6 @@ async def hold(
     assert row is not None
     try:
         await conn.execute(_SET, (list(_SETTINGS), [f"{timeout_ms}ms", f"{dead_man_ms}ms"]))
-        await _rehearse(conn, wave_id)
         asked = time.monotonic()
         now = await _acquire(conn, wave_id)
         if now != entered:
@@ -121,14 +128,6 @@ async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
         Blocker(transaction, pid, application or "", age, backend == "autovacuum worker")
         for transaction, pid, backend, application, age in await cursor.fetchall()
     )
-
-
-async def _rehearse(conn: Connection, wave_id: int) -> None:
-    """A departure that is rolled back: a session's first one takes ten times as long as the next, in which it compiles
-    the functions and fills its caches. Not under the lock."""
-    with suppress(errors.LockNotAvailable):
-        async with conn.transaction(force_rollback=True):
-            await conn.execute(_REHEARSE, (wave_id,))
 
 
 async def _acquire(conn: Connection, wave_id: int) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from psycopg.pq.abc import PGresult
 
@@ -30,7 +31,7 @@ from domicile.stream.layout import Layout
 from domicile.stream.leave import gone, leave
 from domicile.stream.params import position_of
 from domicile.stream.parts import Parts
-from domicile.stream.pipeline import Pipeline, Refused, Statement
+from domicile.stream.pipeline import ROLLBACK, Pipeline, Refused, Statement
 from domicile.stream.rounds import Rounds, changes_of
 from domicile.stream.rowwise import one_by_one
 
@@ -51,6 +52,7 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",  # a plan by keys is the same for all, and is made once a session
 }
 
+_REHEARSAL, _REHEARSED = Statement(b"savepoint rehearsal"), Statement(b"rollback to savepoint rehearsal")
 _POSITION = "select position::text, term from domicile.wave where id = %s"
 
 
@@ -184,6 +186,21 @@ class Apply:
         assert not self._parts.under_way, "a transaction in parts"
         after = _note(self.dirty, self._flight.sent, transactions)
         return asyncio.create_task(self._exchange(statements, after))
+
+    async def rehearse(self, statements: Iterable[Statement]) -> None:
+        """Have this session plan ``statements`` and what `compose` makes, in a transaction that is rolled back: a
+        session's first such statement takes ten times as long as the next. What they answer is of no interest.
+
+        Raises as `send` does.
+        """
+        await self._flight.idle()
+        assert not self._parts.under_way, "a transaction in parts"
+        async with self._flight.sending:
+            await self._run(self._rounds.opening(self._flight.sent))
+            for statement in chain(statements, *(table.rehearsal() for table in self._rounds.tables)):
+                await self._pipe.send([_REHEARSAL, statement])
+                await self._pipe.send([_REHEARSED])  # in a round of its own: a refusal makes the server skip the rest
+            await self._run([ROLLBACK])
 
     async def close(self) -> None:
         """Cancel what is under way and close the session. Idempotent."""

@@ -25,6 +25,7 @@ from domicile.postgres.failures import Refusal
 REFUSED = "DM004"  # domicile.refuse
 ABORTED = "25P02"  # the transaction failed before: in a round behind the one that failed
 CANCEL_SECONDS_MAX = 3.0
+KEPT_MAX = 1_000  # statements parsed once a session: one for each combination of columns that updates write
 _SLICE = 200  # statements sent before others may run
 _FINE = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
@@ -138,10 +139,10 @@ class Pipeline:
         text, values = statement.text, statement.values
         forms = (1 if statement.binary else 0,) * len(values)
         answer_form = 1 if statement.binary_answer else 0
-        if not statement.keep:
+        name = self._names.get(text)
+        if not statement.keep or (name is None and len(self._names) >= KEPT_MAX):
             self._pq.send_query_params(text, values, None, forms, answer_form)
             return
-        name = self._names.get(text)
         if name is None:
             name = self._names[text] = b"domicile_%d" % len(self._names)
             self._pq.send_prepare(name, text)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from domicile.postgres.ownership import Fragment
-from domicile.stream.change import Field, Key
+from domicile.stream.change import NULL, Field, Key
 from domicile.stream.dml import Dml
 from domicile.stream.fold import Fields, Sent
 from domicile.stream.layout import Identity
@@ -89,6 +89,16 @@ class TableStatements:
         assert len(whole) == len(self._all), "a row that is new was sent in part"
         return self._one(self._text("insert one", None, self._dml.insert_one), whole)
 
+    def rehearsal(self) -> list[Statement]:
+        """What a change by itself needs, about a row that cannot be: refused, but planned for the session by then."""
+        nothing, key = (NULL,) * len(self._all), NULL * len(self._key)
+        claim = (
+            []
+            if self.keyless
+            else [self._arrays(self._text("claim", None, self._dml.claim), self._key, self._columns([]))]
+        )
+        return [*claim, self.insert(nothing), *self.update(key, nothing), self.delete(key)]
+
     def _columns(self, keys: Sequence[Key]) -> list[Sequence[Field]]:
         return by_column(keys, len(self._key))
 
@@ -104,14 +114,16 @@ class TableStatements:
     def _many(self, text: bytes, places: Sequence[int], fields: Sequence[Sequence[Any]]) -> list[Statement]:
         if not fields or not fields[0]:
             return []
-        oids = [self._dml.columns[at].oid if self._binary else TEXT_OID for at in places]
-        arrays = [array(column, oid) for column, oid in zip(fields, oids, strict=True)]
-        rows = len(fields[0])
-        if rows > 1 and max(map(len, arrays)) > ARRAY_BYTES_MAX:
+        rows, statement = len(fields[0]), self._arrays(text, places, fields)
+        if rows > 1 and max(len(value or b"") for value in statement.values) > ARRAY_BYTES_MAX:
             half = rows // 2
             first = self._many(text, places, [column[:half] for column in fields])
             return first + self._many(text, places, [column[half:] for column in fields])
-        return [Statement(text, arrays, True)]
+        return [statement]
+
+    def _arrays(self, text: bytes, places: Sequence[int], fields: Sequence[Sequence[Any]]) -> Statement:
+        oids = [self._dml.columns[at].oid if self._binary else TEXT_OID for at in places]
+        return Statement(text, [array(column, oid) for column, oid in zip(fields, oids, strict=True)], True, True)
 
 
 def _sent(sent: Sent, places: tuple[int, ...]) -> tuple[int, ...]:

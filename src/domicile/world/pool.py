@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,11 +25,12 @@ class Answer:
 
 
 class Pool:
-    """Sessions at every site, as many as writers need. ``sites``: conninfos, which may hold secrets."""
+    """Sessions at every site, as many as writers need, taken in turn, so that none is cold. ``sites``: conninfos, which
+    may hold secrets."""
 
     def __init__(self, sites: Mapping[str, str]) -> None:
         self._sites = sites
-        self._idle: dict[str, list[Session]] = {site: [] for site in sites}
+        self._idle: dict[str, deque[Session]] = {site: deque() for site in sites}
 
     async def open(self, count: int) -> None:
         """So many at every site. Raises DomicileError."""
@@ -45,7 +47,7 @@ class Pool:
     async def attempt(self, site: str, made: Transaction, isolation: bytes) -> Answer:
         """One try. Nothing is left of it when it is refused; a connection that breaks is replaced."""
         sessions = self._idle[site]
-        session = sessions.pop() if sessions else None
+        session = sessions.popleft() if sessions else None
         committing = False
         answer = Answer(BROKEN)
         try:

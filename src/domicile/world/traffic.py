@@ -39,8 +39,9 @@ class Config:
 
     ``rate`` is in transactions a second for all writers together, None as fast as they can. ``weights`` replaces those
     of single kinds. ``quiet``: every so many-th user is left alone. ``markets``: users of these, if any are named.
-    ``forgetful``: share of transactions that first go to a former home. ``hot``: share of them for a few users. With
-    ``doors`` closed nobody signs up or leaves until `Traffic.open_doors`.
+    ``forgetful``: share of transactions that first go to a former home. ``hot``: share of them for a few users.
+    ``focused``: share of them for those whom `Traffic.focus` names, the others are for everybody. With ``doors`` closed
+    nobody signs up or leaves until `Traffic.open_doors`.
     """
 
     sites: Mapping[str, str] = field(repr=False)
@@ -53,6 +54,7 @@ class Config:
     markets: tuple[str, ...] = ()
     forgetful: float = 0.02
     hot: float = 0.05
+    focused: float = 1.0
     doors: bool = True
 
 
@@ -178,10 +180,11 @@ class Traffic:
     def _make(self, kind: Kind) -> Transaction | None:
         if kind in DOORS and not self._doors:
             return None
-        among = min(HOT_USERS, len(self._users)) if self._dice.random() < self._config.hot else len(self._users)
+        users = self._users if self._dice.random() < self._config.focused else self._all
+        among = min(HOT_USERS, len(users)) if self._dice.random() < self._config.hot else len(users)
         if not among:
             return None
-        user = self._users[self._dice.randrange(among)]
+        user = users[self._dice.randrange(among)]
         return None if user in self._ledger.gone else self._maker.make(kind, user)
 
     async def _carry(self, course: _Course) -> None:

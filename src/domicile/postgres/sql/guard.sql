@@ -49,10 +49,11 @@ $body$;
 -- A member was met: of the waves its subject has been in, the one with the highest epoch decides. While a wave is closing, a writer holds
 -- its lock shared to the end of the transaction, so that the mover, who takes it for himself, has nobody in flight. A departure is asked
 -- about under the lock, too: one that is undone (the target said no) is told to nobody. entering: the statement may make rows of other
--- tables the member's, too, whose writers have found another owner, or none; the mover then drains once more.
+-- tables the member's, too, whose writers have found another owner, or none; the mover then drains once more. Not where the owner before
+-- was of the same wave (came_from, which is what this function said of him): those writers hold its lock.
 create or replace function domicile.guard_ask(wave pg_catalog.int4, ordinal pg_catalog.int4, relation pg_catalog.oid,
-                                              entering pg_catalog.bool)
-returns void language plpgsql as $body$
+                                              entering pg_catalog.bool, came_from pg_catalog.int4)
+returns pg_catalog.int4 language plpgsql as $body$
 declare
     latest pg_catalog.record;
     locked pg_catalog.int4;
@@ -72,12 +73,13 @@ begin
         -- What the mover did meanwhile, READ COMMITTED sees in the next round, others not at all.
         perform domicile.guard_snapshot();
     end loop;
-    if latest.mark operator(pg_catalog.=) 'closing' and entering then
+    if latest.mark operator(pg_catalog.=) 'closing' and entering and latest.id is distinct from came_from then
         perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);
     end if;
     if latest.mark operator(pg_catalog.=) any (array['fenced', 'arriving', 'departed']) then
         perform domicile.guard_answer(latest.mark, latest.home, latest.epoch, latest.dataset, relation);
     end if;
+    return locked;
 end
 $body$;
 
@@ -99,7 +101,7 @@ end
 $body$;
 
 revoke all on function domicile.guard_snapshot(), domicile.guard_truncate(),
-    domicile.guard_ask(pg_catalog.int4, pg_catalog.int4, pg_catalog.oid, pg_catalog.bool),
+    domicile.guard_ask(pg_catalog.int4, pg_catalog.int4, pg_catalog.oid, pg_catalog.bool, pg_catalog.int4),
     domicile.guard_answer(pg_catalog.text, pg_catalog.text, pg_catalog.int8, pg_catalog.text, pg_catalog.oid) from public;
 
 -- name: filter
@@ -111,10 +113,11 @@ create or replace function domicile.guard_filter(key {type}) returns boolean lan
 revoke all on function domicile.guard_filter({type}) from public;
 
 -- name: filter_type
--- What kind of key this database's filter takes, and how many members it must know.
+-- What kind of key this database's filter takes, how many members it must know, and what it is now.
 select pg_catalog.format_type(p.proargtypes[0], null),
        (select count(*) from domicile.wave as w join domicile.member as m on m.wave = w.id
-        where w.mark in ('closing', 'fenced', 'arriving', 'departed'))
+        where w.mark in ('closing', 'fenced', 'arriving', 'departed')),
+       p.prosrc
 from pg_catalog.pg_proc as p
 where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter';
 
@@ -136,23 +139,25 @@ where w.mark in ('closing', 'fenced', 'arriving', 'departed');
 -- much as a quarter of the probe of an index (PL/pgSQL prepares it anew in every transaction): hence the order, in which INSERT meets
 -- few of them and an UPDATE that keeps the owner one more. In a DELETE new is null, so that no owner is the same.
 create or replace function {function}() returns trigger language plpgsql security definer as $body$
+declare
+    came_from pg_catalog.int4;
 begin
 {fast_path}
     if pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.<>) 'read committed' then
         perform domicile.guard_snapshot();
     end if;
     if tg_op operator(pg_catalog.=) 'INSERT' then
-        {find_added};
+        perform {find_added};
         return new;
     end if;
-    {find_old};
+    select {find_old} into came_from;
     if ({same_owner}) is true then
         return new;
     end if;
     if tg_op operator(pg_catalog.=) 'DELETE' then
         return old;
     end if;
-    {find_new};
+    perform {find_new};
     return new;
 end
 $body$;
