@@ -14,7 +14,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 import logging
 import time
@@ -124,6 +132,7 @@ class Pace:
         self._since = time.monotonic()  # the last step down, or the end of a handover: older samples say nothing
         self._handovers = 0
         self._freed = asyncio.Event()
+        self._asking = asyncio.Lock()
         self._turned = time.monotonic()
 
     @property
@@ -153,6 +162,17 @@ class Pace:
         if share > 0:
             with suppress(TimeoutError):  # a handover begins: go on at once
                 await asyncio.wait_for(self._freed.wait(), busy * share / (1 - share))
+
+    @asynccontextmanager
+    async def question(self) -> AsyncIterator[None]:
+        """Around a question that a server works at for long: while the mover holds itself back there is one at a time,
+        so that it never has more than one processor, and a `rest` behind it."""
+        async with AsyncExitStack() as stack:
+            if self.slowed:
+                await stack.enter_async_context(self._asking)
+            begun = time.monotonic()
+            yield
+            await self.rest(time.monotonic() - begun)
 
     @contextmanager
     def free(self) -> Iterator[None]:
@@ -229,10 +249,9 @@ class Pacing:
         if self.pace is not None:
             await self.pace.turn()
 
-    async def rest(self, busy: float) -> None:
-        """`Pace.rest`."""
-        if self.pace is not None:
-            await self.pace.rest(busy)
+    def question(self) -> AbstractAsyncContextManager[None]:
+        """`Pace.question`."""
+        return nullcontext() if self.pace is None else self.pace.question()
 
     def free(self) -> AbstractContextManager[None]:
         """`Pace.free`."""

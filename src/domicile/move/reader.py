@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-import time
 from typing import TypeVar
 
 import psycopg
@@ -23,31 +22,24 @@ _EXPORT = "select pg_catalog.pg_export_snapshot()"
 _SETTINGS = {**SESSION, "jit": "off"}
 
 T = TypeVar("T")
-Rest = Callable[[float], Awaitable[None]]
-
-
-async def no_rest(_busy: float) -> None:
-    """Nobody is in a hurry more than the verifier."""
+Pace = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """``side`` is ``source`` or ``target``. Whoever asks takes a free session and gives it back after a ``rest``, as
-    long as belongs to so many seconds of work."""
+    """``side`` is ``source`` or ``target``. Whoever asks takes a free session, and asks within a ``pace``."""
 
     side: str
     free: asyncio.Queue[AsyncConnection]
-    rest: Rest
+    pace: Pace = nullcontext
 
     async def ask(self, what: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run ``question`` on a free session. Raises DomicileError without a value of a row."""
         conn = await self.free.get()
         try:
-            begun = time.monotonic()
-            with told(self.side, what):
-                answer = await question(conn)
-            await self.rest(time.monotonic() - begun)
-            return answer
+            async with self.pace():
+                with told(self.side, what):
+                    return await question(conn)
         finally:
             self.free.put_nowait(conn)
 
@@ -68,7 +60,7 @@ class Reader:
 
 @asynccontextmanager
 async def open_sessions(
-    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS, rest: Rest = no_rest
+    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS, pace: Pace = nullcontext
 ) -> AsyncIterator[Sessions]:
     """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
     async with AsyncExitStack() as stack:
@@ -85,7 +77,7 @@ async def open_sessions(
                     assert row is not None
                     snapshot = str(row[0])
             free.put_nowait(conn)
-        yield Sessions(side, free, rest)
+        yield Sessions(side, free, pace)
 
 
 @asynccontextmanager
@@ -96,7 +88,7 @@ async def one_snapshot(side: str, conn: AsyncConnection) -> AsyncIterator[Sessio
         await conn.execute(BEGIN)
     try:
         free.put_nowait(conn)
-        yield Sessions(side, free, no_rest)
+        yield Sessions(side, free)
     finally:
         with suppress(psycopg.Error):  # it is broken: whoever asks next is told
             await conn.rollback()
