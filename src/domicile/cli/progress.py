@@ -134,8 +134,10 @@ class Picture:
         return f"{arrived}/{len(self.status.waves)} waves"
 
     def _at_work(self) -> str:
-        wave = self.wave_at_work()
-        return f"wave {wave.no}: {wave.phase}" if wave else ""
+        if (wave := self.wave_at_work()) is not None:
+            return f"wave {wave.no}: {wave.phase}"
+        waits = next((w for w in self.status.waves if w.status is Status.FAILED), None)
+        return f"wave {waits.no} [{waits.error_code}]: {waits.error_hint}" if waits is not None else ""
 
     def _figures(self, width: int) -> str:
         rows_per_second, bytes_per_second = self.pace.rates()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from itertools import count
 from typing import Any
 
 from dbos import DBOS, SetWorkflowID, WorkflowStatus
@@ -17,7 +18,7 @@ from dbos import DBOS, SetWorkflowID, WorkflowStatus
 from domicile.control.orders import Order, Orders
 from domicile.model.phase import PHASES_OF, Phase, Status
 from domicile.model.site import MoveId
-from domicile.move import begin, purge, sweep
+from domicile.move import begin, due, purge, sweep
 from domicile.move.carrier import Carrier
 from domicile.move.engine import (
     APPLICATION_VERSION,
@@ -130,8 +131,14 @@ async def _sweep(move_id: str) -> str:
 
 
 async def _pass_gate(move_id: str, no: int) -> str:
-    outcome = await gate_step(move_id)
-    return await _wave(move_id, no) if outcome == Outcome.DONE else outcome
+    """One wave, unless a pause or an abort is asked for; again when due, where it used a budget up."""
+    for tries in count(1):
+        outcome = await gate_step(move_id)
+        if outcome == Outcome.DONE:
+            outcome = await _wave(move_id, no)
+        if outcome != Outcome.FAILED or not await due_step(move_id, no, tries):
+            return outcome
+    raise AssertionError("nobody counts to an end")
 
 
 async def _wave(move_id: str, no: int) -> str:
@@ -204,6 +211,11 @@ async def gate_step(move_id: str) -> str:
 @step
 async def phase_step(move_id: str, no: int, phase: str) -> str:
     return str(await run_phase(carrier_of(move_id), no, Phase(phase)))
+
+
+@step
+async def due_step(move_id: str, no: int, tries: int) -> bool:
+    return await due.wait(carrier_of(move_id), no, tries, pause_point)
 
 
 @step

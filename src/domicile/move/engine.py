@@ -29,7 +29,7 @@ from domicile.model.site import MoveId, SiteName
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
 
-APPLICATION_VERSION = "domicile-2"  # changes only with the order of steps
+APPLICATION_VERSION = "domicile-3"  # changes only with the order of steps
 SYSTEM_SCHEMA = "domicile_dbos"
 CONNECTIONS_MAX = 4
 POLLING_SECONDS = 0.1  # how often the end of a workflow that was taken up again is looked for

@@ -77,6 +77,10 @@ class LimitsEntry(Entry):
     """How long a live handover may make the writers of its wave wait, in milliseconds, before it steps back."""
     handover_tries: int = Field(default=_DEFAULTS.handover_tries, ge=1)
     """How often a live handover is tried before its wave fails."""
+    wave_tries: int = Field(default=_DEFAULTS.wave_tries, ge=1)
+    """How often a wave is tried that uses a budget up, before the move stops."""
+    wave_retry_seconds: float = Field(default=_DEFAULTS.wave_retry_seconds, ge=0)
+    """How long it waits until it is tried again, in seconds; twice as long each time."""
     catch_up_seconds_max: float = Field(default=_DEFAULTS.catch_up_seconds_max, gt=0)
     """How long a live wave may take to catch up, and again until a try of its handover may begin, in seconds."""
     lag_bytes_max: int = Field(default=_DEFAULTS.lag_bytes_max, ge=1)

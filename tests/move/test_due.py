@@ -1,0 +1,111 @@
+"""A wave that used a budget up is tried again when due, and may be paused or given up meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.move.live_kit import (
+    ONE,
+    arrived_whole,
+    no_trace,
+    open_transaction,
+    owned,
+    plan_of,
+    small_store,
+    traces,
+    until,
+)
+from tests.move.places import Place, scalar
+
+from domicile import commands
+from domicile.commands.desk import open_desk
+from domicile.model.errors import ErrorCode
+from domicile.model.phase import Phase, Status
+from domicile.model.plan import Limits, Mode
+from domicile.model.report import MoveStatus
+from domicile.sites.embedded import EmbeddedCluster
+
+SLOTS = "select count(*) from pg_replication_slots where database = current_database()"
+# A write lock, and no transaction id: it is in the way of a handover, and not of a slot.
+IN_THE_WAY = "lock table store.review in row exclusive mode"
+SHORT = replace(
+    ONE, fence_seconds_max=0.5, catch_up_seconds_max=1.0, handover_tries=1, wave_tries=3, wave_retry_seconds=1.0
+)
+
+
+@pytest.fixture
+async def place(
+    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
+) -> AsyncIterator[Place]:
+    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
+        yield place
+
+
+async def waiting(place: Place) -> str:
+    """Wait until a wave waits to be tried again; returns what status says of it."""
+    said = ""
+
+    async def waits() -> bool:
+        nonlocal said
+        for status in await commands.status(place.workspace):
+            said = next((w.error_hint for w in status.waves if "tried again at" in w.error_hint), said)
+        return bool(said)
+
+    await until(waits)
+    return said
+
+
+@asynccontextmanager
+async def in_the_way(place: Place, limits: Limits) -> AsyncIterator[asyncio.Task[MoveStatus]]:
+    """The move is being carried, and somebody is in the way of its only wave as long as the block runs."""
+    plan = await plan_of(place, limits=limits)
+    moving = asyncio.create_task(commands.apply(place.workspace, plan, mode=Mode.LIVE))
+    await until(lambda: scalar(place.source, SLOTS))
+    async with open_transaction(place.source, IN_THE_WAY):
+        yield moving
+
+
+async def test_it_moves_when_what_was_in_the_way_has_ended(place: Place) -> None:
+    residents = await owned(place.target)
+    async with in_the_way(place, SHORT) as moving:
+        assert (await waiting(place)).endswith("try 2 of 3.")
+        assert "slot" not in await traces(place.source), "nobody reads it, so it would keep the log"
+    moved = await moving
+    assert moved.status is Status.WAITING, moved
+    await arrived_whole(place, residents)
+
+
+async def test_its_tries_are_counted(place: Place) -> None:
+    limits = replace(ONE, wal_bytes_max=1, wave_tries=2, wave_retry_seconds=0.5)
+    failed = await commands.apply(place.workspace, await plan_of(place, limits=limits), mode=Mode.LIVE)
+    assert failed.status is Status.FAILED
+    (wave,) = failed.waves
+    assert (wave.phase, wave.status) == (Phase.PLANNED, Status.FAILED)
+    assert wave.error_code == ErrorCode.WAL_BUDGET
+    assert "tried again" not in wave.error_hint, "nobody will"
+    async with open_desk(place.workspace) as desk:
+        events = "select count(*) from domicile_control.event where what = 'failed'"
+        assert await (await desk.conn.execute(events)).fetchone() == (2,)
+
+
+@pytest.mark.parametrize("order", ["abort", "pause"])
+async def test_an_order_is_heeded_while_it_waits(place: Place, order: str) -> None:
+    async with in_the_way(place, replace(SHORT, wave_retry_seconds=600.0)) as moving:
+        await waiting(place)
+        (status,) = await commands.status(place.workspace)
+        give = commands.pause if order == "pause" else commands.abort
+        given = asyncio.create_task(give(place.workspace, status.move_id))
+        await asyncio.sleep(0.2)
+    ended = await asyncio.wait_for(moving, 30.0)
+    await given
+    if order == "pause":
+        assert ended.status is Status.PAUSED
+        assert (await commands.resume(place.workspace, ended.move_id)).status is Status.WAITING
+    else:
+        assert ended.status is Status.ABORTED
+        await no_trace(place)
