@@ -376,6 +376,31 @@ async def test_statements_of_a_handover_in_one_transaction(shop: Destination) ->
     assert await shop.rows("select mark from domicile.wave where id = 3") == [("resident",)]
 
 
+async def test_a_rehearsal_leaves_nothing_behind(shop: Destination) -> None:
+    """Whatever it says, and however often: rows, position and session are as before."""
+    await seed(shop)
+    before = await everything(shop)
+    deed = Statement(b"delete from public.item")
+    wrong = Statement(b"select domicile.refuse('no', 'anything')", keep=True)
+    async with shop.apply() as apply:
+        for _ in range(2):
+            await apply.rehearse([deed, wrong, deed])
+            assert await everything(shop) == before
+        await apply.finish([shop.transaction(await shop.delete("item", order_id="10", line="1"))])
+        await apply.rehearse([wrong, deed])
+        await (await apply.send([wrong._replace(text=b"select 1")]))
+    assert await shop.rows("select count(*) from public.item where order_id < 900") == [(2,)]
+    assert await shop.stored_position() == shop.position
+
+
+async def test_a_rehearsal_without_the_lease_says_so(shop: Destination) -> None:
+    async with shop.apply() as apply:
+        await shop.conn.execute(b"update domicile.move set generation = generation + 1")
+        with pytest.raises(DomicileError) as caught:
+            await apply.rehearse([])
+    assert caught.value.code is ErrorCode.LEASE_LOST
+
+
 async def test_errors_name_no_value(shop: Destination) -> None:
     """Of a check constraint, too, whose message quotes the row."""
     await shop.conn.execute(b"alter table public.users add check (email <> 'hidden@example.com')")

@@ -133,6 +133,12 @@ class Figures:
             (json.dumps(asdict(figures)), move_id, no),
         )
 
+    async def due(self, move_id: MoveId, no: int, hint: str) -> None:
+        """A wave that has stepped back waits until it is tried again; ``hint`` says when."""
+        await self._conn.execute(
+            "update domicile_control.wave set error_hint = %s where move_id = %s and no = %s", (hint, move_id, no)
+        )
+
     async def purged(self, move_id: MoveId, no: int, rows: int) -> None:
         """``rows`` rows are gone from the source, as its journal says (a total, not an increment)."""
         await self._conn.execute(

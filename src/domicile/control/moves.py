@@ -169,13 +169,6 @@ class Moves:
         )
         await self._journal.event(move_id, no, "failed", {"code": str(error.code)})
 
-    async def due(self, move_id: MoveId, no: int, hint: str) -> None:
-        """A wave that has stepped back waits until it is tried again; ``hint`` says when."""
-        await self._conn.execute(
-            "update domicile_control.wave set error_hint = %s where move_id = %s and no = %s", (hint, move_id, no)
-        )
-        await self._journal.event(move_id, no, "waits to be tried again")
-
     async def back_to_planned(self, move_id: MoveId, no: int, status: Status) -> None:
         """The wave has stepped back: nothing of it is left at either site but its place in the frozen cohort.
 

@@ -39,7 +39,7 @@ async def wait(carrier: Carrier, no: int, tries: int, leave: Callable[[], None])
     for number in range(tries, limits.wave_tries):
         due = datetime.now(UTC) + timedelta(seconds=limits.wave_retry_seconds * 2 ** (number - 1))
         said = f"It is tried again at {due:%H:%M:%S} UTC, try {number + 1} of {limits.wave_tries}."
-        await carrier.moves.due(move.move_id, no, said)
+        await carrier.figures.due(move.move_id, no, said)
         log.warning("wave %s: %s. %s", no, wave.error_message, said)
         while datetime.now(UTC) < due:
             leave()

@@ -68,8 +68,8 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
 async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> None:
     """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing."""
     await wave_lock.rehearse(lock_session, live.wave.source_id)
-    await live.here.rehearse(live.source)
-    await live.apply.rehearse([*live.there.rehearsal(), _arrive(live, NO_WAVE)])
+    await live.here.sums(live.source, compare.no_rows(live.layout))
+    await live.apply.rehearse([*compare.rehearsal(live.there), _arrive(live, NO_WAVE)])
 
 
 async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:

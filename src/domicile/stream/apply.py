@@ -67,6 +67,7 @@ class Apply:
         self._parts = Parts(pipe, rounds)
         self._flight = Flight(pipe, rounds, position)
         self.dirty: dict[int, dict[Key, int]] = {}
+        self.wave_id = rounds.dmls[0].wave_id  # at the destination
 
     @classmethod
     @asynccontextmanager
@@ -99,11 +100,6 @@ class Apply:
     def position(self) -> int:
         """Behind the last transaction that is committed at the destination; 0 when there is none."""
         return self._flight.position
-
-    @property
-    def wave_id(self) -> int:
-        """The wave's number at the destination."""
-        return self._rounds.dmls[0].wave_id
 
     @property
     def repeated(self) -> int:

@@ -88,23 +88,6 @@ class Side:
             statements.append(Statement(text, values, binary=True, keep=True))
         return statements
 
-    def rehearsal(self) -> list[Statement]:
-        """`require` and `require_parents` of every table with a key, about no row."""
-        nothing = checksum.Part(0, 0)
-        keyed = [table.no for table in self.layout.tables if table.identity is not Identity.FULL]
-        return [
-            *(self.require(no, (), nothing) for no in keyed),
-            *(one for no in keyed for one in self.require_parents(no, ())),
-        ]
-
-    async def rehearse(self, conn: AsyncConnection) -> None:
-        """Have the session plan `sums` of every table with a key: its first question takes ten times as long as the
-        next."""
-        async with conn.pipeline():
-            for table in self.layout.tables:
-                if table.identity is not Identity.FULL:
-                    await self._ask_sum(conn, table.no, ())
-
     async def orphans(self, conn: AsyncConnection, keys: Keys) -> dict[int, int]:
         """By table, how many of these rows refer to a row that is not at this site, counted for each foreign key; all
         in one round trip."""
@@ -131,24 +114,21 @@ class Side:
         return sql.SQL(_REFUSE_ORPHANS).format(table=sql.Literal(str(reference.table)), orphans=orphans)
 
     async def sums(self, conn: AsyncConnection, keys: Keys) -> dict[int, Part]:
-        """Count and sum over the rows of the wave with these keys, of all tables named in one round trip. Tables named
-        without keys are left out; of a table whose rows have none, all its rows of the wave are taken."""
+        """Count and sum over the rows of the wave with these keys, of all tables named in one round trip. Of a table
+        whose rows have none, all its rows of the wave are taken, where it is named with any key at all."""
         cursors: dict[int, AsyncRawCursor[Any]] = {}
         async with conn.pipeline():
             for no, listed in keys.items():
-                if listed:
-                    cursors[no] = await self._ask_sum(conn, no, listed)
+                params = self._params(no, listed)
+                if listed or params:
+                    text = self._text("sums", no, params, partial(self._sums, no, params))
+                    cursors[no] = await AsyncRawCursor(conn).execute(text, params, prepare=True)
         found = {}
         for no, cursor in cursors.items():
             row = await cursor.fetchone()
             assert row is not None
             found[no] = Part(int(row[0]), int(row[1]))
         return found
-
-    async def _ask_sum(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> AsyncRawCursor[Any]:
-        params = self._params(no, keys)
-        text = self._text("sums", no, params, partial(self._sums, no, params))
-        return await AsyncRawCursor(conn).execute(text, params, prepare=True)
 
     def _sums(self, no: int, params: Sequence[Any]) -> sql.Composed:
         return self._of_wave(_SUM, no, params, bound=self.shapes[no].bound)
@@ -229,6 +209,19 @@ def side(
         if reference.declared and reference.table in numbers:
             declared.setdefault(numbers[reference.table], []).append(reference)
     return Side(layout, [shapes[table.name] for table in layout.tables], wave_id, data_map, declared)
+
+
+def no_rows(layout: Layout) -> Keys:
+    """No keys of each table that has any: whoever asks about them has the session plan what it will be asked."""
+    return {table.no: () for table in layout.tables if table.identity is not Identity.FULL}
+
+
+def rehearsal(at: Side) -> list[Statement]:
+    """`Side.require` and `Side.require_parents` about no rows."""
+    tables = no_rows(at.layout)
+    nothing = checksum.Part(0, 0)
+    equal = [at.require(no, keys, nothing) for no, keys in tables.items()]
+    return [*equal, *(one for no, keys in tables.items() for one in at.require_parents(no, keys))]
 
 
 def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]:
