@@ -95,6 +95,46 @@ async def test_a_writer_who_saw_the_owner_before_is_waited_for_when_both_are_of_
             await depart(lock)
 
 
+NESTED = """
+create table users (id bigint primary key);
+create table box (id bigint primary key, user_id bigint not null references users);
+create table part (id bigint primary key, box_id bigint not null references box);
+create table piece (id bigint primary key, part_id bigint not null references part);
+insert into users select generate_series(1, 20);
+insert into box select g * 10, g from generate_series(1, 20) as g;
+insert into part select g * 10, g * 10 from generate_series(1, 20) as g"""
+NESTED_OWNED = {
+    "public.box": "user_id -> public.users(id)",
+    "public.part": "box_id -> public.box(id)",
+    "public.piece": "part_id -> public.part(id)",
+}
+
+
+@pytest.mark.parametrize("level", ["read committed", *OLD_SNAPSHOTS])
+async def test_an_owner_found_through_another_row_may_be_another_s_by_now(database: str, level: str) -> None:
+    """The part passes from one member's box to another's, but the first box has been given away meanwhile: who adds a
+    piece finds the outsider, and holds no lock of the wave."""
+    async with guarded(database, NESTED, data_map("public.users", NESTED_OWNED)) as shop:
+        entered = await shop.close()
+        async with shop.writer(level) as mover, shop.writer() as giver, shop.writer() as adder:
+            if level == "read committed":
+                await mover.run("update part set box_id = 20 where id = 10")
+            await giver.run("update box set user_id = 12 where id = 10")
+            await giver.commit()
+            if level != "read committed":  # it sees the box as it was
+                await mover.run("update part set box_id = 20 where id = 10")
+            await adder.run("insert into piece values (1, 10)")
+            await mover.commit()
+            with pytest.raises(DomicileError) as caught:
+                async with shop.locked(entered):
+                    pass
+            assert caught.value.facts["entered"] == 1
+            await adder.commit()
+            async with shop.locked((await shop.drain()).entered) as lock:
+                assert await shop.value("select count(*) from public.piece") == 1
+                await depart(lock)
+
+
 async def test_an_order_made_counts_where_its_items_may_be_there_before_it(database: str) -> None:
     ddl = SHOP.replace(
         "order_id bigint references orders on delete cascade on update cascade",

@@ -126,7 +126,7 @@ async def test_an_unreachable_target_is_named_and_nothing_changes(store: Place) 
 
 async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) -> None:
     """Somebody holds a write open on a table of the move for longer than the budget."""
-    limits = replace(store.workspace.limits, fence_seconds_max=1.0, wave_tries=1)
+    limits = replace(store.workspace.limits, fence_seconds_max=1.0)
     question = Question(store.dataset, SOURCE, TARGET, where=ABROAD)
     plan = await commands.plan(store.workspace, question, limits=limits)
     async with await psycopg.AsyncConnection.connect(store.source, application_name="slow-job") as holder:

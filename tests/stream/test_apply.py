@@ -393,6 +393,43 @@ async def test_a_rehearsal_leaves_nothing_behind(shop: Destination) -> None:
     assert await shop.stored_position() == shop.position
 
 
+async def test_a_rehearsal_that_the_server_does_not_understand_costs_nothing(shop: Destination) -> None:
+    """The session forgets all that it had planned, because nobody knows what the server has of it."""
+    unknown = Statement(b"select nothing from public.nowhere", keep=True)
+    async with shop.apply() as apply:
+        await apply.rehearse([unknown])
+        await apply.finish([shop.transaction(await shop.insert("users", id="3", email="'c'"))])
+        with pytest.raises(Refused):
+            await (await apply.send([unknown]))
+        await apply.finish([shop.transaction(await shop.insert("users", id="4", email="'d'"))])
+    assert await shop.rows("select max(id) from public.users where id < 100") == [(4,)]
+
+
+async def test_a_large_transaction_is_not_cut_by_a_rehearsal(shop: Destination) -> None:
+    async with shop.apply() as apply:
+        first, last = shop.parts(
+            [await shop.insert("users", id="3", email="'c'")], [await shop.delete("users", id="3")]
+        )
+        await apply.submit([first])
+        with pytest.raises(DomicileError) as caught:
+            await apply.rehearse([])
+        assert caught.value.code is ErrorCode.PAUSE_BUDGET
+        await apply.finish([last])
+    assert await shop.stored_position() == shop.position
+
+
+async def test_a_rehearsal_that_is_cancelled_takes_the_session_with_it(shop: Destination) -> None:
+    """Nothing may be committed behind what it has opened."""
+    slow = Statement(b"select pg_catalog.pg_sleep(5)")
+    async with shop.apply() as apply:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(apply.rehearse([slow]), 0.3)
+        with pytest.raises(DomicileError) as caught:
+            await apply.finish([shop.transaction(await shop.insert("users", id="3", email="'c'"))])
+        assert caught.value.code is ErrorCode.INTERRUPTED
+    assert await shop.stored_position() is None
+
+
 async def test_a_rehearsal_without_the_lease_says_so(shop: Destination) -> None:
     async with shop.apply() as apply:
         await shop.conn.execute(b"update domicile.move set generation = generation + 1")

@@ -122,7 +122,7 @@ class Limits:
         1_000  # of a handover, as writers of the wave see it; beyond it the wave steps back and tries again
     )
     handover_tries: int = 20
-    wave_tries: int = 3  # of a wave that uses a budget up
+    wave_tries: int = 3  # of a live wave that uses a budget up
     wave_retry_seconds: float = 60.0  # until the second try; twice as long until each further one
     catch_up_seconds_max: float = 600.0  # for the stream to catch up, and again until a try of the handover begins
     lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from itertools import count
 from typing import Any
 
 from dbos import DBOS, SetWorkflowID, WorkflowStatus
@@ -131,22 +130,26 @@ async def _sweep(move_id: str) -> str:
 
 
 async def _pass_gate(move_id: str, no: int) -> str:
-    """One wave, unless a pause or an abort is asked for; again when due, where it used a budget up."""
-    for tries in count(1):
+    """One wave, unless a pause or an abort is asked for; again when due, where it used a budget up.
+
+    Whoever has left the cohort is taken out first. A wave that everybody has left has no phases, nor has one that was
+    rolled back.
+    """
+    number = 1
+    while number:
         outcome = await gate_step(move_id)
-        if outcome == Outcome.DONE:
-            outcome = await _wave(move_id, no)
-        if outcome != Outcome.FAILED or not await due_step(move_id, no, tries):
+        if outcome != Outcome.DONE:
             return outcome
-    raise AssertionError("nobody counts to an end")
+        outcome, anybody = await leavers_step(move_id, no)
+        if outcome != Outcome.DONE or not anybody:
+            return outcome
+        outcome = await _phases(move_id, no)
+        number = await due_step(move_id, no, number) if outcome == Outcome.FAILED else 0
+    return outcome
 
 
-async def _wave(move_id: str, no: int) -> str:
-    """Whoever has left the cohort is taken out first; then the phases of one wave, in order. A wave that everybody has
-    left has none, nor has one that was rolled back."""
-    outcome, anybody = await leavers_step(move_id, no)
-    if outcome != Outcome.DONE or not anybody:
-        return outcome
+async def _phases(move_id: str, no: int) -> str:
+    """The phases of one wave, in order."""
     for phase in PHASES_OF[carrier_of(move_id).move.mode]:
         outcome = await phase_step(move_id, no, phase.value)
         if outcome != Outcome.DONE:
@@ -214,8 +217,8 @@ async def phase_step(move_id: str, no: int, phase: str) -> str:
 
 
 @step
-async def due_step(move_id: str, no: int, tries: int) -> bool:
-    return await due.wait(carrier_of(move_id), no, tries, pause_point)
+async def due_step(move_id: str, no: int, number: int) -> int:
+    return await due.wait(carrier_of(move_id), no, number, pause_point)
 
 
 @step

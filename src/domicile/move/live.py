@@ -128,12 +128,13 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                     drained = await live.beside(_close(live, asking))
                     await live_verify.require_same_leaves(live)
                     await _expect(live)
-                    await live.beside(rehearse(live, locking))
+                    await rehearse(live, locking)
                     await live_verify.until_few(live)
-                    if await drain.entered(asking) != drained.entered:  # it would end the try under the lock
+                    if (
+                        await live.beside(drain.entered(asking)) != drained.entered
+                    ):  # it would end the try under the lock
                         drained = await live.beside(_drain(live, asking))
-                    async with monitor.quiet():
-                        return await attempt(live, drained.entered, locking)
+                    return await attempt(live, drained.entered, locking)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)

@@ -60,16 +60,26 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
     live.catchup.hold()
     try:
         await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
-        await _under_lock(live, entered, lock_session)
+        async with live.quiet():
+            await _under_lock(live, entered, lock_session)
     finally:
         live.catchup.go_on()
 
 
 async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> None:
-    """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing."""
-    await wave_lock.rehearse(lock_session, live.wave.source_id)
-    await live.here.sums(live.source, compare.no_rows(live.layout))
-    await live.apply.rehearse([*compare.rehearsal(live.there), _arrive(live, NO_WAVE)])
+    """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing.
+
+    The stream is held meanwhile: it would go on in the session at the target. Raises pause-budget when it cannot be.
+    """
+    live.catchup.hold()
+    try:
+        await live_verify.mark(live)  # from here on it sends nothing
+        await live.beside(live.catchup.landed())
+        await live.beside(wave_lock.rehearse(lock_session, live.wave.source_id))
+        await live.beside(live.here.sums(live.source, compare.no_rows(live.layout)))
+        await live.beside(live.apply.rehearse([*compare.rehearsal(live.there), _arrive(live, NO_WAVE)]))
+    finally:
+        live.catchup.go_on()
 
 
 async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:

@@ -61,6 +61,7 @@ class LiveWave:
     seal: str  # of the publication, which nobody may change under the stream
     leaves: frozenset[Leaf]  # of the tables at the source, when the wave was last compared in full
     closed: bool = field(default=False, init=False)  # the session at the target was given up, to know where it stands
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)  # held while the monitor asks the sites
     waited_ms: float = field(default=0.0, init=False)  # the longest that a writer may have waited
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
@@ -86,6 +87,15 @@ class LiveWave:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """The monitor asks nothing while the block runs: somebody waits, and it can ask later."""
+        await self.beside(self.looking.acquire())
+        try:
+            yield
+        finally:
+            self.looking.release()
 
     def waited(self, milliseconds: float) -> None:
         """A writer of the wave may have waited for so long."""

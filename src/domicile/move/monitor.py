@@ -34,23 +34,16 @@ class Monitor:
         self._live = live
         self.figures = LiveFigures()
         self._rates: list[tuple[float, int]] = []
-        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Until cancelled; raises when a budget is used up or the move is aborted."""
         live = self._live
         async with session(live.move.source) as source, session(live.move.target) as target:
             while True:
-                async with self._looking:
+                async with live.looking:
                     await self.look(source, target)
                 await slices.refuse_abort(live.carrier, live.wave.no)
                 await asyncio.sleep(EVERY_SECONDS)
-
-    @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
-        """No look falls into this block: while somebody waits, nothing is asked that can be asked later."""
-        async with self._looking:
-            yield
 
     async def note(self, **changes: object) -> None:
         """Change some figures and write them down."""

@@ -91,7 +91,7 @@ async def one_snapshot(side: str, conn: AsyncConnection) -> AsyncIterator[Sessio
         yield Sessions(side, free)
     finally:
         with suppress(psycopg.Error):  # it is broken: whoever asks next is told
-            await conn.rollback()
+            await conn.commit()  # after a rollback psycopg forgets what is prepared
 
 
 async def together(questions: Iterable[Coroutine[None, None, T]]) -> list[T]:

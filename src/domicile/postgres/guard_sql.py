@@ -70,7 +70,10 @@ class GuardSql:
         return sql.SQL(STATEMENTS["trigger_function"]).format(
             function=function_name(oid),
             find_old=self._find(table, "old", self._relinked(table, links), _NOWHERE),
-            find_new=self._find(table, "new", _YES if links else _NO, sql.SQL("came_from")),
+            # Found through other tables, the owner before may be another's by now: then it says nothing.
+            find_new=self._find(
+                table, "new", _YES if links else _NO, _NOWHERE if self.joins(table) else sql.SQL("came_from")
+            ),
             find_added=self._find(table, "new", _NO if certain else _YES, _NOWHERE),
             same_owner=same,
             comment=sql.Literal(comment),

@@ -34,6 +34,7 @@ _GET = "select array(select pg_catalog.current_setting(name) from pg_catalog.unn
 _SET = """
     select pg_catalog.set_config(name, value, false)
     from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as s (name, value)"""
+_REHEARSE_WITHIN = "set local lock_timeout = '100ms'"
 _REHEARSE = """
     select domicile.depart_wave(v.move_id, v.generation, w.id, w.home, w.epoch, '')
     from domicile.wave as w join domicile.move as v on v.move_id = w.move_id
@@ -91,6 +92,7 @@ async def rehearse(conn: Connection, wave_id: int) -> None:
     as the next, in which it compiles the functions and fills its caches."""
     with suppress(errors.LockNotAvailable):
         async with conn.transaction(force_rollback=True):
+            await conn.execute(_REHEARSE_WITHIN)
             await conn.execute(_REHEARSE, (wave_id,))
 
 

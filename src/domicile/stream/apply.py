@@ -31,7 +31,7 @@ from domicile.stream.layout import Layout
 from domicile.stream.leave import gone, leave
 from domicile.stream.params import position_of
 from domicile.stream.parts import Parts
-from domicile.stream.pipeline import ROLLBACK, Pipeline, Refused, Statement
+from domicile.stream.pipeline import REFUSED, ROLLBACK, Pipeline, Refused, Statement
 from domicile.stream.rounds import Rounds, changes_of
 from domicile.stream.rowwise import one_by_one
 
@@ -136,13 +136,7 @@ class Apply:
 
         Raises pause-budget while a transaction in parts is under way: it cannot be cut there.
         """
-        if self._parts.under_way:
-            raise DomicileError(
-                ErrorCode.PAUSE_BUDGET,
-                "a large transaction is still being applied",
-                safe="Nothing of this step has changed.",
-                hint="It is tried again.",
-            )
+        self._parts.require_whole()
         return list(one_by_one(changes_of(transactions), self._rounds.tables))
 
     async def leave(self, table: int, keys: Sequence[Key]) -> dict[int, list[Key]]:
@@ -187,16 +181,21 @@ class Apply:
         """Have this session plan ``statements`` and what `compose` makes, in a transaction that is rolled back: a
         session's first such statement takes ten times as long as the next. What they answer is of no interest.
 
-        Raises as `send` does.
+        Nothing may be submitted meanwhile. Raises pause-budget as `compose` does, and DomicileError when the session
+        is lost with it.
         """
+        self._parts.require_whole()
         await self._flight.idle()
-        assert not self._parts.under_way, "a transaction in parts"
         async with self._flight.sending:
-            await self._run(self._rounds.opening(self._flight.sent))
-            for statement in chain(statements, *(table.rehearsal() for table in self._rounds.tables)):
-                await self._pipe.send([_REHEARSAL, statement])
-                await self._pipe.send([_REHEARSED])  # in a round of its own: a refusal makes the server skip the rest
-            await self._run([ROLLBACK])
+            try:
+                opening = self._rounds.opening(self._flight.sent)
+                single = (table.rehearsal() for table in self._rounds.tables)
+                await _rehearse(self._pipe, opening, chain(statements, *single))
+            except Refused as refused:
+                raise self._flight.fail(self._rounds.error(refused, ())) from None
+            except asyncio.CancelledError:
+                self._flight.fail(closed())  # nothing may follow in its transaction
+                raise
 
     async def close(self) -> None:
         """Cancel what is under way and close the session. Idempotent."""
@@ -259,6 +258,26 @@ def _note(dirty: dict[int, dict[Key, int]], sent: int, transactions: Sequence[Tr
             if change.old_key is not None:
                 touched[change.old_key] = transaction.xid
     return after
+
+
+async def _rehearse(pipe: Pipeline, opening: Sequence[Statement], statements: Iterable[Statement]) -> None:
+    await pipe.run(opening)
+    answers = []
+    for statement in statements:
+        answers.append(await pipe.send([_REHEARSAL, statement]))
+        await pipe.send([_REHEARSED])  # in a round of its own: a refusal makes the server skip the rest
+    said = await asyncio.gather(*answers, return_exceptions=True)
+    if all(map(_was_planned, said)):
+        await pipe.run([ROLLBACK])
+    else:
+        await pipe.reset()
+
+
+def _was_planned(answer: object) -> bool:
+    """The server has the statement: it carried it out, or refused what it was about, a row that cannot be."""
+    if not isinstance(answer, Refused):
+        return not isinstance(answer, BaseException)
+    return answer.refusal.sqlstate == REFUSED or answer.refusal.sqlstate.startswith("23")
 
 
 def _not_next() -> DomicileError:

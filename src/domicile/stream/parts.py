@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.stream.change import Key, Transaction
 from domicile.stream.pipeline import Pipeline, Refused, Statement
 from domicile.stream.rounds import Rounds, may_be_order
@@ -28,6 +29,16 @@ class Parts:
         self._rounds = rounds
         self._held: dict[tuple[int, Key], None] = {}
         self.under_way = False
+
+    def require_whole(self) -> None:
+        """Raise pause-budget while a transaction in parts is under way: it cannot be cut there."""
+        if self.under_way:
+            raise DomicileError(
+                ErrorCode.PAUSE_BUDGET,
+                "a large transaction is still being applied",
+                safe="Nothing of this step has changed.",
+                hint="It is tried again.",
+            )
 
     async def take(self, part: Transaction, before: int) -> bool:
         """Carry out one part; with the last one the transaction is committed, and its position. True when the part

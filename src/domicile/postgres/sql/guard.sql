@@ -50,7 +50,8 @@ $body$;
 -- its lock shared to the end of the transaction, so that the mover, who takes it for himself, has nobody in flight. A departure is asked
 -- about under the lock, too: one that is undone (the target said no) is told to nobody. entering: the statement may make rows of other
 -- tables the member's, too, whose writers have found another owner, or none; the mover then drains once more. Not where the owner before
--- was of the same wave (came_from, which is what this function said of him): those writers hold its lock.
+-- was of the same wave (came_from, which is what this function said of him), and the row itself names its owner, so that nobody else can
+-- change him meanwhile: those writers hold the wave's lock.
 create or replace function domicile.guard_ask(wave pg_catalog.int4, ordinal pg_catalog.int4, relation pg_catalog.oid,
                                               entering pg_catalog.bool, came_from pg_catalog.int4)
 returns pg_catalog.int4 language plpgsql as $body$
