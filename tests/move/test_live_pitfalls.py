@@ -109,11 +109,12 @@ async def small(cluster: EmbeddedCluster, state: Path, encoding: str) -> AsyncIt
         await execute(cluster.conninfo(), create)
     source, target = map(cluster.conninfo, names)
     try:
-        await execute(source, SMALL_SCHEMA, SMALL_ROWS)
-        await execute(target, SMALL_SCHEMA)
+        ours = [make_conninfo(site, client_encoding="utf8") for site in (source, target)]  # the engine has its own
+        await execute(ours[0], SMALL_SCHEMA, SMALL_ROWS)
+        await execute(ours[1], SMALL_SCHEMA)
         state.mkdir(parents=True, exist_ok=True)
         (state / "small.map.yaml").write_text(SMALL_MAP)
-        yield Place(workspace_for(state, "small", state / "small.map.yaml", source, target), source, target, "small")
+        yield Place(workspace_for(state, "small", state / "small.map.yaml", source, target), *ours, "small")
     finally:
         for name in names:
             await drop_database(cluster, name)
