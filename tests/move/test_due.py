@@ -93,7 +93,7 @@ async def test_its_tries_are_counted(place: Place) -> None:
         assert await (await desk.conn.execute(events)).fetchone() == (2,)
 
 
-@pytest.mark.parametrize("order", ["abort", "pause"])
+@pytest.mark.parametrize("order", ["abort", pytest.param("pause", marks=pytest.mark.campaign)])
 async def test_an_order_is_heeded_while_it_waits(place: Place, order: str) -> None:
     async with in_the_way(place, replace(SHORT, wave_retry_seconds=600.0)) as moving:
         await waiting(place)
