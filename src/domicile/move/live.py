@@ -130,9 +130,8 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                     await _expect(live)
                     await rehearse(live, locking)
                     await live_verify.until_few(live)
-                    if (
-                        await live.beside(drain.entered(asking)) != drained.entered
-                    ):  # it would end the try under the lock
+                    now = await live.beside(drain.entered(asking))
+                    if now != drained.entered:  # it would end the try under the lock
                         drained = await live.beside(_drain(live, asking))
                     return await attempt(live, drained.entered, locking)
             except DomicileError as why:

@@ -2,6 +2,7 @@
 
     ready     little is missing at the target, few rows are touched and not compared, no writer is old
     closing   writers of the wave hold its lock from now on; those from before have ended            nobody waits
+    rehearse  the sessions plan what they will be asked under the lock                               nobody waits
     lock      the mover takes the lock for himself: writers in flight end, new ones wait             the pause begins
     depart    one commit at the source: departed, and a marker in the stream
     tail      the stream brings what was committed up to the marker; the source hashes all touched rows
