@@ -7,7 +7,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.move.live_kit import CATCHUP, COPY, PREPARE, arrived_whole, begun, owned, people, small_store, through
+from tests.move.live_kit import (
+    CATCHUP,
+    COPY,
+    PREPARE,
+    arrived_whole,
+    begun,
+    members,
+    owned,
+    people,
+    small_store,
+    through,
+    write,
+)
 from tests.move.places import Place, execute, scalar
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -33,11 +45,11 @@ async def place(
 
 async def gift(place: Place) -> tuple[int, str]:
     """An order of a member with what hangs from it, and the statement that gives it to another."""
-    members = await people(place.source)
-    for one in members:
+    indians = await people(place.source)
+    for one in indians:
         order = await scalar(place.source, f"select ({ORDER})", one)
         if order is not None:
-            return int(str(order)), GIVE.format(order, members[-1] if one != members[-1] else members[0])
+            return int(str(order)), GIVE.format(order, indians[-1] if one != indians[-1] else indians[0])
     raise AssertionError("nobody has ordered anything")
 
 
@@ -106,3 +118,19 @@ async def test_a_row_below_it_that_differs_is_found_all_the_same(place: Place, m
             with pytest.raises(DomicileError) as found:
                 await live_verify.touched_rows(live)
             assert found.value.code is ErrorCode.DISCREPANCY
+
+
+async def test_who_changes_market_while_the_wave_is_on_its_way_stays_home(place: Place) -> None:
+    """He is copied already: his rows at the target go, he is served by the source, and the others arrive."""
+    residents = await owned(place.target)
+    *others, emigrant = await people(place.source)
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        copied = "select count(*) from store.user_account where id = %s"
+        assert await scalar(place.target, copied, emigrant) == 1
+        await execute(place.source, f"update store.user_account set market = 'CN' where id = {emigrant}")
+        await through(carrier, CATCHUP)
+    await arrived_whole(place, residents)
+    assert await members(place, "departed") == others
+    assert await write(place.source, emigrant) == ""
+    assert await scalar(place.target, copied, emigrant) == 0

@@ -36,12 +36,14 @@ class Origin:
         self.orders: dict[int, Row] = {}
         self.items: dict[tuple[int, int], Row] = {}
         self.changes: list[Change] = []
+        self.pairs = 0
 
     def pair(self) -> list[Change]:
         """Two orders at least: their values can pass from one to the other."""
         self.changes = []
+        self.pairs += 1  # others may have got the values of the pair before
         for key in (1, 2):
-            self._order(key, (1, f"of {key}", None), Op.UPDATE if key in self.orders else Op.INSERT)
+            self._order(key, (1, f"{key} of {self.pairs}", None), Op.UPDATE if key in self.orders else Op.INSERT)
         return self.changes
 
     def swapped(self) -> list[Change]:

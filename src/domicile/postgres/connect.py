@@ -221,7 +221,7 @@ async def connect(
         # unscrubbed.
         raise _refused(conninfo, str(error)) from None
     try:
-        await _apply(connection, settings)
+        await _apply(connection, settings, conninfo)
         await connection.set_autocommit(autocommit)
     except BaseException:
         await connection.close()
@@ -242,12 +242,14 @@ def safe_conninfo(conninfo: str) -> str:
     return make_conninfo("", **parameters)
 
 
-async def _apply(connection: psycopg.AsyncConnection, settings: Mapping[str, str]) -> None:
+async def _apply(connection: psycopg.AsyncConnection, settings: Mapping[str, str], conninfo: str) -> None:
     if not settings:
         return
     try:
         await connection.execute(sql.SQL(_SET_ALL).format(list(settings), list(settings.values())))
     except psycopg.Error as error:
+        if connection.closed:  # it went away meanwhile, and has refused nothing
+            raise _refused(conninfo, str(error)) from None
         raise DomicileError(
             ErrorCode.SETTING_WRONG,
             f"the server refused a setting of the session: {error.diag.message_primary or error.sqlstate}",

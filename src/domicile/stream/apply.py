@@ -265,7 +265,8 @@ async def _rehearse(pipe: Pipeline, opening: Sequence[Statement], statements: It
     answers = []
     for statement in statements:
         answers.append(await pipe.send([_REHEARSAL, statement]))
-        await pipe.send([_REHEARSED])  # in a round of its own: a refusal makes the server skip the rest
+        # In a round of its own: a refusal makes the server skip the rest of one.
+        answers.append(await pipe.send([_REHEARSED]))
     said = await asyncio.gather(*answers, return_exceptions=True)
     if all(map(_was_planned, said)):
         await pipe.run([ROLLBACK])

@@ -215,7 +215,8 @@ class Traffic:
         made = course.transaction
         if made.like is not None:
             self._ledger.people[done.user] = Person(made.like.market, done.site)
-            self._users.append(done.user)
+            if not answer.doubt:  # else nobody knows whether there is such a user
+                self._users.append(done.user)
         effects = made.effects(answer.results)
         if answer.doubt:
             self._ledger.doubt(done, effects)
