@@ -139,7 +139,8 @@ def test_the_survey_is_shown_with_what_a_person_decided(told: tuple[dict[str, An
         assert table in talk
 
 
-@pytest.mark.parametrize("columns", [60, pytest.param(120, marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("columns", [60, 120])
 def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
     process = start(tmpdir_of_demo, COLUMNS=str(columns))
     out, err = process.communicate(timeout=240)
@@ -158,7 +159,7 @@ def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
         pytest.param(1.5, signal.SIGTERM, marks=pytest.mark.campaign),
         pytest.param(3.0, signal.SIGINT, marks=pytest.mark.campaign),
         (6.0, signal.SIGTERM),
-        (9.0, signal.SIGINT),
+        pytest.param(9.0, signal.SIGINT, marks=pytest.mark.campaign),
     ],
 )
 def test_stopped_at_any_moment_it_leaves_nothing(tmpdir_of_demo: Path, after_s: float, number: signal.Signals) -> None:

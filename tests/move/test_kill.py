@@ -145,6 +145,7 @@ async def finished(place: Place, process: Mover, move: str, before: object) -> N
     await judge(place, before)
 
 
+@pytest.mark.campaign
 async def test_killed_at_every_point_of_a_move_and_its_purge(place: Place) -> None:
     """One process after the other, each killed a little further on in the second wave: a finished one is there, too."""
     before = await total(place)
@@ -188,6 +189,7 @@ async def test_killed_while_stepping_back(place: Place) -> None:
         await finished(place, process, move, before)
 
 
+@pytest.mark.campaign
 async def test_killed_again_and_again(company: Company) -> None:
     """Each attempt is killed a little further on; the last one finishes."""
     before = await total(company)

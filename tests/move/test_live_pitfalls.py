@@ -120,6 +120,7 @@ async def small(cluster: EmbeddedCluster, state: Path, encoding: str) -> AsyncIt
             await drop_database(cluster, name)
 
 
+@pytest.mark.campaign
 async def test_sites_of_another_encoding(pg18: EmbeddedCluster, scratch: Path, tmp_path: Path) -> None:
     async with small(pg18, scratch / tmp_path.name, "LATIN1") as place:
         async with begun(place, "market = 'DE'") as carrier:

@@ -393,6 +393,7 @@ class Line:
         writer.close()
 
 
+@pytest.mark.campaign
 async def test_a_worker_that_is_cut_off_is_taken_over(firm: Firm) -> None:
     """Its sessions stay open on both ends, as far as anybody can see."""
     before = await total(firm.company)
