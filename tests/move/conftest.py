@@ -7,13 +7,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.move.places import Place, cloned, execute, workspace_for
+from tests.move.live_kit import small_store
+from tests.move.mover import Mover, mover
+from tests.move.places import STORE_MAP, Place, cloned, execute, workspace_for
 
 from domicile import world
 from domicile.sites.embedded import EmbeddedCluster
 
 USERS_SCALE = 0.01  # 200 users, about 10,000 rows
-STORE_MAP = Path(world.__file__).parent / "store.map.yaml"
 # Whole moves take seconds: the pair that has both versions in it is enough for every day.
 VERSIONS = [pytest.param("18-18", marks=pytest.mark.campaign), "15-18"]
 
@@ -71,6 +72,22 @@ async def store_15(
     async with cloned(pg15, store_source_15) as source, cloned(pg18, store_target) as target:
         state = scratch / f"state-{tmp_path.name}"
         yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
+
+
+@pytest.fixture
+async def place(
+    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
+) -> AsyncIterator[Place]:
+    """A store at two sites, 18 -> 18, with small waves and a control database that many processes reach."""
+    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
+        yield place
+
+
+@pytest.fixture
+async def process(place: Place) -> AsyncIterator[Mover]:
+    """A process that carries moves there, and can be killed."""
+    async with mover(place.workspace) as running:
+        yield running
 
 
 @pytest.fixture(params=VERSIONS)

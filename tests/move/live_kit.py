@@ -13,8 +13,7 @@ import time
 
 import psycopg
 from tests.conftest import create_database, drop_database
-from tests.move.conftest import STORE_MAP
-from tests.move.places import SOURCE, TARGET, Place, execute, scalar, workspace_for
+from tests.move.places import SOURCE, STORE_MAP, TARGET, Place, execute, scalar, workspace_for
 
 from domicile import commands
 from domicile.commands.desk import carrier_for, open_desk

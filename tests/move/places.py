@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from domicile import commands
+from domicile import commands, world
 from domicile.model.plan import Limits, Mode
 from domicile.model.site import Dataset, DatasetName, Site, SiteName
 from domicile.model.workspace import Workspace
@@ -22,6 +22,7 @@ from domicile.sites.embedded import EmbeddedCluster
 apply_cold = partial(commands.apply, mode=Mode.COLD)
 SMALL = Limits(wave_subjects_max=60, canary_subjects_max=5, chunk_rows=200, purge_chunk_rows=100)
 SOURCE, TARGET = SiteName("beijing"), SiteName("singapore")
+STORE_MAP = Path(world.__file__).parent / "store.map.yaml"
 _numbers = itertools.count(1)
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from tests.move.conftest import STORE_MAP
-from tests.move.places import SOURCE, TARGET, Place, apply_cold, every_row, execute, scalar, together
+from tests.move.places import SOURCE, STORE_MAP, TARGET, Place, apply_cold, every_row, execute, scalar, together
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode

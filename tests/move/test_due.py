@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.move.live_kit import (
@@ -16,7 +15,6 @@ from tests.move.live_kit import (
     open_transaction,
     owned,
     plan_of,
-    small_store,
     traces,
     until,
 )
@@ -28,7 +26,6 @@ from domicile.model.errors import ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Limits, Mode
 from domicile.model.report import MoveStatus
-from domicile.sites.embedded import EmbeddedCluster
 
 SLOTS = "select count(*) from pg_replication_slots where database = current_database()"
 # A write lock, and no transaction id: it is in the way of a handover, and not of a slot.
@@ -36,14 +33,6 @@ IN_THE_WAY = "lock table store.review in row exclusive mode"
 SHORT = replace(
     ONE, fence_seconds_max=0.5, catch_up_seconds_max=1.0, handover_tries=1, wave_tries=3, wave_retry_seconds=1.0
 )
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
 
 
 async def waiting(place: Place) -> str:

@@ -13,10 +13,9 @@ import signal
 import sys
 
 import pytest
-from tests.move.conftest import STORE_MAP
 from tests.move.live_kit import small_store
 from tests.move.mover import Mover, mover
-from tests.move.places import SOURCE, TARGET, Place, cloned, every_row, execute, scalar, together
+from tests.move.places import SOURCE, STORE_MAP, TARGET, Place, cloned, every_row, execute, scalar, together
 from tests.move.test_cold_move import in_scope
 
 from domicile import commands

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -24,7 +23,6 @@ from tests.move.live_kit import (
     owned,
     people,
     refused,
-    small_store,
     through,
     until,
     write,
@@ -37,7 +35,6 @@ from domicile.move import live, live_handover, stepback
 from domicile.move.carrier import Carrier
 from domicile.move.failpoints import Failpoints
 from domicile.move.live_wave import LiveWave
-from domicile.sites.embedded import EmbeddedCluster
 
 SHORT = replace(ONE, pause_ms_max=400)
 TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
@@ -157,14 +154,6 @@ class Line:
                 with suppress(ConnectionError):
                     back.write(data)
         back.close()
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
 
 
 @asynccontextmanager

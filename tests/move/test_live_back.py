@@ -4,13 +4,11 @@ every wave keeps one home, and there is a way on."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tests.move.live_kit import FEW, INDIA, Owned, marks, one_home, owned, plan_of, rows_of, small_store, traces, write
-from tests.move.mover import Mover, mover
+from tests.move.live_kit import FEW, INDIA, Owned, marks, one_home, owned, plan_of, rows_of, traces, write
+from tests.move.mover import Mover
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 
 from domicile import commands
@@ -19,7 +17,6 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan, Question, WayBack
 from domicile.model.report import MoveStatus
-from domicile.sites.embedded import EmbeddedCluster
 
 OF_WAVE = """
     select array_agg(m.subject order by m.subject) from domicile.member as m
@@ -28,20 +25,6 @@ REVIEW = "insert into store.review (user_id, product_id, stars, body) values ({}
 REVIEWS = "select count(*) from store.review where body = 'written after the handover'"
 WRITTEN_BY = "select xmin::text from store.user_account where id = %s"
 ROLL_BACK_FAILS = "live.departed:error"
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
-
-
-@pytest.fixture
-async def process(place: Place) -> AsyncIterator[Mover]:
-    async with mover(place.workspace) as running:
-        yield running
 
 
 def failing(place: Place, point: str) -> Place:

@@ -3,9 +3,7 @@ continues. At each point also an error, and an abort."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.move.live_kit import (
@@ -16,12 +14,11 @@ from tests.move.live_kit import (
     no_trace,
     one_home,
     plan_of,
-    small_store,
     traces,
     until,
     write,
 )
-from tests.move.mover import Mover, mover
+from tests.move.mover import Mover
 from tests.move.places import Place, every_row
 
 from domicile import commands
@@ -30,7 +27,6 @@ from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
 from domicile.model.report import MoveStatus
 from domicile.move.failpoints import POINTS
-from domicile.sites.embedded import EmbeddedCluster
 
 # In the order in which a wave meets them.
 PREPARING = ("prepare.source_registered", "prepare.target_registered", "prepare.reserved")
@@ -38,20 +34,6 @@ COPYING = ("copy.before", "copy.chunk_committed", "copy.done")
 CROSSING = ("live.catchup", "live.verify", "live.armed", "live.closing", "live.locked", "live.departed", "live.arrived")
 THERE = (*PREPARING, *COPYING, *CROSSING, "live.published", "live.sealed")
 BACK = ("rollback.prepared", *CROSSING, "live.published", "rollback.arrived")
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
-
-
-@pytest.fixture
-async def process(place: Place) -> AsyncIterator[Mover]:
-    async with mover(place.workspace) as running:
-        yield running
 
 
 async def only_move(place: Place) -> str:

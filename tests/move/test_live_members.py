@@ -3,9 +3,6 @@ nothing of it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from tests.move.live_kit import (
     CATCHUP,
@@ -16,7 +13,6 @@ from tests.move.live_kit import (
     members,
     owned,
     people,
-    small_store,
     through,
     write,
 )
@@ -25,7 +21,6 @@ from tests.move.places import Place, execute, scalar
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.move import live_verify
 from domicile.move.live_wave import LiveWave, open_live
-from domicile.sites.embedded import EmbeddedCluster
 
 ORDER = """
     select o.id from store.orders as o where exists (select from store.order_item as i where i.order_id = o.id)
@@ -33,14 +28,6 @@ ORDER = """
 GIVE = """
     update store.orders set user_id = {1}, address_id = (select min(id) from store.address where user_id = {1})
     where id = {0}"""
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
 
 
 async def gift(place: Place) -> tuple[int, str]:

@@ -19,7 +19,6 @@ from tests.move.live_kit import (
     owned,
     people,
     refused,
-    small_store,
     through,
 )
 from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar, together, workspace_for
@@ -52,14 +51,6 @@ tables:
   public.note: {role: owned, owner: 'person_id -> public.person(id)'}
 """
 IN_SCOPE = {"public.person", "public.note"}
-
-
-@pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
 
 
 async def test_a_slot_that_was_made_anew_is_lost(place: Place) -> None:

@@ -63,14 +63,6 @@ HUGE = """
 
 
 @pytest.fixture
-async def place(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
-) -> AsyncIterator[Place]:
-    async with small_store((pg18, pg18), (store_source, store_target), scratch / tmp_path.name) as place:
-        yield place
-
-
-@pytest.fixture
 async def place_15(
     pg15: EmbeddedCluster,
     pg18: EmbeddedCluster,

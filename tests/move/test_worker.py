@@ -17,8 +17,7 @@ import time
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pytest
 from tests.conftest import create_database, drop_database
-from tests.move.conftest import STORE_MAP
-from tests.move.places import cloned, execute, scalar
+from tests.move.places import STORE_MAP, cloned, execute, scalar
 from tests.move.test_kill import CONFIG, Company, judge, total
 
 from domicile.sites.embedded import EmbeddedCluster
