@@ -78,7 +78,7 @@ class LimitsEntry(Entry):
     handover_tries: int = Field(default=_DEFAULTS.handover_tries, ge=1)
     """How often a live handover is tried before its wave fails."""
     wave_tries: int = Field(default=_DEFAULTS.wave_tries, ge=1)
-    """How often a wave is tried that uses a budget up, before the move stops."""
+    """How often a live wave is tried that uses a budget up, before the move stops."""
     wave_retry_seconds: float = Field(default=_DEFAULTS.wave_retry_seconds, ge=0)
     """How long it waits until it is tried again, in seconds; twice as long each time."""
     catch_up_seconds_max: float = Field(default=_DEFAULTS.catch_up_seconds_max, gt=0)
