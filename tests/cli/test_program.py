@@ -136,7 +136,7 @@ sites:
   singapore: {{jurisdiction: SG, conninfo: "{without} password=${{SITE_PASSWORD}}"}}
 datasets:
   app: {{map: app.map.yaml, at: {{beijing: dbname={names[0]}, singapore: dbname={names[1]}}}}}
-limits: {{canary_subjects_max: 2, wave_subjects_max: 8}}
+limits: {{canary_subjects_max: 2, wave_subjects_max: 8, settle_seconds: 0}}
 """
     )
     (tmp_path / "app.map.yaml").write_text(MAP)

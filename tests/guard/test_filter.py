@@ -9,7 +9,9 @@ from tests.guard.kit import HERE, Guarded, register
 from domicile.postgres import guard, guard_filter
 
 BODY = "select prosrc from pg_proc where proname = 'guard_filter'"
+BODY_AND_VERSION = "select xmin::text || prosrc from pg_proc where proname = 'guard_filter'"
 NARROW = "select pg_catalog.get_bit"
+OF_A_MEMBER = "update orders set note = note || 'n' where id = 20"
 
 
 async def test_a_session_that_has_used_it_hears_of_the_next_fence(any_shop: Guarded) -> None:
@@ -46,6 +48,39 @@ async def test_it_is_open_between_the_fence_and_the_drain_and_narrow_after(shop:
         await shop.mark(mark)
         assert (await shop.value(BODY)).strip().startswith(NARROW)
     await shop.mark("open")
+    assert await guard_filter.refresh(shop.conn)
+    assert not await guard_filter.refresh(shop.conn)
+    await shop.mark("fenced")
+    assert await shop.value(BODY) == "select true"
+
+
+@pytest.mark.parametrize("mark", ["closing", "fenced"])
+async def test_a_wave_that_it_knows_before_is_fenced_without_a_change(any_shop: Guarded, mark: str) -> None:
+    shop = any_shop
+    assert await guard.arm(shop.conn, shop.tables, wave_id=shop.wave)
+    assert not await guard.arm(shop.conn, shop.tables, wave_id=shop.wave)
+    before = await shop.value(BODY_AND_VERSION)
+    assert NARROW in before
+    async with shop.writer() as writer:
+        await writer.run(OF_A_MEMBER)
+        await writer.commit()
+        await shop.mark(mark)
+        await shop.drain()
+        assert await shop.value(BODY_AND_VERSION) == before
+        if mark == "fenced":
+            await writer.refused(OF_A_MEMBER, "DM002")
+        else:
+            await writer.run(OF_A_MEMBER)
+            assert await shop.holders() == [writer.conn.info.backend_pid]
+
+
+async def test_one_member_that_it_does_not_know_voids_it(any_shop: Guarded) -> None:
+    shop = any_shop
+    await guard.arm(shop.conn, shop.tables, wave_id=shop.wave)
+    stranger = await shop.value("select min(n) from generate_series(10, 100) as n where not domicile.guard_filter(n)")
+    await shop.conn.execute(
+        "insert into domicile.member (wave, ordinal, subject) values (%s, 99, %s)", (shop.wave, stranger)
+    )
     await shop.mark("fenced")
     assert await shop.value(BODY) == "select true"
 

@@ -36,7 +36,14 @@ QUIET = 3  # every so many-th user is left alone by the writers
 RATE = 60.0
 SECONDS_MAX = 60.0
 # A canary and two waves of Indians.
-FEW = Limits(wave_subjects_max=20, canary_subjects_max=4, chunk_rows=300, purge_chunk_rows=300, handover_tries=60)
+FEW = Limits(
+    wave_subjects_max=20,
+    canary_subjects_max=4,
+    chunk_rows=300,
+    purge_chunk_rows=300,
+    handover_tries=60,
+    settle_seconds=0,
+)
 # All Indians at once.
 ONE = replace(FEW, wave_subjects_max=500, canary_subjects_max=0, fence_seconds_max=30.0)
 

@@ -20,7 +20,7 @@ from domicile.model.workspace import Workspace
 from domicile.sites.embedded import EmbeddedCluster
 
 apply_cold = partial(commands.apply, mode=Mode.COLD)
-SMALL = Limits(wave_subjects_max=60, canary_subjects_max=5, chunk_rows=200, purge_chunk_rows=100)
+SMALL = Limits(wave_subjects_max=60, canary_subjects_max=5, chunk_rows=200, purge_chunk_rows=100, settle_seconds=0)
 SOURCE, TARGET = SiteName("beijing"), SiteName("singapore")
 STORE_MAP = Path(world.__file__).parent / "store.map.yaml"
 _numbers = itertools.count(1)

@@ -87,7 +87,7 @@ async def carried(place: Place, where: str = INDIA, limits: Limits | None = None
             yield carrier
 
 
-ONE_WAVE = Limits(wave_subjects_max=500, canary_subjects_max=0, chunk_rows=50, purge_chunk_rows=50)
+ONE_WAVE = Limits(wave_subjects_max=500, canary_subjects_max=0, chunk_rows=50, purge_chunk_rows=50, settle_seconds=0)
 
 
 async def through(carrier: Carrier, no: int, *phases: Phase) -> None:

@@ -51,6 +51,7 @@ limits:
   canary_subjects_max: 5
   chunk_rows: 200
   purge_chunk_rows: 100
+  settle_seconds: 0
 """
 
 

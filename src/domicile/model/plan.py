@@ -124,6 +124,9 @@ class Limits:
     handover_tries: int = 20
     wave_tries: int = 3  # of a live wave that uses a budget up
     wave_retry_seconds: float = 60.0  # until the second try; twice as long until each further one
+    settle_seconds: float = (
+        2.0  # behind a change of the guard, in which sessions plan their writes anew; a quarter after a handover
+    )
     catch_up_seconds_max: float = 600.0  # for the stream to catch up, and again until a try of the handover begins
     lag_bytes_max: int = 1024 * 1024  # how far behind a wave may be when its handover begins
     wal_bytes_max: int = 16 * 1024 * 1024 * 1024  # that the source keeps for the stream

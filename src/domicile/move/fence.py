@@ -24,12 +24,18 @@ async def run(carrier: Carrier, no: int) -> None:
     limits = move.plan.limits
     tables = move.data_map.in_scope()
     async with carrier.sites() as (source, target):
-        await guard.arm(source, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max)
-        await move.failpoints.reach("fence.armed")
         at_source = await waves.find_wave(source, move.move_id, no)
         at_target = await waves.find_wave(target, move.move_id, no)
         assert at_source is not None, "frozen when the move began"
         assert at_target is not None, "registered by prepare"
+        await guard.arm(
+            source,
+            tables,
+            wave_id=at_source.id,
+            lock_timeout_ms=limits.lock_timeout_ms,
+            seconds_max=limits.fence_seconds_max,
+        )
+        await move.failpoints.reach("fence.armed")
         await carrier.figures.fenced(move.move_id, no)
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)

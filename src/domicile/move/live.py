@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _CARRYING = "carrying the wave"
 LOOK_SECONDS = 0.1
+REST_SHARE = 0.25  # of settle_seconds, after the handover
 UNREACHABLE_SECONDS_MAX = 60.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
 # Why a handover steps back and is tried again; everything else ends the wave's attempt.
@@ -71,6 +72,8 @@ async def run(carrier: Carrier, no: int) -> None:
             log.warning("wave %s: %s; the stream is opened again", no, why.message)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
+    # Everybody who waited comes to the new home at once, and is served before we ask for more.
+    await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     if not carrier.move.back:
         await seal(carrier, no)
 
@@ -123,7 +126,8 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
         for number in range(1, limits.handover_tries + 1):
             await _until_ready(live, monitor)
             try:
-                await live.beside(_arm(live, asking))
+                if await live.beside(_arm(live, asking)):
+                    await _until_ready(live, monitor)
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.require_same_leaves(live)
@@ -151,12 +155,21 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
     raise AssertionError("there is at least one try")
 
 
-async def _arm(live: LiveWave, asking: AsyncConnection) -> None:
-    """The guard runs at the site that loses the wave. Once only: what is armed already takes no lock."""
+async def _arm(live: LiveWave, asking: AsyncConnection) -> bool:
+    """The guard runs at the site that loses the wave, and knows its members; True when that is new, and the application
+    has had its time to settle. Once only: what is armed already takes no lock."""
     move, limits = live.move, live.move.plan.limits
-    tables = move.data_map.in_scope()
-    await guard.arm(asking, tables, lock_timeout_ms=limits.lock_timeout_ms, seconds_max=limits.fence_seconds_max)
+    changed = await guard.arm(
+        asking,
+        move.data_map.in_scope(),
+        wave_id=live.wave.source_id,
+        lock_timeout_ms=limits.lock_timeout_ms,
+        seconds_max=limits.fence_seconds_max,
+    )
     await move.failpoints.reach("live.armed")
+    if changed:
+        await asyncio.sleep(limits.settle_seconds)
+    return changed
 
 
 def _lost(live: LiveWave) -> DomicileError:

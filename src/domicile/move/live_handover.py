@@ -5,7 +5,7 @@
     rehearse  the sessions plan what they will be asked under the lock                               nobody waits
     lock      the mover takes the lock for himself: writers in flight end, new ones wait             the pause begins
     depart    one commit at the source: departed, and a marker in the stream
-    tail      the stream brings what was committed up to the marker; the source hashes all touched rows
+    tail      the stream brings what was committed up to the marker; all touched rows are hashed at the source
     arrive    one round trip: the target applies the tail, compares the hashes, becomes the home     point of no return
     release   the lock is free: who waited is told the new home                                      the pause ends
     publish   the directory knows; the copy that stays behind is sealed
@@ -18,10 +18,11 @@ so for it the wave is not fit and goes back (`recover`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 import secrets
 import time
+from typing import TypeVar
 
 import psycopg
 
@@ -32,6 +33,7 @@ from domicile.move import live_verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
+from domicile.postgres.checksum import Part
 from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
@@ -40,6 +42,7 @@ from domicile.stream.change import Transaction
 from domicile.stream.compare import Keys
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
+T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has.
@@ -107,17 +110,21 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
     move, wave = live.move, live.wave
     content = secrets.token_hex(8).encode()
     marker = live.catchup.expect(content)
-    await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
-    try:
-        await move.failpoints.reach("live.departed")
-        async with _until(deadline):
-            await live_verify.require_same_leaves(live)  # what came or went since is behind the departure
-            tail = await live.beside(marker)
-            keys = compare.merged(live.dirty(), _keys_of(tail))
-            statements = [*live.apply.compose(tail), *await _equal(live, keys), _arrive(live, live.wave.target_id)]
-    except BaseException as trouble:
-        await _back(live, lock)
-        raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
+    touched = live.dirty()
+    async with _meanwhile(live.here.sums(live.source, touched)) as sums:
+        await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+        try:
+            await move.failpoints.reach("live.departed")
+            async with _until(deadline):
+                equal = _equal(live, touched, await live.beside(sums))
+                await live_verify.require_same_leaves(live)  # what came or went since is behind the departure
+                tail = await live.beside(marker)
+                last = _last(live, touched, tail)
+                equal += _equal(live, last, await live.here.sums(live.source, last))
+                statements = [*live.apply.compose(tail), *equal, _arrive(live, live.wave.target_id)]
+        except BaseException as trouble:
+            await _back(live, lock)
+            raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
     try:
         async with _until(deadline):
             await (await live.apply.send(statements, tail))
@@ -198,10 +205,9 @@ async def _arrived(live: LiveWave) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-async def _equal(live: LiveWave, keys: Keys) -> list[Statement]:
+def _equal(live: LiveWave, keys: Keys, ours: Mapping[int, Part]) -> list[Statement]:
     """Statements that refuse the arrival unless the touched rows hash at the target as they do at the source, where
     nobody can write them now, and what they refer to is there."""
-    ours = await live.here.sums(live.source, keys)
     equal = [live.there.require(no, keys[no], part) for no, part in ours.items()]
     return [*equal, *(one for no in ours for one in live.there.require_parents(no, keys[no]))]
 
@@ -211,15 +217,20 @@ def _arrive(live: LiveWave, wave_id: int) -> Statement:
     return Statement(_ARRIVE, values, keep=True)
 
 
-def _keys_of(tail: list[Transaction]) -> Keys:
-    keys: dict[int, list[bytes]] = {}
+def _last(live: LiveWave, touched: Keys, tail: list[Transaction]) -> Keys:
+    """What is to be compared besides ``touched``: the rows of the tail, and those of a transaction that the stream was
+    carrying out when it was told to hold."""
+    keys = {no: dict.fromkeys(listed) for no, listed in live.dirty().items()}
+    for no, known in touched.items():
+        for key in known:
+            keys.get(no, {}).pop(key, None)
     for transaction in tail:
         for change in transaction.changes:
-            touched = keys.setdefault(change.table, [])
-            touched.append(change.key)
+            these = keys.setdefault(change.table, {})
+            these[change.key] = None
             if change.old_key is not None:
-                touched.append(change.old_key)
-    return keys
+                these[change.old_key] = None
+    return {no: list(these) for no, these in keys.items() if these}
 
 
 async def round_trip(live: LiveWave) -> float:
@@ -230,6 +241,18 @@ async def round_trip(live: LiveWave) -> float:
         await live.target.execute("select")
         taken.append((time.monotonic() - begun) * 1000)
     return min(taken)
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """``work`` while the block runs; what is left of it at the end is of no interest."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        task.cancelled() or task.exception()
 
 
 @asynccontextmanager

@@ -106,11 +106,13 @@ async def arm(
     conn: Connection,
     tables: Iterable[TableName],
     *,
+    wave_id: int | None = None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     seconds_max: float = SECONDS_MAX,
-) -> None:
-    """Enable the guard's triggers on the tables and all their partitions. Idempotent; what is armed already takes no
-    lock.
+) -> bool:
+    """Enable the guard's triggers on the tables and all their partitions, and let the filter know the members of
+    ``wave_id``, which is to be fenced next. Idempotent; what is armed already takes no lock. True when something was
+    changed: for a second or two then, every session plans its writes anew.
 
     One short transaction per relation. A try waits ``lock_timeout_ms`` at most, and is not made while a transaction
     older than that holds the table: other writers queue no longer than one try. Raises fence-budget with the blockers
@@ -118,9 +120,10 @@ async def arm(
     """
     deadline = time.monotonic() + seconds_max
     found = await relations(conn, tables)
-    # Fresh statistics discard the cached plans of the guard's lookups, which may stem from when the wave had no
-    # members.
-    await conn.execute("analyze domicile.wave, domicile.member")
+    changed = False
+    if not all(relation.armed for relation in found):
+        # Lookups planned when there were no members yet. Later ones are analyzed by whoever stores them.
+        await conn.execute("analyze domicile.wave, domicile.member")
     for relation in found:
         if relation.oid == relation.root and TRIGGER not in relation.present:
             raise _not_installed(relation)
@@ -131,7 +134,8 @@ async def arm(
         statements = [_switch(relation, "enable", trigger) for trigger in sorted(off)]
         if off:
             await with_lock(conn, relation, statements, lock_timeout_ms, deadline)
-    await guard_filter.refresh(conn)
+            changed = True
+    return await guard_filter.refresh(conn, wave_id) or changed
 
 
 async def disarm(

@@ -1,10 +1,10 @@
-"""The guard's filter: a bitmap over hashes of the keys of all members who are between homes or departed, in a
-function's text.
+"""The guard's filter: a bitmap over hashes of the keys of all members who are between homes or departed, or
+about to be, in a function's text.
 
 Most writes are by people who do not move. The look into ``domicile.member`` for each costs them 3 % more of a short
 transaction than this constant does (``benchmarks/guard.py``). The filter is only ever behind in one direction: a fence
-voids it in its own transaction (see ``note_fence`` in ``sql/site.sql``), and `refresh` narrows it to what is then
-there.
+whose members it does not know voids it in its own transaction (see ``note_fence`` in ``sql/site.sql``), and `refresh`
+narrows it to what is then there.
 """
 
 from __future__ import annotations
@@ -30,32 +30,35 @@ _BODY = """
            operator(pg_catalog.=) 1"""
 
 
-async def refresh(conn: Connection) -> None:
-    """Make the filter fit the waves that refuse writers now. Idempotent: one that fits is left, because every session
-    plans its triggers anew behind a change. Does nothing where the kind of key has no filter.
+async def refresh(conn: Connection, soon: int | None = None) -> bool:
+    """Make the filter fit the waves that refuse writers now, and wave ``soon``, which is about to; True when it was
+    changed. Idempotent: one that fits is left, because every session plans its triggers anew behind a change. That is
+    also why a wave should be in it a while before somebody waits for its writers. Does nothing where the kind of key
+    has no filter.
 
     Its own transaction; waits for a fence that is being written, and holds up the next one for as long.
     """
     async with conn.transaction():
         await conn.execute(_LOCK)
-        row = await (await conn.execute(STATEMENTS["filter_type"])).fetchone()
+        row = await (await conn.execute(STATEMENTS["filter_type"], {"soon": soon})).fetchone()
         if row is None:
-            return
+            return False
         kind, members, now = row
         body: sql.Composable = sql.SQL("select true") if members else sql.SQL("select false")
         if 0 < members <= MEMBERS_MAX:
-            body = await _bitmap(conn, kind, members)
+            body = await _bitmap(conn, kind, members, soon)
         if body.as_string(conn) == now:
-            return
+            return False
         statement = sql.SQL(STATEMENTS["filter"]).format(type=KEY_TYPES[kind], body=sql.Literal(body.as_string(conn)))
         await conn.execute(statement)
+        return True
 
 
-async def _bitmap(conn: Connection, kind: str, members: int) -> sql.Composed:
+async def _bitmap(conn: Connection, kind: str, members: int, soon: int | None) -> sql.Composed:
     bits = min(max(BITS_MIN, 1 << (BITS_PER_MEMBER * members - 1).bit_length()), BITS_MAX)
     bitmap = bytearray(bits // 8)
     statement = sql.SQL(STATEMENTS["filter_bits"]).format(hash=_HASHES[kind], type=KEY_TYPES[kind])
-    for (bit,) in await (await conn.execute(statement, {"mask": bits - 1})).fetchall():
+    for (bit,) in await (await conn.execute(statement, {"mask": bits - 1, "soon": soon})).fetchall():
         bitmap[bit // 8] |= 1 << bit % 8
     return sql.SQL(_BODY).format(
         bitmap=sql.Literal(base64.b64encode(bitmap).decode()), hash=_HASHES[kind], mask=sql.Literal(bits - 1)

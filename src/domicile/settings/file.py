@@ -81,6 +81,9 @@ class LimitsEntry(Entry):
     """How often a live wave is tried that uses a budget up, before the move stops."""
     wave_retry_seconds: float = Field(default=_DEFAULTS.wave_retry_seconds, ge=0)
     """How long it waits until it is tried again, in seconds; twice as long each time."""
+    settle_seconds: float = Field(default=_DEFAULTS.settle_seconds, ge=0)
+    """How long the application is left alone when the guard has changed before a live handover, in seconds, because its
+    sessions plan their writes anew then; and a quarter of it after a handover."""
     catch_up_seconds_max: float = Field(default=_DEFAULTS.catch_up_seconds_max, gt=0)
     """How long a live wave may take to catch up, and again until a try of its handover may begin, in seconds."""
     lag_bytes_max: int = Field(default=_DEFAULTS.lag_bytes_max, ge=1)

@@ -230,11 +230,6 @@ def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]
     return [no for no in sorted(ours.keys() | theirs.keys()) if ours.get(no, nothing) != theirs.get(no, nothing)]
 
 
-def merged(one: Keys, other: Keys) -> dict[int, list[Key]]:
-    """Both, each key once."""
-    return {no: list({*one.get(no, ()), *other.get(no, ())}) for no in one.keys() | other.keys()}
-
-
 def count(keys: Keys) -> int:
     """How many rows these are."""
     return sum(map(len, keys.values()))

@@ -108,8 +108,8 @@ revoke all on function domicile.guard_snapshot(), domicile.guard_truncate(),
 -- name: filter
 -- False for a key that no wave closing, between homes or departed has; true for all others and a few more. SQL, so that it is inlined into the
 -- trigger functions and costs no call; replaced as a whole, so that all sessions have the latest: they hear of it when they lock a table,
--- and who holds his lock from before is waited for by the drain. note_fence makes it "true" with each fence, postgres/guard_filter.py
--- narrows it again.
+-- and who holds his lock from before is waited for by the drain. note_fence makes it "true" with each fence whose members it does not know,
+-- postgres/guard_filter.py narrows it again.
 create or replace function domicile.guard_filter(key {type}) returns boolean language sql stable as {body};
 revoke all on function domicile.guard_filter({type}) from public;
 
@@ -117,7 +117,7 @@ revoke all on function domicile.guard_filter({type}) from public;
 -- What kind of key this database's filter takes, how many members it must know, and what it is now.
 select pg_catalog.format_type(p.proargtypes[0], null),
        (select count(*) from domicile.wave as w join domicile.member as m on m.wave = w.id
-        where w.mark in ('closing', 'fenced', 'arriving', 'departed')),
+        where w.mark in ('closing', 'fenced', 'arriving', 'departed') or w.id = %(soon)s),
        p.prosrc
 from pg_catalog.pg_proc as p
 where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter';
@@ -127,7 +127,7 @@ select distinct {hash} & %(mask)s
 from domicile.wave as w
 join domicile.member as m on m.wave = w.id
 cross join lateral (select m.subject::{type} as key) as subject
-where w.mark in ('closing', 'fenced', 'arriving', 'departed');
+where w.mark in ('closing', 'fenced', 'arriving', 'departed') or w.id = %(soon)s;
 
 -- name: fast_path
 -- Before anything else, in every isolation level: the filter is outside all snapshots, and the row itself names its owner.

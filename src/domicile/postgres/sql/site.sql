@@ -133,11 +133,12 @@ begin
 end
 $body$;
 
--- Whoever writes a mark that the guard must look at, by whatever statement, also writes fence_xid and voids the guard's filter: they cannot
--- come apart. The members of a wave are stored before its mark says so, or in the same transaction.
+-- Whoever writes a mark that the guard must look at, by whatever statement, also writes fence_xid, and voids the guard's filter unless that
+-- knows every member: they cannot come apart. The members of a wave are stored before its mark says so, or in the same transaction.
 create or replace function domicile.note_fence() returns trigger language plpgsql as $body$
 declare
-    arguments text;
+    key_type text;
+    known boolean;
 begin
     if tg_op = 'UPDATE' and (old.mark in ('fenced', 'departed', 'arriving') or new.mark = old.mark) then
         return null;  -- the guard looks at them already
@@ -150,12 +151,17 @@ begin
         return null;  -- the filter has known the members since: nothing is defined anew while writers wait for the wave's lock
     end if;
     perform pg_advisory_xact_lock(7237123425614523493);  -- "domicile" read as a number
-    for arguments in
-        select pg_get_function_arguments(p.oid) from pg_proc as p
+    for key_type in
+        select format_type(p.proargtypes[0], null) from pg_proc as p
         where p.pronamespace = 'domicile'::regnamespace and p.proname = 'guard_filter'
     loop
-        execute format('create or replace function domicile.guard_filter(%s) returns boolean language sql stable as %L',
-                       arguments, 'select true');
+        execute format('select exists (select from domicile.member where wave = %1$L) and not exists (select from domicile.member
+                        where wave = %1$L and domicile.guard_filter(subject::%2$s) is not true)', new.id, key_type)
+        into known;
+        if not known then
+            execute format('create or replace function domicile.guard_filter(key %s) returns boolean language sql stable as %L',
+                           key_type, 'select true');
+        end if;
     end loop;
     perform domicile.raise_fence();
     return null;
