@@ -7,7 +7,7 @@ ARGS   ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaign lint format bench clean
+.PHONY: help setup demo test campaign model mutants fuzz oracle lint format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,20 @@ test: setup ## the tests: make test ARGS="-k guard"
 
 campaign: setup ## the same tests in more variants: long runs that CI leaves out
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m campaign $(ARGS)
+
+model: setup ## the handover explored state by state, by our own checker and by spin: make model ARGS="--bounds full"
+	$(BIN)/python -m reliability.model $(ARGS)
+	$(BIN)/python -m reliability.model.spin $(ARGS)
+
+mutants: setup ## bugs planted one by one, and which test catches each
+	$(BIN)/python -m reliability.mutants $(ARGS)
+
+fuzz: setup ## bad input: make fuzz ARGS="--inputs 1000000 --json"
+	$(BIN)/python -m reliability.fuzz $(ARGS)
+
+oracle: setup ## writers who know each acknowledged write, through handovers and rollbacks: make oracle ARGS="--minutes 60"
+	$(BIN)/python -m reliability.oracle
+	$(BIN)/python -m benchmarks.oracle $(ARGS)
 
 lint: setup ## ruff, strict types, import contracts, size budgets
 	$(BIN)/ruff check .

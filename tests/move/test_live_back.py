@@ -76,7 +76,7 @@ async def home_of(place: Place, subject: int) -> tuple[object, int]:
 # A rollback that died
 
 
-@pytest.mark.parametrize("order", ["abort", "resume"])
+@pytest.mark.parametrize("order", [pytest.param("abort", marks=pytest.mark.campaign), "resume"])
 @pytest.mark.parametrize(
     "undone",
     [pytest.param(True, id="killed"), pytest.param(False, id="its step back cut, too", marks=pytest.mark.campaign)],

@@ -93,6 +93,7 @@ async def test_pagila_india_first_then_everybody_outside_china(pagila: Place) ->
     assert others(after_target, PAGILA_IN_SCOPE) == others(before_target, PAGILA_IN_SCOPE)
 
 
+@pytest.mark.campaign
 async def test_pagila_inserts_go_on_at_the_target(pagila: Place) -> None:
     """The target's sequences are past what arrived."""
     await move(pagila, "market = 'India'", Mode.COLD)

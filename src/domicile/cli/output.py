@@ -105,8 +105,10 @@ class _Scrubbed:
         return self._stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
+        # An argument that was not UTF-8 is shown, not choked on.
+        shown = self._output.scrub(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
         try:
-            self._stream.write(self._output.scrub(text))
+            self._stream.write(shown)
         except BrokenPipeError:
             raise ReaderGone from None
         return len(text)

@@ -116,6 +116,7 @@ async def carrier_for(desk: Desk, move_id: MoveId, *, any_schema: bool = False) 
 
     ``any_schema`` is for an abort, which must work on whatever is left of the schema.
     """
+    await desk.moves.get(move_id)  # move-unknown
     async with hold_lease(desk.conn, desk.conninfo, move_id, runner_name()) as lease:
         yield await fit(desk, move_id, lease, any_schema=any_schema)
 
@@ -205,7 +206,7 @@ def read_subjects(path: str) -> list[str]:
     """The lines of a file of subjects, one key each; plan-invalid when it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: not UTF-8, or a name that no file can have
         raise DomicileError(
             ErrorCode.PLAN_INVALID,
             f"the file of subjects cannot be read: {path}",

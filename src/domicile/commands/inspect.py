@@ -9,6 +9,7 @@ from domicile.commands.desk import load_map, read_subjects
 from domicile.model.plan import Limits, Plan, Question
 from domicile.model.site import DatasetName, SiteName
 from domicile.model.workspace import Workspace
+from domicile.planner import condition
 from domicile.planner.build import build
 from domicile.planner.request import PlanRequest
 from domicile.postgres.connect import SESSION, connect
@@ -46,6 +47,8 @@ async def map_check(workspace: Workspace, dataset: str, site: str) -> tuple[Find
 async def plan(workspace: Workspace, question: Question, *, limits: Limits | None = None) -> Plan:
     """Plan what the question asks; failed checks stand in the plan, they are not raised. Changes nothing at
     either site."""
+    if bool(question.where.strip()) == bool(question.subjects_file):
+        raise condition.invalid("say who moves by a condition or by a file of subjects: one of them")
     subjects = read_subjects(question.subjects_file) if question.subjects_file else None
     request = PlanRequest(
         dataset=DatasetName(question.dataset),

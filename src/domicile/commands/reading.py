@@ -178,7 +178,7 @@ async def _presence(data_map: DataMap, site: SiteName, conninfo: str, subject: s
         )
         try:
             row = await (await conn.execute(statement, (subject, subject))).fetchone()
-        except errors.DataError:
+        except (errors.DataError, UnicodeEncodeError):  # the latter: an argument that was not UTF-8
             raise DomicileError(
                 ErrorCode.CONDITION_INVALID,
                 f"that is not a key of {rule.table}: its type is {found[0]}",

@@ -86,11 +86,12 @@ class Moves:
 
     async def get(self, move_id: MoveId) -> MoveRecord:
         """The move, or move-unknown."""
-        found = await self._select(move_id=move_id)
+        # A name with characters that PostgreSQL cannot hold is nobody's.
+        found = await self._select(move_id=move_id) if move_id.isprintable() else ()
         if not found:
             raise DomicileError(
                 ErrorCode.MOVE_UNKNOWN,
-                f"there is no move {move_id}",
+                f"there is no move {ascii(move_id)[1:-1]}",
                 hint="List the moves with: domicile status",
             )
         return found[0]

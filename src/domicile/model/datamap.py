@@ -71,15 +71,18 @@ class OwnerStep:
         return f"{columns} {self.direction} {self.to_table}({to_columns})"
 
 
-_STEP = re.compile(r"^(?P<cols>.+?)\s*(?P<arrow>->|<-)\s*(?P<table>.+?)\s*\((?P<to>[^()]+)\)$")
-_NAME = re.compile(r'\s*("(?:[^"]|"")+"|[^",\s]+)\s*(?:,|$)')
+# A name is quoted, or has no blank, quote, comma, bracket or arrow in it. Possessive (*+, ++), so that no text takes
+# long to refuse.
+_NAME = r'(?:"(?:[^"]|"")++"|(?:(?!->|<-)[^",()\s])++)'
+_NAMES = rf"{_NAME}(?:\s*+,\s*+{_NAME})*+"
+_STEP = re.compile(
+    rf'(?P<cols>{_NAMES})\s*+(?P<arrow>->|<-)\s*+(?P<table>(?:"(?:[^"]|"")++"|[^"()\s])++)\s*+\(\s*+(?P<to>{_NAMES})\s*+\)\Z'
+)
+_EACH = re.compile(_NAME)
 
 
 def _names(text: str) -> tuple[str, ...]:
-    found = [m.group(1) for m in _NAME.finditer(text)]
-    if not found:
-        raise ValueError(f"no column named in {text!r}")
-    return tuple(n[1:-1].replace('""', '"') if n.startswith('"') else n for n in found)
+    return tuple(n[1:-1].replace('""', '"') if n.startswith('"') else n for n in _EACH.findall(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,8 +142,8 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         )
         reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
         # The way back is read once for every wave, each from its own arrival on: none may let go of the log.
-        horizon = None if move.back else partial(_horizon, moving)
-        catchup = CatchUp(reader, wave_filter, apply, reparent, carrier.pacing.turn, horizon)
+        horizon = partial(_horizon, moving)
+        catchup = CatchUp(reader, wave_filter, apply, reparent, carrier.pacing.turn, horizon, keeps=move.back)
         mode = common_mode(await probe(source), await probe(target))
         stream = asyncio.create_task(catchup.run())
         try:

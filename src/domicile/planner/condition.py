@@ -57,6 +57,8 @@ async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
     """
     if not where.strip() or "\0" in where:
         raise invalid("it is empty" if "\0" not in where else "it contains a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in where):  # an argument that was not UTF-8
+        raise invalid("it contains characters that are not Unicode")
     async with conn.transaction(force_rollback=True):
         await conditions.set_search_path(conn, data_map.subject.table)
         subjects = await subjects_from(conn, data_map)

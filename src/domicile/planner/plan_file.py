@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 import hashlib
 import json
+import math
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -44,14 +45,22 @@ def load(text: str) -> Plan:
     version.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise _invalid(f"not JSON: {error.msg}", line=error.lineno) from None
+    except RecursionError:
+        raise _invalid("not a plan: it nests too deeply") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise _invalid("not a plan: a number has too many digits") from None
     if isinstance(content, dict) and content.get("version") != PLAN_VERSION:
         raise _invalid(f"version {content.get('version')!r} of the format is not known; this is version {PLAN_VERSION}")
     plan = _decode(Plan, content, "")
     assert isinstance(plan, Plan)
-    if plan.digest != digest_of(plan):
+    try:
+        digest = digest_of(plan)
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON may escape it
+        raise _invalid("it holds characters that are not Unicode") from None
+    if plan.digest != digest:
         raise _invalid("the digest does not match: the file was changed after the plan was made")
     _check_waves(plan)
     return plan
@@ -102,10 +111,23 @@ def _decode(kind: Any, value: object, where: str) -> object:
     if is_dataclass(kind):
         return _decode_object(kind, value, where)
     if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
+        value = _as_float(value, where)
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _invalid(f"{where}: expected {_WORDS[kind]}")
+    if isinstance(value, str) and "\0" in value:
+        raise _invalid(f"{where}: no text may hold a NUL character")
     return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise _invalid(f"{where}: the number is too large") from None
+
+
+def _refuse_constant(name: str) -> object:
+    raise _invalid(f"not JSON: {name} is no number there")
 
 
 def _decode_tuple(kind: Any, value: object, where: str) -> tuple[object, ...]:

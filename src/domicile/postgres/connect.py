@@ -234,7 +234,7 @@ def safe_conninfo(conninfo: str) -> str:
     whole."""
     try:
         parameters = conninfo_to_dict(conninfo)
-    except (psycopg.ProgrammingError, UnicodeDecodeError):  # the latter for %80 in a URL
+    except (psycopg.ProgrammingError, UnicodeError):  # the latter for %80 in a URL
         return HIDDEN
     for name in SECRET_PARAMETERS:
         if parameters.get(name):
@@ -261,7 +261,7 @@ async def _apply(connection: psycopg.AsyncConnection, settings: Mapping[str, str
 def _parse(conninfo: str) -> dict[str, str | int | None]:
     try:
         return dict(conninfo_to_dict(conninfo))
-    except (psycopg.ProgrammingError, UnicodeDecodeError):  # the latter for %80 in a URL
+    except (psycopg.ProgrammingError, UnicodeError):  # the latter for %80 in a URL
         # libpq quotes the part it did not understand, which may be a password with a blank in it.
         raise DomicileError(
             ErrorCode.CONFIG_INVALID,

@@ -77,13 +77,15 @@ def _variable(match: re.Match[str], environ: Mapping[str, str]) -> str:
 
 
 def _checked(text: str, stand_ins: Mapping[str, str] | None = None) -> Parameters:
+    if "\0" in text:
+        raise ConninfoProblem("a connection string cannot hold a NUL character")
     uri = _URI.match(text)
     if uri and (uri["rest"].count("@") > 1 or "@" in uri["rest"].partition("/")[2]):
         # libpq would take a part of the password for the host and print it.
         raise ConninfoProblem("in a URL, write @ in a password as %40 and / as %2F, or take it from ${A_VARIABLE}")
     try:
         parsed = conninfo_to_dict(text)
-    except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
+    except (psycopg.ProgrammingError, UnicodeError) as error:
         raise ConninfoProblem(f"not a libpq connection string{_nearest_option(str(error))}") from None
     parameters = {name: str(value) for name, value in parsed.items() if value is not None}
     ports = parameters.get("port", "")

@@ -87,6 +87,8 @@ def parse(text: str) -> Document:
         raise ProblemsFound(Problem(Mark(1, 1), "not YAML: it holds characters that YAML forbids")) from None
     except RecursionError:
         raise ProblemsFound(Problem(Mark(1, 1), f"nested deeper than {DEPTH_MAX} levels")) from None
+    except (ValueError, OverflowError):  # an escape beyond Unicode; a version of a thousand digits
+        raise ProblemsFound(Problem(Mark(1, 1), "not YAML: it holds characters or numbers that YAML forbids")) from None
     document = Document()
     if root is not None:
         _Builder(document).build(root)
@@ -150,17 +152,22 @@ class _Builder:
 
 def _scalar(node: yaml.Node) -> object:
     text = str(node.value)
-    match node.tag:
-        case "tag:yaml.org,2002:null":
-            return None
-        case "tag:yaml.org,2002:bool":
-            return text == "true"
-        case "tag:yaml.org,2002:int":
-            return int(text)
-        case "tag:yaml.org,2002:float":
-            return float(text)
-        case _:
-            return text
+    if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+        raise ProblemsFound(Problem(_mark(node), "a value holds characters that no text may hold"))
+    try:
+        match node.tag:
+            case "tag:yaml.org,2002:null":
+                return None
+            case "tag:yaml.org,2002:bool":
+                return text == "true"
+            case "tag:yaml.org,2002:int":
+                return int(text)
+            case "tag:yaml.org,2002:float":
+                return float(text)
+            case _:
+                return text
+    except ValueError:  # a tag that was written and does not fit; a number of a thousand digits
+        raise ProblemsFound(Problem(_mark(node), "this is not a number that can be read")) from None
 
 
 def _mark(node: yaml.Node) -> Mark:

@@ -24,7 +24,7 @@ from domicile.settings.document import Document, Mark, Place, Problem, ProblemsF
 from domicile.settings.file import ConfigFile, DatasetEntry, LimitsEntry, SiteEntry
 
 CONFIG_NAME = "domicile.yaml"
-SIZE_MAX_BYTES = 1_000_000
+SIZE_MAX_BYTES = 200_000  # read in about a second
 _HINT = "Correct the file; docs/reference/config.md lists every key."
 
 
@@ -169,7 +169,9 @@ def _problems(error: ValidationError, document: Document) -> Iterator[Problem]:
     """Pydantic's findings in our words. Its own message is used only where it cannot quote the input."""
     seen: set[tuple[Mark, str]] = set()
     for found in error.errors(include_url=False, include_context=True, include_input=False):
-        place = _place(found["loc"])
+        *above, last = found["loc"] or ("",)
+        # A key that nobody knows is as it was written; any other part may be the name of a union's member.
+        place = (*_place(above), last) if found["type"] == "extra_forbidden" else _place(found["loc"])
         if _other_form_of_at(found["loc"], document):
             continue
         kind = found["type"]

@@ -68,14 +68,15 @@ class _Markers:
 @dataclass(slots=True)
 class CatchUp:
     """``reparent`` carries out a transaction in which rows came to other owners; ``turn`` waits while the stream must
-    go slower; ``horizon`` asks the origin below which id all are visible (None: it keeps its whole log)."""
+    go slower; ``horizon`` asks the origin below which id all are visible. ``keeps``: the origin keeps its whole log."""
 
     reader: Reader
     filter: WaveFilter
     apply: Apply
     reparent: Reparent
     turn: Turn
-    horizon: Horizon | None
+    horizon: Horizon
+    keeps: bool = False
     applied: int = 0  # changes committed at the destination
     _waiting: list[Transaction] = field(default_factory=list)
     _changes: int = 0
@@ -219,14 +220,18 @@ class CatchUp:
         synchronous standbys long before): the next wave's snapshot might miss what the slot had let go.
         """
         now = time.monotonic()
-        if self.horizon is None or self._arrived or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
+        if self._arrived or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
             return
         self._acknowledged = now
+        visible = await self.horizon()
+        self.filter.forget(visible)
+        if self.keeps:
+            return
         if self._idle and self.position > self.apply.position:
             answer = await self.apply.submit([Transaction(0, self.position, 0)])
             self._flying.append(_Flying(answer, 0, 0))
         position, newest = self._candidate
-        if not position or await self.horizon() > newest:
+        if not position or visible > newest:
             self.reader.acknowledge(position)
             self._candidate = (self.apply.position, self.filter.newest)
 

@@ -7,6 +7,7 @@ another user's row leaves this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
 
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
@@ -20,7 +21,7 @@ from domicile.stream.pgoutput import Relation
 from domicile.stream.rows import RowFilter
 from domicile.stream.seam import Seam
 from domicile.stream.skips import Skip
-from domicile.stream.work import Loose, Work, schema_changed
+from domicile.stream.work import Loose, Work, schema_changed, unclear
 
 MARKER_PREFIX = "domicile"
 PART_CHANGES = 20_000
@@ -36,7 +37,8 @@ class WaveFilter:
     to there is skipped, and so is what the seam's snapshot sees.
 
     ``position``: behind the last commit read. ``pending``: inside a transaction. ``newest``: the highest transaction id
-    read, of 64 bits. They are for acknowledging.
+    read, of 64 bits. They are for acknowledging. ``read``: the ids of all transactions read, of which the caller does
+    not know yet that every snapshot sees them (`forget`).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class WaveFilter:
         self.position = start
         self.pending = False
         self.newest = 0
+        self.read: set[int] = set()
         self._start, self._seam, self._index, self._part_changes = start, seam, index, part_changes
         self._tables = {t.name: t for t in layout.tables}
         self._relations: dict[int, Relation] = {}
@@ -77,6 +80,13 @@ class WaveFilter:
 
         Raises DomicileError: schema-changed, stream-truncated, stream-unclear; the filter is of no use afterwards.
         """
+        try:
+            yield from self._read(payloads)
+        except (struct.error, LookupError, ValueError, TypeError, OverflowError):
+            # No server sends it. The chain is cut: the message may hold a value.
+            raise unclear("came in messages that cannot be read") from None
+
+    def _read(self, payloads: Sequence[bytes]) -> Iterator[Transaction | Marker]:
         for loose in self._loose:
             loose.bound()
         handlers, work, part = self._handlers, self._work, self._part_changes
@@ -106,12 +116,20 @@ class WaveFilter:
         which that snapshot sees are in what was read, and are skipped."""
         self._skips.append(Skip.of(ahead, self._index, self._loose))
 
+    def forget(self, visible: int) -> None:
+        """Every snapshot from now on sees the transactions below this id of 64 bits."""
+        self.read = {xid for xid in self.read if xid >= visible}
+
     def _begin(self, payload: bytes) -> None:
         self._commit_record, self._committed_at, self._xid = pgoutput.begin(payload)
         self.pending = True
-        self.newest = max(self.newest, self._seam.widen(self._xid))
-        if self._commit_record < self._start or self._seam.sees_short(self._xid):
+        xid = self._seam.widen(self._xid)
+        self.newest = max(self.newest, xid)
+        if self._seam.sees(xid):
             return  # the changes fall through
+        self.read.add(xid)
+        if self._commit_record < self._start:
+            return
         self._handlers = self._plain
         if self._skips:
             self._skips = [s for s in self._skips if not s.is_past(self._commit_record)]

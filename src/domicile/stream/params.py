@@ -44,6 +44,13 @@ _KEY_OIDS = {
 _MODIFIER = re.compile(r"\(\d+\)")
 _DAY_ZERO = 2451545  # 2000-01-01 as a Julian day
 _MICROSECOND_ZERO = datetime(2000, 1, 1, tzinfo=UTC)
+_DAY_MICROSECONDS = 86_400_000_000
+# The ends of time, by width in bytes: dates and instants know them, Python's do not.
+_ENDLESS = {
+    (width, sign * ((1 << (8 * width - 1)) - (sign > 0))): text
+    for width in (4, 8)
+    for sign, text in ((1, "infinity"), (-1, "-infinity"))
+}
 
 
 class Raw(bytes):
@@ -147,10 +154,13 @@ def _text(family: str, value: bytes) -> str:
         case "bool":
             return "t" if value == b"\x01" else "f"
         case "date":
-            return f"J{_DAY_ZERO + int.from_bytes(value, 'big', signed=True)}"
+            days = int.from_bytes(value, "big", signed=True)
+            return _ENDLESS.get((4, days)) or f"J{_DAY_ZERO + days}"
         case "timestamp" | "timestamptz":
-            since = timedelta(microseconds=int.from_bytes(value, "big", signed=True))
-            return (_MICROSECOND_ZERO + since).isoformat()
+            moment = int.from_bytes(value, "big", signed=True)
+            days, microseconds = divmod(moment, _DAY_MICROSECONDS)
+            clock = (_MICROSECOND_ZERO + timedelta(microseconds=microseconds)).time().isoformat()
+            return _ENDLESS.get((8, moment)) or f"J{_DAY_ZERO + days} {clock}+00"
     return value.decode()  # texts and enums
 
 

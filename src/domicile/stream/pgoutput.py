@@ -119,6 +119,8 @@ def fields(payload: bytes, at: int) -> tuple[list[Field | None], int]:
         else:
             add(NULL if kind == IS_NULL else None)
             at += 1
+    if at > len(payload):
+        raise IndexError("a value ends behind its message")
     return found, at
 
 

@@ -154,6 +154,8 @@ def row_reader(types: Sequence[int], *, binary: bool) -> Probe:
         return lambda payload, at: tuple(fields(payload, at)[0])
     shape = struct.Struct("!" + "".join(f"B{_WIDTHS[oid] + 4}s" for oid in types[:count]))
     unpack, size, expected = shape.unpack_from, shape.size, (BINARY,) * count
+    lengths = struct.Struct("!" + "".join(f"xI{_WIDTHS[oid]}x" for oid in types[:count])).unpack_from
+    widths = tuple(_WIDTHS[oid] for oid in types[:count])
     rest = range(len(types) - count)
 
     def read(payload: bytes, at: int) -> tuple[Field | None, ...]:
@@ -161,7 +163,7 @@ def row_reader(types: Sequence[int], *, binary: bool) -> Probe:
             found = unpack(payload, at)
         except struct.error:
             return tuple(fields(payload, at)[0])
-        if found[::2] != expected:
+        if found[::2] != expected or lengths(payload, at) != widths:
             return tuple(fields(payload, at)[0])
         row: list[Field | None] = [*found[1::2]]
         at += size
@@ -174,6 +176,8 @@ def row_reader(types: Sequence[int], *, binary: bool) -> Probe:
             else:
                 row.append(NULL if kind == IS_NULL else None)
                 at += 1
+        if at > len(payload):
+            raise IndexError("a value ends behind its message")
         return tuple(row)
 
     return read

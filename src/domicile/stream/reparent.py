@@ -2,9 +2,12 @@
 
 Out of it: the row and its subtree are deleted at the destination. Into it: the stream shows only the row itself,
 perhaps without its out-of-line values, and nothing of what hangs from it. So the row and its subtree are read whole at
-the origin, in a snapshot that is later than the wave's. For exactly these rows that snapshot is the seam: what it sees
-of them is in what was read. All of a transaction is one commit at the destination, and what is to be known of the
-reading is part of it: a stream that is opened anew begins at that commit, and is told again what the snapshot saw.
+the origin, in a snapshot that sees every transaction which the stream has read so far, an outsider's too: what hangs
+from the row was passed by until now. (A commit is in the log, and so in the stream, before it is visible; with
+synchronous standbys long before, and one behind it may be visible first.) For exactly these rows that snapshot is the
+seam: what it sees of them is in what was read. All of a transaction is one commit at the destination, and what is to be
+known of the reading is part of it: a stream that is opened anew begins at that commit, and is told again what the
+snapshot saw.
 
 So the destination is ahead of its position in these rows, and where they had left again by then it never has them.
 Whoever compares must know: they count as touched by a transaction that nobody saw before they were read.
@@ -35,7 +38,7 @@ from domicile.stream.params import key_arrays
 from domicile.stream.seam import Seam
 
 _XID_MASK = 0xFFFFFFFF
-VISIBLE_SECONDS = 0.001  # a commit is in the log a moment before it is visible
+VISIBLE_SECONDS_MIN, VISIBLE_SECONDS_MAX = 0.001, 0.1  # between two looks whether all that was read is visible
 _BEGIN = "begin transaction isolation level repeatable read, read only"
 _SNAPSHOT = """
     select pg_catalog.pg_current_snapshot()::text, (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint"""
@@ -91,7 +94,7 @@ class Reparent:
     async def _read(self, transaction: Transaction) -> tuple[Ahead, dict[tuple[int, Key], Fields]]:
         """The rows that came in with all that hangs from them, whole."""
         with told("source", "reading rows that came into the wave"):
-            seam, until = await self._snapshot_that_sees(transaction.xid)
+            seam, until = await self._snapshot_that_sees_what_was_read()
             try:
                 found: dict[tuple[int, Key], Fields] = {}
                 known: list[tuple[int, Key]] = []
@@ -105,16 +108,19 @@ class Reparent:
                 await self.origin.execute("rollback")
         return Ahead(seam, until, found, known), found
 
-    async def _snapshot_that_sees(self, xid: int) -> tuple[Seam, int]:
+    async def _snapshot_that_sees_what_was_read(self) -> tuple[Seam, int]:
+        pause = VISIBLE_SECONDS_MIN
         while True:
             await self.origin.execute(_BEGIN)
             row = await (await self.origin.execute(_SNAPSHOT)).fetchone()
             assert row is not None
             seam = Seam.parse(row[0])
-            if seam.sees_short(xid):
+            if all(map(seam.sees, self.filter.read)):
+                self.filter.forget(seam.xmin)
                 return seam, int(row[1])
             await self.origin.execute("rollback")
-            await asyncio.sleep(VISIBLE_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, VISIBLE_SECONDS_MAX)
 
     async def _subtree(
         self, conn: AsyncConnection[Any], top: StreamTable, keys: Sequence[Key]

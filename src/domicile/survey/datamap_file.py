@@ -25,6 +25,7 @@ from domicile.model.site import DatasetName
 from domicile.survey.yaml_nodes import Node, Source, suggestion
 
 VERSION = 1
+SIZE_MAX = 2_000_000  # characters: some twenty thousand tables
 
 _TOP = ("version", "dataset", "subject", "tables")
 _SUBJECT = ("table", "key", "market")
@@ -47,13 +48,15 @@ def load(path: Path) -> DataMap:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise source.refuse(0, "there is no such file", "Make a draft with: domicile survey") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: not UTF-8, or a name that no file can have
         raise source.refuse(0, f"cannot be read: {error}") from None
     return parse(text, str(path))
 
 
 def parse(text: str, name: str = "data map") -> DataMap:
     """Read a data map from its text; ``name`` stands for the file in messages. Raises as `load` does."""
+    if len(text) > SIZE_MAX:
+        raise Source(name).refuse(1, f"larger than {SIZE_MAX} characters: not a data map")
     root = Source(name).compose(text)
     top = root.fields("the data map", _TOP, _TOP)
     if (version := top["version"].text("version")) != str(VERSION):
@@ -105,7 +108,7 @@ def dump(data_map: DataMap, comments: Comments | None = None, header: Sequence[s
     lines += [f"  key: {_scalar(data_map.subject.key)}"]
     if market := data_map.subject.market:
         lines += ["  # The subject's market: an SQL expression over alias subject, for the conditions of plans."]
-        lines += ["  market: |-", *(f"    {line}".rstrip() for line in market.splitlines())]
+        lines += [f"  market: {_block_or_quoted(market)}"]
     lines += ["", "tables:"]
     for role in Role:
         tables = data_map.of_role(role)
@@ -219,4 +222,17 @@ def _commented(lines: Sequence[str], indent: str) -> list[str]:
 def _scalar(text: str) -> str:
     if _PLAIN_SCALAR.match(text) and text.lower() not in _WORDS_OF_YAML:
         return text
-    return "'" + text.replace("'", "''") + "'"
+    return "'" + text.replace("'", "''") + "'" if text.isprintable() else _escaped(text)
+
+
+def _block_or_quoted(text: str) -> str:
+    """A text of several lines as a person would write it, where YAML gives it back unchanged."""
+    lines = text.split("\n")
+    if text != text.strip() or any(line != line.rstrip() or not line.isprintable() for line in lines):
+        return _escaped(text)
+    return "\n".join(["|-", *(f"    {line}".rstrip() for line in lines)])
+
+
+def _escaped(text: str) -> str:
+    """In double quotes: a line break in a name is a line break again."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text) + '"'

@@ -39,6 +39,10 @@ class Source:
             raise self.refuse(mark.line + 1 if mark else 1, f"not YAML: {error.problem}") from None
         except yaml.YAMLError as error:
             raise self.refuse(1, f"not YAML: {error}") from None
+        except RecursionError:
+            raise self.refuse(1, "not a data map: it nests too deeply") from None
+        except (ValueError, OverflowError):  # an escape beyond Unicode; a version of a thousand digits
+            raise self.refuse(1, "not YAML: it holds characters or numbers that YAML forbids") from None
         if root is None:
             raise self.refuse(1, "the file is empty", "Make a draft with: domicile survey")
         return Node(self, root)
@@ -61,10 +65,16 @@ class Node:
         return self.source.refuse(self.line, message, hint)
 
     def text(self, what: str) -> str:
-        """A scalar as written: ``no`` is a column's name here, not a truth value. Not empty."""
-        if not isinstance(self.raw, yaml.ScalarNode) or not str(self.raw.value).strip():
+        """A scalar as written: ``no`` is a column's name here, not a truth value. Not empty. Blanks at its ends count
+        in quotes."""
+        if not isinstance(self.raw, yaml.ScalarNode):
             raise self.refuse(f"{what} must be a text")
-        return str(self.raw.value).strip()
+        text = str(self.raw.value) if self.raw.style in ("'", '"') else str(self.raw.value).strip()
+        if not text:
+            raise self.refuse(f"{what} must be a text")
+        if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+            raise self.refuse(f"{what} holds characters that PostgreSQL has not")
+        return text
 
     def texts(self, what: str) -> tuple[str, ...]:
         """A list of scalars without repetition."""

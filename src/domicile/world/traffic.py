@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 import json
+import math
 import random
 import time
 from types import MappingProxyType
@@ -239,7 +240,11 @@ class Traffic:
                 if course.met & Met.MOVED:
                     await asyncio.sleep(WAIT_S)
                 course.met |= Met.MOVED
-                self._router.told(made, json.loads(answer.about))
+                facts = _facts(answer.about, self._account.sites)
+                if facts is None:
+                    self._account.failures["DM001 that cannot be read"] += 1
+                    return False
+                self._router.told(made, facts)
             case "DM002":
                 course.met |= Met.MOVING
                 await asyncio.sleep(course.wait)
@@ -272,3 +277,13 @@ class Traffic:
             return False
         self._router.not_at(user, site)
         return True
+
+
+def _facts(about: bytes, sites: Collection[str]) -> Mapping[str, object] | None:
+    """Home and epoch of a refusal; None where it does not name a site of ours and a number."""
+    try:
+        facts = json.loads(about)
+        home, epoch = facts["home"], float(str(facts["epoch"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return facts if home in sites and math.isfinite(epoch) else None

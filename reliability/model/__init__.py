@@ -1,0 +1,1 @@
+"""The handover and its recovery explored state by state: `python -m reliability.model`."""
