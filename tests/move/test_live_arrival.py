@@ -30,6 +30,7 @@ from tests.move.live_kit import (
 )
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 
+from domicile import commands
 from domicile.model.errors import ErrorCode
 from domicile.model.report import LiveFigures
 from domicile.move import live, live_handover, stepback
@@ -45,6 +46,7 @@ ORDER = """
     insert into store.orders (user_id, address_id, currency, total)
     select {0}, min(id), 'INR', 7 from store.address where user_id = {0}"""
 NO_ADDRESS = "delete from store.address where id = (select max(address_id) from store.orders where user_id = {0})"
+FIRST_ADDRESS = "delete from store.address where id = (select min(id) from store.address where user_id = {0})"
 
 WAITS_FOR_LOCK = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
 
@@ -207,6 +209,32 @@ async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arr
     assert await write(place.source, one) == ""
 
 
+async def test_a_parent_that_is_missed_by_a_row_of_the_tail_alone_is_seen_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is committed by a writer who was in flight when the mover asked for the lock."""
+    one = (await people(place.source))[0]
+    original = live_handover.attempt
+
+    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+        async with open_transaction(place.source, ORDER.format(one)) as writer:
+            arriving = asyncio.create_task(original(wave, entered, locking))
+            await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
+            await writer.commit()
+            await arriving
+
+    monkeypatch.setattr(live, "attempt", attempt)
+    deeds: dict[tuple[str, int], Deed] = {
+        ("live.departed", 1): lambda: execute(place.target, REST, FIRST_ADDRESS.format(one)),
+    }
+    async with begun(place, limits=replace(ONE, handover_tries=1, lock_timeout_ms=900)) as carrier:
+        await through(carrier, PREPARE, COPY)
+        wave = await refused(doing(carrier, deeds))
+    assert wave.error_code == ErrorCode.DISCREPANCY
+    assert "refused the wave: rows without what they refer to (store.orders)" in wave.error_message
+    assert await write(place.source, one) == ""
+
+
 # The budget of the pause
 
 
@@ -216,7 +244,8 @@ async def test_a_pause_that_would_be_too_long_is_ended_and_tried_again(place: Pl
     between: list[object] = []
 
     async def look() -> None:
-        between.extend([await marks(place), await write(place.source, one)])
+        home = (await commands.where(place.workspace, place.dataset, str(one))).home
+        between.extend([await marks(place), await write(place.source, one), home == TARGET])
 
     deeds: dict[tuple[str, int], Deed] = {
         ("live.closing", 1): lambda: execute(place.source, TOUCH.format(one)),
@@ -227,7 +256,7 @@ async def test_a_pause_that_would_be_too_long_is_ended_and_tried_again(place: Pl
         await through(carrier, PREPARE, COPY)
         await through(doing(carrier, deeds), CATCHUP)
         figures = await live_figures(carrier)
-    assert between == [({1: "open"}, {1: "arriving"}), ""]
+    assert between == [({1: "open"}, {1: "arriving"}), "", False]
     assert figures.tries == 1
     assert "longer than 400 ms" in figures.last_try
     assert figures.pause_ms is not None

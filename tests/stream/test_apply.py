@@ -93,7 +93,8 @@ async def test_key_update(shop: Destination) -> None:
         await shop.update("item", {"line": "1"}, order_id="20", line="8", what="'cup'"),
         await shop.update("item", {"line": "8"}, order_id="20", line="9", what="'mug'"),
     )
-    await shop.carry_out(await shop.update("orders", {"id": "10"}, id="11", user_id="1", no="'A'", note="'n'"))
+    apply = await shop.carry_out(await shop.update("orders", {"id": "10"}, id="11", user_id="1", no="'A'", note="'n'"))
+    assert len(apply.dirty[shop.table("orders").no]) == 2, "what may be left under the former key is compared, too"
     await shop.carry_out(await shop.update("orders", {"id": "20"}, id="21", user_id="1", no="'B'", note=UNSENT))
     assert await shop.rows("select id, no, note from public.orders where user_id = 1 order by 1") == [
         (11, "A", "n"), (21, "B", "long"),
@@ -340,6 +341,19 @@ async def test_killed_between_batches_position_and_rows_agree(shop: Destination)
         assert again.position == at
         await again.finish(transactions[len(done) :])
     assert await shop.rows("select count(*) from public.users") == [(30,)]
+
+
+async def test_what_was_sent_is_not_taken_for_committed(shop: Destination) -> None:
+    await seed(shop)
+    async with shop.apply() as apply:
+        before = apply.position
+        async with shop.conn.transaction():
+            await shop.conn.execute(b"select from public.users where id = 2 for update")
+            answer = await apply.submit([shop.transaction(await shop.delete("users", id="2"))])
+            await asyncio.sleep(0.2)
+            assert apply.position == before
+        await answer
+        assert apply.position == shop.position
 
 
 async def test_closed_while_a_batch_waits_for_a_lock(shop: Destination) -> None:

@@ -137,9 +137,11 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
             Apply.open(move.target, layout, move.data_map, move.move_id, move.generation, wave.target_id)
         )
         name = slot.stream_name(move.stream_name, source.info.dbname)
-        reader = await stack.enter_async_context(
-            open_reader(move.source, name, name, record.position, binary=layout.binary)
-        )
+        # From where the slot stands, which is where every snapshot sees all: of commits behind it, though applied or
+        # passed by before, a row that enters must know whether they are visible. The way back keeps its whole log, and
+        # would be read from its beginning each time.
+        start = record.position if move.back else 0
+        reader = await stack.enter_async_context(open_reader(move.source, name, name, start, binary=layout.binary))
         reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
         # The way back is read once for every wave, each from its own arrival on: none may let go of the log.
         horizon = partial(_horizon, moving)

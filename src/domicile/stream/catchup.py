@@ -152,7 +152,7 @@ class CatchUp:
     @property
     def position(self) -> int:
         """Up to where of the origin's log nothing of the wave is missing at the destination."""
-        return self.reader.server_position if self._idle else self.apply.position
+        return max(self.reader.server_position, self.apply.position) if self._idle else self.apply.position
 
     @property
     def _idle(self) -> bool:
