@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
 import io
 import json
+import logging
 import os
 from pathlib import Path
 from random import Random
@@ -198,12 +199,26 @@ def _make_arguments(dice: Random) -> tuple[str, ...]:
     return tuple(one.replace("/", "_")[:100_000] for one in given if one != "demo")
 
 
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """The program says what is logged on its own streams, which are gone behind it."""
+    loggers = [logging.getLogger(name) for name in (None, "domicile")]
+    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+    try:
+        yield
+    finally:
+        for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            one.handlers, one.propagate = handlers, propagate
+            one.setLevel(level)
+
+
 def _run_arguments(given: Input) -> str:
     """What the entry point does, in this process. stdout is strict about what it can write, as a terminal's is."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
     arguments = ["domicile", *(one for one in given if isinstance(one, str))]
     with (
+        _logging_as_it_was(),
         chdir(_folder()),
         redirect_stdout(out),
         redirect_stderr(err),
