@@ -229,7 +229,7 @@ async def run(options: Options, tell: Tell) -> Account:
 def limits(scale: float) -> Limits:
     """Waves small enough to be watched: about seven, whatever the scale."""
     size = max(WAVE_SUBJECTS_MIN, round(WAVE_SUBJECTS * scale))
-    settle = min(Limits().settle_seconds, scale * Limits().settle_seconds)
+    settle = Limits().settle_seconds * min(1.0, scale)
     return Limits(wave_subjects_max=size, fence_seconds_max=FENCE_SECONDS_MAX, settle_seconds=settle)
 
 
