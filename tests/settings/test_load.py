@@ -134,7 +134,7 @@ BAD = {
     "not utf-8": (GOOD.encode() + b"# \xff", "14:1: not UTF-8 text"),
     "large": ("#" * 200_001, "1:1: larger than 200000 bytes: not a configuration"),
     "circle": ("a: &a [*a]", "1:4: nested deeper than 20 levels"),
-    "deep": ("a: " + "[" * 3_000, "1:1: nested deeper than 20 levels"),
+    "deep": ("a: " + "[" * 3_000, "1:24: not YAML: nested deeper than 20 levels"),
     "key twice": (GOOD + "version: 1", "14:1: the key version is given twice"),
     "key no text": (GOOD + "? [a]\n: b", "14:3: a key must be text"),
     "no version": (GOOD[11:], "1:1: the file has no version"),

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
+from domicile.model.documents import storable
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.postgres import conditions
 from domicile.postgres.ownership import Fragment, ident
@@ -55,10 +56,10 @@ async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
     """Refuse (condition-invalid) what is not one repeatable boolean expression. Needs a transaction that
     may write, or none; all is undone.
     """
-    if not where.strip() or "\0" in where:
-        raise invalid("it is empty" if "\0" not in where else "it contains a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in where):  # an argument that was not UTF-8
-        raise invalid("it contains characters that are not Unicode")
+    if not where.strip():
+        raise invalid("it is empty")
+    if not storable(where):
+        raise invalid("it contains a NUL character, or characters that are not Unicode")
     async with conn.transaction(force_rollback=True):
         await conditions.set_search_path(conn, data_map.subject.table)
         subjects = await subjects_from(conn, data_map)

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-DEPTH_MAX = 20  # also ends an alias that holds itself
+from domicile.model.documents import NESTING_MAX, BoundedLoader, storable
+
 NODES_MAX = 10_000  # a configuration is small; aliases that multiply each other are an attack or a mistake
 
 Place = tuple[str | int, ...]
@@ -85,8 +86,6 @@ def parse(text: str) -> Document:
         raise ProblemsFound(Problem(place, f"not YAML: {_unquoted(error.problem or 'cannot be read')}")) from None
     except yaml.YAMLError:  # a reader error: characters that YAML forbids
         raise ProblemsFound(Problem(Mark(1, 1), "not YAML: it holds characters that YAML forbids")) from None
-    except RecursionError:
-        raise ProblemsFound(Problem(Mark(1, 1), f"nested deeper than {DEPTH_MAX} levels")) from None
     except (ValueError, OverflowError):  # an escape beyond Unicode; a version of a thousand digits
         raise ProblemsFound(Problem(Mark(1, 1), "not YAML: it holds characters or numbers that YAML forbids")) from None
     document = Document()
@@ -95,7 +94,7 @@ def parse(text: str) -> Document:
     return document
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Resolves only null, true/false and plain numbers; everything else unquoted is text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own registry, filled below
@@ -122,8 +121,8 @@ class _Builder:
 
     def _value(self, node: yaml.Node, path: Place) -> object:
         self._nodes += 1
-        if len(path) > DEPTH_MAX:
-            raise ProblemsFound(Problem(_mark(node), f"nested deeper than {DEPTH_MAX} levels"))
+        if len(path) > NESTING_MAX:  # an alias that holds itself
+            raise ProblemsFound(Problem(_mark(node), f"nested deeper than {NESTING_MAX} levels"))
         if self._nodes > NODES_MAX:
             raise ProblemsFound(Problem(_mark(node), f"more than {NODES_MAX} values: aliases that repeat themselves?"))
         self._document.values[path] = _mark(node)
@@ -152,7 +151,7 @@ class _Builder:
 
 def _scalar(node: yaml.Node) -> object:
     text = str(node.value)
-    if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+    if not storable(text):
         raise ProblemsFound(Problem(_mark(node), "a value holds characters that no text may hold"))
     try:
         match node.tag:

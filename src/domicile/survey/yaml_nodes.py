@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import yaml
 
+from domicile.model.documents import BoundedLoader, storable
 from domicile.model.errors import DomicileError, ErrorCode
 
 T = TypeVar("T")
@@ -33,14 +34,12 @@ class Source:
     def compose(self, text: str) -> Node:
         """The document's root. Raises DomicileError (map-invalid) where it is not one YAML document."""
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            root = yaml.compose(text, Loader=BoundedLoader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             raise self.refuse(mark.line + 1 if mark else 1, f"not YAML: {error.problem}") from None
         except yaml.YAMLError as error:
             raise self.refuse(1, f"not YAML: {error}") from None
-        except RecursionError:
-            raise self.refuse(1, "not a data map: it nests too deeply") from None
         except (ValueError, OverflowError):  # an escape beyond Unicode; a version of a thousand digits
             raise self.refuse(1, "not YAML: it holds characters or numbers that YAML forbids") from None
         if root is None:
@@ -72,7 +71,7 @@ class Node:
         text = str(self.raw.value) if self.raw.style in ("'", '"') else str(self.raw.value).strip()
         if not text:
             raise self.refuse(f"{what} must be a text")
-        if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+        if not storable(text):
             raise self.refuse(f"{what} holds characters that PostgreSQL has not")
         return text
 
