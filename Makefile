@@ -30,10 +30,10 @@ demo: setup ## a whole move on embedded sites: make demo ARGS="--scale 2"
 	@exec $(BIN)/domicile demo $(ARGS)
 
 test: setup ## the tests: make test ARGS="-k guard"
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 2 $(ARGS)
 
 campaign: setup ## the same tests in more variants: long runs that CI leaves out
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m campaign $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 2 -m campaign $(ARGS)
 
 model: setup ## the handover explored state by state, by our own checker and by spin: make model ARGS="--bounds full"
 	$(BIN)/python -m reliability.model $(ARGS)

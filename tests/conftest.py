@@ -25,6 +25,21 @@ _SETTINGS = {"shared_buffers": "64MB", "max_connections": "200"}
 _numbers = itertools.count(1)
 
 
+# What takes longest, begun first: the last of them would otherwise run alone at the end.
+_LONGEST = (
+    *("demo/", "move/test_live_kill", "move/test_traffic", "move/"),
+    *("cli/test_program", "reliability/", "stream/test_filter_model"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        module = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((number for number, part in enumerate(_LONGEST) if module.startswith(part)), len(_LONGEST))
+
+    items.sort(key=rank)
+
+
 def pytest_report_header() -> str:
     return f"domicile: DOMICILE_TEST_SEED={SEED}"
 

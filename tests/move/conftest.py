@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.conftest import create_database, drop_database
 from tests.move.live_kit import small_store
 from tests.move.mover import Mover, mover
 from tests.move.places import STORE_MAP, Place, cloned, execute, scalar, workspace_for
@@ -52,13 +53,21 @@ async def store_target(pg18: EmbeddedCluster) -> str:
 
 
 @pytest.fixture
+async def control(pg18: EmbeddedCluster) -> AsyncIterator[str]:
+    """An empty control database: one embedded for each test would take longer than the test (`make demo` has one)."""
+    name = await create_database(pg18, "control")
+    yield pg18.conninfo(name)
+    await drop_database(pg18, name)
+
+
+@pytest.fixture
 async def store(
-    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path
+    pg18: EmbeddedCluster, store_source: str, store_target: str, scratch: Path, tmp_path: Path, control: str
 ) -> AsyncIterator[Place]:
-    """A store at two sites, 18 -> 18, with a control database of its own."""
+    """A store at two sites, 18 -> 18."""
     async with cloned(pg18, store_source) as source, cloned(pg18, store_target) as target:
         state = scratch / f"state-{tmp_path.name}"
-        yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
+        yield Place(workspace_for(state, "store", STORE_MAP, (source, target), control), source, target, "store")
 
 
 @pytest.fixture
@@ -69,11 +78,12 @@ async def store_15(
     store_target: str,
     scratch: Path,
     tmp_path: Path,
+    control: str,
 ) -> AsyncIterator[Place]:
     """A store at two sites, 15 -> 18."""
     async with cloned(pg15, store_source_15) as source, cloned(pg18, store_target) as target:
         state = scratch / f"state-{tmp_path.name}"
-        yield Place(workspace_for(state, "store", STORE_MAP, source, target), source, target, "store")
+        yield Place(workspace_for(state, "store", STORE_MAP, (source, target), control), source, target, "store")
 
 
 @pytest.fixture

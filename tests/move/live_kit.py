@@ -92,9 +92,8 @@ async def small_store(
         for cluster, name, template in zip(at, names, templates, strict=True):
             await execute(cluster.conninfo(), f'create database "{name}" template "{template}"')
         source, target = (cluster.conninfo(name) for cluster, name in zip(at, names, strict=True))
-        workspace = workspace_for(state, "store", STORE_MAP, source, target)
-        workspace = replace(workspace, control=at[1].conninfo(control), limits=limits)
-        yield Place(workspace, source, target, "store")
+        workspace = workspace_for(state, "store", STORE_MAP, (source, target), at[1].conninfo(control))
+        yield Place(replace(workspace, limits=limits), source, target, "store")
     finally:
         for cluster, name in zip(at, names, strict=True):
             await drop_database(cluster, name)

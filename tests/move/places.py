@@ -16,7 +16,7 @@ from psycopg import sql
 from domicile import commands, world
 from domicile.model.plan import Limits, Mode
 from domicile.model.site import Dataset, DatasetName, Site, SiteName
-from domicile.model.workspace import Workspace
+from domicile.model.workspace import CONTROL_EMBEDDED, Workspace
 from domicile.sites.embedded import EmbeddedCluster
 
 apply_cold = partial(commands.apply, mode=Mode.COLD)
@@ -85,14 +85,17 @@ async def cloned(cluster: EmbeddedCluster, template: str) -> AsyncIterator[str]:
         await execute(admin, f'drop database "{name}" with (force)')
 
 
-def workspace_for(state: Path, dataset: str, map_path: Path, source: str, target: str) -> Workspace:
-    """A workspace with one dataset at two sites, control embedded in ``state``."""
+def workspace_for(
+    state: Path, dataset: str, map_path: Path, sites: tuple[str, str], control: str = CONTROL_EMBEDDED
+) -> Workspace:
+    """A workspace with one dataset at its source and its target."""
     name = DatasetName(dataset)
     return Workspace(
         sites={SOURCE: Site(SOURCE, "CN"), TARGET: Site(TARGET, "SG")},
-        datasets={name: Dataset(name, str(map_path), {SOURCE: source, TARGET: target})},
+        datasets={name: Dataset(name, str(map_path), dict(zip((SOURCE, TARGET), sites, strict=True)))},
         state_dir=state,
         config_digest="test",
         base_dir=Path("/"),
+        control=control,
         limits=SMALL,
     )

@@ -105,7 +105,7 @@ async def small(cluster: EmbeddedCluster, state: Path, encoding: str) -> AsyncIt
         await execute(ours[1], SMALL_SCHEMA)
         state.mkdir(parents=True, exist_ok=True)
         (state / "small.map.yaml").write_text(SMALL_MAP)
-        yield Place(workspace_for(state, "small", state / "small.map.yaml", source, target), *ours, "small")
+        yield Place(workspace_for(state, "small", state / "small.map.yaml", (source, target)), *ours, "small")
     finally:
         for name in names:
             await drop_database(cluster, name)
@@ -151,8 +151,10 @@ async def test_a_role_with_the_grants_that_sites_prints_and_no_more(
                 scratch / tmp_path.name,
                 "small",
                 scratch / tmp_path.name / "small.map.yaml",
-                make_conninfo(place.source, user=role, password="secret"),
-                make_conninfo(place.target, user=role, password="secret"),
+                (
+                    make_conninfo(place.source, user=role, password="secret"),
+                    make_conninfo(place.target, user=role, password="secret"),
+                ),
             ),
             place.source,
             place.target,

@@ -62,13 +62,12 @@ IN_SCOPE = {"Odd Shop.User", "Odd Shop.order", "Odd Shop.Größe"}
 
 
 @pytest.fixture
-async def odd(site_pair: SitePair, scratch: Path, tmp_path: Path) -> Place:
+async def odd(site_pair: SitePair, scratch: Path, tmp_path: Path, control: str) -> Place:
     await execute(site_pair.source, _SCHEMA, _ROWS)
     await execute(site_pair.target, _SCHEMA, """insert into "Odd Shop"."User" values ('x1', 'SG', 'gut', null, '{}')""")
     (tmp_path / "odd.map.yaml").write_text(_MAP)
-    workspace = workspace_for(
-        scratch / f"state-{tmp_path.name}", "odd", tmp_path / "odd.map.yaml", site_pair.source, site_pair.target
-    )
+    sites = (site_pair.source, site_pair.target)
+    workspace = workspace_for(scratch / f"state-{tmp_path.name}", "odd", tmp_path / "odd.map.yaml", sites, control)
     return Place(workspace, site_pair.source, site_pair.target, "odd")
 
 

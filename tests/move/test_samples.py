@@ -33,19 +33,24 @@ CHINOOK_IN_SCOPE = {"public.customer", "public.invoice", "public.invoice_line"}
 
 
 @pytest.fixture
-def pagila(site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path) -> Place:
+def pagila(
+    site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path, control: str
+) -> Place:
     source = load_pagila(site_clusters[0].conninfo())
     target = load_pagila_elsewhere(site_clusters[1].conninfo())
     state = scratch / f"state-{tmp_path.name}"
-    return Place(workspace_for(state, "pagila", EXAMPLES / "pagila.map.yaml", source, target), source, target, "pagila")
+    workspace = workspace_for(state, "pagila", EXAMPLES / "pagila.map.yaml", (source, target), control)
+    return Place(workspace, source, target, "pagila")
 
 
 @pytest.fixture
-def chinook(site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path) -> Place:
+def chinook(
+    site_clusters: tuple[EmbeddedCluster, EmbeddedCluster], scratch: Path, tmp_path: Path, control: str
+) -> Place:
     source = load_chinook(site_clusters[0].conninfo())
     target = load_chinook_elsewhere(site_clusters[1].conninfo())
     state = scratch / f"state-{tmp_path.name}"
-    workspace = workspace_for(state, "chinook", EXAMPLES / "chinook.map.yaml", source, target)
+    workspace = workspace_for(state, "chinook", EXAMPLES / "chinook.map.yaml", (source, target), control)
     return Place(workspace, source, target, "chinook")
 
 
