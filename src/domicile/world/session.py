@@ -128,7 +128,9 @@ def sqlstate(result: PGresult) -> str:
 
 
 def detail(result: PGresult) -> bytes:
-    """The DETAIL of an error."""
+    """The DETAIL of an error; of an internal one its message, which holds no value and is all there is to go by."""
+    if sqlstate(result).startswith("XX"):
+        return result.error_message.strip()
     return result.error_field(DiagnosticField.MESSAGE_DETAIL) or b""
 
 

@@ -258,7 +258,8 @@ class Traffic:
                 course.met |= Met.BROKEN
                 await asyncio.sleep(WAIT_MAX_S)
             case state:
-                self._account.failures[state] += 1
+                internal = answer.about.decode(errors="replace") if state.startswith("XX") else ""
+                self._account.failures[f"{state} {internal}".strip()] += 1
                 return False
         return True
 
