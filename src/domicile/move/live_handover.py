@@ -117,10 +117,8 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
             await move.failpoints.reach("live.departed")
             async with _until(deadline):
                 equal = _equal(live, touched, await live.beside(sums))
-                await live_verify.require_same_leaves(live)  # what came or went since is behind the departure
                 tail = await live.beside(marker)
-                last = _last(live, touched, tail)
-                equal += _equal(live, last, await live.here.sums(live.source, last))
+                equal += await _equal_at_last(live, touched, tail)
                 statements = [*live.apply.compose(tail), *equal, _arrive(live, live.wave.target_id)]
         except BaseException as trouble:
             await _back(live, lock)
@@ -210,6 +208,16 @@ def _equal(live: LiveWave, keys: Keys, ours: Mapping[int, Part]) -> list[Stateme
     nobody can write them now, and what they refer to is there."""
     equal = [live.there.require(no, keys[no], part) for no, part in ours.items()]
     return [*equal, *(one for no in ours for one in live.there.require_parents(no, keys[no]))]
+
+
+async def _equal_at_last(live: LiveWave, touched: Keys, tail: list[Transaction]) -> list[Statement]:
+    """The same for what nobody has hashed yet, once the tail is there. Meanwhile it is looked whether partitions came
+    or went: what did is behind the departure."""
+    last = _last(live, touched, tail)
+    async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
+        equal = _equal(live, last, await live.here.sums(live.source, last))
+        await live.beside(same_leaves)
+    return equal
 
 
 def _arrive(live: LiveWave, wave_id: int) -> Statement:

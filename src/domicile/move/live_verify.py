@@ -86,7 +86,7 @@ async def whole(live: LiveWave) -> Verdict:
 
 async def require_same_leaves(live: LiveWave) -> None:
     """Since the wave was compared in full, rows came and went at the source by way of the stream only. Raises
-    `Replaced`."""
+    `Replaced`. Asked beside what ``live.source`` is asked."""
     await _require_leaves(live, live.leaves)
 
 
@@ -225,7 +225,7 @@ async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:
 
 
 async def _require_leaves(live: LiveWave, was: frozenset[Leaf]) -> None:
-    now = await storage.leaves(live.source, live.move.data_map.in_scope())
+    now = await storage.leaves(live.reading[0], live.move.data_map.in_scope())
     if now == was:
         return
     tables, files_only = storage.changed(was, now)
