@@ -5,9 +5,10 @@ STAMP  := $(VENV)/.stamp
 ARGS   ?=
 # Tests mostly wait for servers and processes: three at once fill two cores.
 WORKERS ?= 3
+SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaign model mutants fuzz oracle lint format bench clean
+.PHONY: help setup demo test campaign model simulate chaos mutants fuzz oracle page lint format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +40,12 @@ model: setup ## the handover explored state by state, by our own checker and by 
 	$(BIN)/python -m reliability.model $(ARGS)
 	$(BIN)/python -m reliability.model.spin $(ARGS)
 
+simulate: setup ## random worlds under virtual time and crashes: make simulate SEEDS=100000
+	$(BIN)/python -m reliability.simulation --seeds $(SEEDS) --jobs 2 $(ARGS)
+
+chaos: setup ## everything broken for real while users write: make chaos ARGS="--minutes 60 --seed 7"
+	$(BIN)/python -m reliability.chaos $(ARGS)
+
 mutants: setup ## bugs planted one by one, and which test catches each
 	$(BIN)/python -m reliability.mutants $(ARGS)
 
@@ -48,6 +55,9 @@ fuzz: setup ## bad input: make fuzz ARGS="--inputs 1000000 --json"
 oracle: setup ## writers who know each acknowledged write, through handovers and rollbacks: make oracle ARGS="--minutes 60"
 	$(BIN)/python -m reliability.oracle
 	$(BIN)/python -m benchmarks.oracle $(ARGS)
+
+page: setup ## docs/reliability.md, of the figures on record
+	$(BIN)/python -m reliability.page
 
 lint: setup ## ruff, strict types, import contracts, size budgets
 	$(BIN)/ruff check .

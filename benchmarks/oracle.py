@@ -19,8 +19,6 @@ import argparse
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-import json
 from pathlib import Path
 import sys
 import tempfile
@@ -32,11 +30,11 @@ from reliability.oracle.judge import Verdict
 
 from benchmarks import _bench
 from domicile.world.account import Spread
+from reliability import record
 
 SETTINGS = {**_bench.SETTINGS, "max_connections": "100"}
 RATE = 300.0
 CLOSING_WRITES, CLOSING_HANDOVERS = 1_000_000, 500
-RESULTS = Path(__file__).parent.parent / "reliability" / "results" / "oracle.json"
 HARMS = ("lost", "doubled", "unwritten", "reordered", "foreign", "dual_home", "anomalies", "failures")
 
 
@@ -54,7 +52,7 @@ async def run(minutes: float, seed: int, rate: float, population: Population) ->
     for example in found.examples:
         _bench.say(example)
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "minutes": minutes,
         "seed": seed,
         "rate": rate,
         "population": asdict(population),
@@ -117,8 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     population = Population(circles=options.circles, waves=options.waves)
     result = asyncio.run(run(options.minutes, options.seed, options.rate, population))
     if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        record.write("oracle", result)
     _bench.show(result, as_json=options.json)
     return 1 if harmed(result) else 0
 

@@ -8,18 +8,19 @@ tests are run first; one that survives them meets a wider list, unless ``--narro
 as one that failed. In the end every test that caught a mutant is run on a copy without any: one that fails there has
 caught nothing. A patch that does not apply is an error, and so is one that the tests cannot even import.
 
+A mutant that no test can catch, because it does no harm, says why in its header (``# harmless:``).
+
 ``--record`` writes what came out to reliability/results/mutants.json, beside what is there of other mutants; of those
-whose patch has changed since, or is gone, nothing is kept. Exits 1 when a mutant survived or could not be tried.
+whose patch has changed since, or is gone, nothing is kept. Exits 1 when a mutant survived, or could not be tried.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 import hashlib
 import json
@@ -34,9 +35,10 @@ import sys
 import tempfile
 import time
 
-ROOT = Path(__file__).resolve().parent.parent
+from reliability import record
+from reliability.record import ROOT
+
 PATCHES = ROOT / "tests" / "mutants"
-RECORD = ROOT / "reliability" / "results" / "mutants.json"
 
 COPIED = ("src", "tests", "pyproject.toml")
 LINKED = (
@@ -51,7 +53,7 @@ NAMED_SECONDS = 900  # of the tests that a mutant names
 WIDE_SECONDS = 3_600
 STOP_SECONDS = 30  # for servers and files of a run that is ended
 
-HEADER = re.compile(r"^# (what|breaks|tests): (.+)$")
+HEADER = re.compile(r"^# (what|breaks|tests|harmless): (.+)$")
 HUNK = re.compile(r"^@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@")
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", re.MULTILINE)
 # Said by a server that cannot read a statement: then the patch has made nonsense, not a mistake.
@@ -69,6 +71,7 @@ class Outcome(StrEnum):
 
     CAUGHT = "caught"
     SURVIVED = "survived"
+    HARMLESS = "harmless"  # it survived, and its header says why nothing can come of it
     BROKEN = "broken"  # it could not be tried, or what caught it fails without it, too
 
 
@@ -83,7 +86,10 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One planted bug. ``tests`` are files or node ids, cheap and likely ones first; ``digest`` that of its lines."""
+    """One planted bug. ``tests`` are files or node ids, cheap and likely ones first; ``digest`` that of its lines.
+
+    ``harmless``: why it breaks nothing after all; empty of nearly all.
+    """
 
     no: int
     name: str
@@ -92,6 +98,7 @@ class Mutant:
     tests: tuple[str, ...]
     hunks: tuple[Hunk, ...]
     digest: str
+    harmless: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         pool.shutdown(cancel_futures=True)
     figures = summary(results, seed)
     if options.record:
-        record(results, seed)
+        keep(results, seed)
     show(results, figures, as_json=options.json)
-    return 0 if all(r.outcome is Outcome.CAUGHT for r in results) else 1
+    return 0 if all(r.outcome in (Outcome.CAUGHT, Outcome.HARMLESS) for r in results) else 1
 
 
 def read_all(folder: Path = PATCHES) -> tuple[Mutant, ...]:
@@ -159,7 +166,8 @@ def read(path: Path) -> Mutant:
     if not number.isdigit() or not name or not hunks:
         raise Stale(f"{path.name} is not NNN-name.patch with a unified diff in it")
     digest = hashlib.sha256(repr(hunks).encode()).hexdigest()[:16]
-    return Mutant(int(number), name, header["what"], header["breaks"], tuple(header["tests"].split()), hunks, digest)
+    tests, harmless = tuple(header["tests"].split()), header.get("harmless", "")
+    return Mutant(int(number), name, header["what"], header["breaks"], tests, hunks, digest, harmless)
 
 
 def _hunks(text: str) -> Iterator[Hunk]:
@@ -219,7 +227,7 @@ def _try(mutant: Mutant, seed: int, *, wide: bool) -> Result:
                     return result(Outcome.BROKEN, run.by, run.why or f"pytest ended with {run.code}")
     except Stale as why:
         return result(Outcome.BROKEN, why=str(why))
-    return result(Outcome.SURVIVED)
+    return result(Outcome.HARMLESS, why=mutant.harmless) if mutant.harmless else result(Outcome.SURVIVED)
 
 
 def _believed(results: Sequence[Result], seed: int) -> list[Result]:
@@ -345,39 +353,32 @@ def summary(results: Sequence[Result], seed: int) -> dict[str, object]:
     }
 
 
-def record(results: Sequence[Result], seed: int, path: Path = RECORD, folder: Path = PATCHES) -> None:
+def keep(results: Sequence[Result], seed: int, kept_in: Path = record.RESULTS, folder: Path = PATCHES) -> None:
     """Keep the results, beside those of mutants that were not tried now and are what they were."""
     now = {m.no: m.digest for m in read_all(folder)}
-    date = datetime.now(UTC).date().isoformat()
-    kept: dict[int, dict[str, object]] = {}
-    if path.exists():
-        kept = {entry["no"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["mutants"]}
-    kept |= {r.no: {**asdict(r), "date": date, "seed": seed} for r in results}
+    kept = {entry["no"]: entry for entry in record.read("mutants", kept_in).get("mutants", [])}
+    kept |= {r.no: {**asdict(r), "date": record.today(), "seed": seed} for r in results}
     entries = [kept[no] for no in sorted(kept) if now.get(no) == kept[no]["digest"]]
     count = {str(outcome): sum(e["outcome"] == outcome for e in entries) for outcome in Outcome}
     bounds = {"test_seconds": TEST_SECONDS, "named_seconds": NAMED_SECONDS, "wide_seconds": WIDE_SECONDS}
-    figures = {"date": date, "planted": len(now), "tried": len(entries), **count, "bounds": bounds, "mutants": entries}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures = {"planted": len(now), "tried": len(entries), **count, "bounds": bounds, "mutants": entries}
+    record.write("mutants", figures, kept_in)
 
 
-def show(
-    results: Sequence[Result], figures: Mapping[str, object], *, as_json: bool, write: Callable[[str], object] = print
-) -> None:
+def show(results: Sequence[Result], figures: Mapping[str, object], *, as_json: bool) -> None:
     """One JSON object, or a line for each mutant and each figure."""
     if as_json:
-        write(json.dumps({**figures, "mutants": [asdict(r) for r in results]}))
+        print(json.dumps({**figures, "mutants": [asdict(r) for r in results]}))
         return
     for r in results:
-        write(f"{r.no:03d} {r.name:44} {r.outcome:9} {r.seconds:7.1f} s  {r.by or r.why}")
+        print(f"{r.no:03d} {r.name:44} {r.outcome:9} {r.seconds:7.1f} s  {r.by or r.why}")
     for key, value in figures.items():
-        write(f"{key:13} {value}")
+        print(f"{key:13} {value}")
 
 
 def say(text: str) -> None:
     """Progress, on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    print(text, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.ArgumentParser:

@@ -12,22 +12,20 @@ that breaks the rule is shrunk and kept in ``reliability/fuzz/found/``. Exits 1 
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 import json
-from pathlib import Path
 import random
 import sys
 import time
 from typing import Any
 
 from domicile.model.errors import ErrorCode
+from reliability import record
 from reliability.fuzz import campaign
 from reliability.fuzz.child import MEMORY_BYTES, Tally, dice_of
 from reliability.fuzz.rule import CPU_SECONDS_MAX
 from reliability.fuzz.targets import TARGETS
 
 INPUTS = 1_000_000
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "fuzz.json"
 
 
 def main() -> int:
@@ -43,7 +41,7 @@ def main() -> int:
     figures = {name: _figures(tally, options.seed) for name, tally in tallies.items()}
     result = {"seed": options.seed, **summary(figures, time.monotonic() - begun)}
     if options.record:
-        record(figures, time.monotonic() - begun)
+        keep(figures, time.monotonic() - begun)
     print(json.dumps(result) if options.json else _shown(result))
     return 1 if result["faults"] else 0
 
@@ -64,15 +62,11 @@ def summary(figures: dict[str, Any], seconds: float) -> dict[str, Any]:
     }
 
 
-def record(figures: dict[str, Any], seconds: float) -> None:
+def keep(figures: dict[str, Any], seconds: float) -> None:
     """Write them down; what an earlier run says of other targets stays."""
-    kept: dict[str, Any] = {"seconds": 0.0, "targets": {}}
-    if RESULTS.exists():
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    kept = record.read("fuzz") or {"seconds": 0.0, "targets": {}}
     others = {name: said for name, said in kept["targets"].items() if name not in figures}
-    result = summary({**others, **figures}, seconds + (kept["seconds"] if others else 0.0))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    record.write("fuzz", summary({**others, **figures}, seconds + (kept["seconds"] if others else 0.0)))
 
 
 def say(text: str) -> None:
@@ -82,7 +76,7 @@ def say(text: str) -> None:
 
 def _figures(tally: Tally, seed: int) -> dict[str, Any]:
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": record.today(),
         "seed": seed,
         "inputs": tally.inputs,
         "input_bytes": tally.bytes,

@@ -272,8 +272,8 @@ class _Bench:
 
     async def _fill(self) -> None:
         async with await connect(self.cluster.conninfo()) as conn:
-            for database in (b"beijing", b"singapore", b"control"):
-                await conn.execute(b"create database " + database)
+            for statement in ("create database beijing", "create database singapore", "create database control"):
+                await conn.execute(statement)
         for name in ("beijing", "singapore"):
             async with await connect(self.cluster.conninfo(name)) as conn:
                 await conn.execute(_DATABASE)

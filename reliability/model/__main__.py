@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 import json
 import sys
 
+from reliability import record
 from reliability.model.bounds import FULL, HUGE, SMALL, Bounds, Flaw, broken
 from reliability.model.explore import Explored, explore
-from reliability.model.record import record
 
 CONTROL_STATES_MAX = 200_000
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(figures))
     if options.record:
-        print(f"written: results/{record('model', figures).name}", file=sys.stderr)
+        print(f"written: results/{record.write('model', figures).name}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -7,6 +7,8 @@ And what the sites refuse: another generation of the lease, another term, anothe
 # ruff: noqa: I001
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from reliability.model.bounds import Bounds, Flaw
 from reliability.model.state import (
     APPLIED, ARRIVAL, ARRIVING, BACK, BATCH, CLOSING, DEPARTED, DIR, EPOCH, FREE, LATE, LATE_DEPART, LATE_LEASE,
@@ -19,6 +21,12 @@ from reliability.model.writers import fence_raised
 
 STEP, FAULT, ORDERED = range(3)
 Found = list[tuple[int, str, bytes]]
+Rule = Callable[[bytes, int, Found], None]
+HOLDER = WORKERS[0]  # of the move: its control session lives
+
+
+def site(x: int) -> str:
+    return ("source", "target")[x]
 
 
 class Broken(Exception):
@@ -187,3 +195,13 @@ class Line:
                 out.append((STEP, "the return is committed late", bytes(n)))
                 return
         out.append((STEP, "what the lock's session was sent last is refused", bytes(n)))
+
+
+def control(line: Line, s: bytes, b: int, out: Found) -> bytearray | None:
+    """A copy of the state for a commit in the control database, which only the holder of the move makes."""
+    n = bytearray(s)
+    if b == HOLDER:
+        return n
+    line.end(n, b)
+    out.append((STEP, "ends: its control session is gone", bytes(n)))
+    return None

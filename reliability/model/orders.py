@@ -1,44 +1,34 @@
-"""What surrounds a live wave's handover: whoever starts and finds out what is to be done, the preparation and the
-copy, the step back, the way back and its undoing, the purge. And the operator, who orders.
-"""
+"""Around a live wave: whoever starts and finds out what is to be done, and the operator, who orders."""
 
 # ruff: noqa: I001
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from reliability.model.afterwards import Afterwards
 from reliability.model.bounds import Bounds, Flaw
-from reliability.model.line import FAULT, ORDERED, STEP, Found, Line
+from reliability.model.line import FAULT, HOLDER, ORDERED, STEP, Found, Line, Rule, control
+from reliability.model.phases import Phases
 from reliability.model.state import (
-    ANEW, ARRIVING, BEGUN, CHOOSE, CL_ASK, CL_RECORD, CL_ROWS, CONFIRMED, COPY, DEPARTED, DIR, DOUBT, EPOCH, FAILED,
-    GOING_BACK, HOME_AGAIN, LENGTH, LOGGED, MARK, MOVE, NONE, NO_ORDER, ON_THE_WAY, OPEN, OPENING, ORDER, ORDERS, PC,
-    PG_ASK, PG_CLOSE, PG_DONE, PG_OWN, PG_SHARED, PHASE, PLANNED, PREPARE, PURGE, PURGED, PURGING, RB_RESERVE,
-    REGISTER_0, REGISTER_1, RELEASE, RESERVE, RESERVED, RESIDENT, RESUME, ROLLBACK, SB_ASK, SB_CLEAN, SB_FORGET,
-    SB_OPEN, SB_RELEASE, SETTLE_G, SLOT, SOAKING, STREAM, TERM, TRIES, UNDO, UNDO_RELEASE, WAVE, WORKERS, WRITERS,
-    WRITER_SIZE, W_PC, W_SITE,
+    ANEW, BEGUN, CHOOSE, CL_ASK, CONFIRMED, DIR, DOUBT, FAILED, GOING_BACK, HOME_AGAIN, LENGTH, LOGGED, MARK, MOVE,
+    NONE, NO_ORDER, ON_THE_WAY, OPENING, ORDER, ORDERS, PC, PG_ASK, PG_CLOSE, PHASE, PREPARE, PURGE, PURGING,
+    RB_RESERVE, REGISTER_0, REGISTER_1, RELEASE, RESUME, ROLLBACK, SB_ASK, SETTLE_G, SLOT, SOAKING, STREAM, TERM,
+    TRIES, UNDO, WAVE, WRITERS, WRITER_SIZE, W_PC, W_SITE,
 )  # fmt: skip
-from reliability.model.stream import Stream, forget_rows
-from reliability.model.writers import fence_raised
+from reliability.model.stream import Stream
 
-Rule = Callable[[bytes, int, Found], None]
+
 BETWEEN = (BEGUN, ON_THE_WAY, FAILED, GOING_BACK, PURGING)  # somebody must carry it on
-HOLDER = WORKERS[0]
 
 
 class Orders:
-    """The phases around the handover, each commit a step."""
+    """What is to be done next, and by whom; each commit a step."""
 
     def __init__(self, bounds: Bounds, stream: Stream, line: Line) -> None:
-        self.bounds, self.stream, self.line = bounds, stream, line
+        self.bounds, self.line = bounds, line
         self.writers = [WRITERS + WRITER_SIZE * number for number in range(bounds.writers)]
         self.flaws = bounds.flaws
         self.rules: dict[int, Rule] = {
-            REGISTER_0: self._register, REGISTER_1: self._register, CHOOSE: self._choose, PREPARE: self._prepare,
-            RESERVE: self._reserve, COPY: self._copy, SB_ASK: self._ask, SB_OPEN: self._open_source,
-            SB_CLEAN: self._clean, SB_FORGET: self._clean, SB_RELEASE: self._stepped_back, RB_RESERVE: self._way_back,
-            UNDO: self._undo, UNDO_RELEASE: self._undone, PG_CLOSE: self._close_way_back, PG_ASK: self._ask_purge,
-            PG_OWN: self._purge, PG_SHARED: self._purge, PG_DONE: self._purged, CL_ASK: self._ask_clear,
-            CL_ROWS: self._clear, CL_RECORD: self._clear,
+            REGISTER_0: self._register, REGISTER_1: self._register, CHOOSE: self._choose,
+            **Phases(bounds, stream, line).rules, **Afterwards(bounds, line).rules,
         }  # fmt: skip
 
     def begin(self, s: bytes, out: Found) -> None:
@@ -90,17 +80,8 @@ class Orders:
             self.fail(n, HOLDER)
             out.append((FAULT, "gives the try up", bytes(n)))
 
-    def _control(self, s: bytes, b: int, out: Found) -> bytearray | None:
-        """A copy of the state for a commit in the control database, which only the holder of the move makes."""
-        n = bytearray(s)
-        if b == HOLDER:
-            return n
-        self.line.end(n, b)
-        out.append((STEP, "ends: its control session is gone", bytes(n)))
-        return None
-
     def _register(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
+        n = control(self.line, s, b, out)
         if n is None:
             return
         x = s[b + PC] - REGISTER_0
@@ -110,7 +91,7 @@ class Orders:
 
     def _choose(self, s: bytes, b: int, out: Found) -> None:
         """Waves on their way back first; then what is ordered, wave by wave, a rollback from the last one on."""
-        n = self._control(s, b, out)
+        n = control(self.line, s, b, out)
         if n is None:
             return
         n[b + TERM] = 0
@@ -173,172 +154,3 @@ class Orders:
                 case 8 if order == PURGE and s[MARK + 2 * w + 1] != NONE:
                     return w, CL_ASK
         return None
-
-    def _prepare(self, s: bytes, b: int, out: Found) -> None:
-        """The target knows who comes, and refuses them from now on."""
-        n = self.line.write(s, b, 1, out)
-        if n is None:
-            return
-        at = 2 * s[b + WAVE] + 1
-        if s[MARK + at] == NONE:
-            n[MARK + at], n[EPOCH + at] = ARRIVING, 1
-            fence_raised(n, 1, self.writers)
-        n[b + PC] = RESERVE
-        out.append((STEP, "the target expects the wave", bytes(n)))
-
-    def _reserve(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is not None:
-            n[RESERVED + s[b + WAVE]] = 1
-            n[b + PC] = COPY
-            out.append((STEP, "reserves the wave", bytes(n)))
-
-    def _copy(self, s: bytes, b: int, out: Found) -> None:
-        """Cut short it is cleaned away and begun again, so it is one step here; then the phase."""
-        w = s[b + WAVE]
-        n = self.line.write(s, b, 1, out)
-        if n is None:
-            return
-        forget_rows(n, w, 1)
-        self.stream.copy(n, w, 0)
-        if b == HOLDER:
-            n[PHASE + w], n[b + PC] = ON_THE_WAY, SETTLE_G
-        else:
-            self.line.end(n, b)
-        out.append((STEP, "copies the wave", bytes(n)))
-
-    def _ask(self, s: bytes, b: int, out: Found) -> None:
-        """A wave that is home at the target cannot step back: only forward is right."""
-        w = s[b + WAVE]
-        n = bytearray(s)
-        if self.line.leased(s, b, 1):
-            self.line.raise_term(n, 1)
-        if s[MARK + 2 * w + 1] == RESIDENT and Flaw.BLIND_STEP_BACK not in self.flaws:
-            if b != HOLDER:
-                self.line.end(n, b)
-            else:
-                n[PHASE + w], n[b + PC] = ON_THE_WAY, SETTLE_G
-            out.append((STEP, "cannot step back: the wave is home at the target", bytes(n)))
-            return
-        n[b + PC] = SB_OPEN
-        out.append((STEP, "asks the target before it steps back", bytes(n)))
-
-    def _open_source(self, s: bytes, b: int, out: Found) -> None:
-        at = 2 * s[b + WAVE]
-        n = self.line.write(s, b, 0, out)
-        if n is not None:
-            n[MARK + at], n[EPOCH + at] = OPEN, 0
-            n[b + PC] = SB_CLEAN
-            out.append((STEP, "the source opens", bytes(n)))
-
-    def _clean(self, s: bytes, b: int, out: Found) -> None:
-        n = self.line.write(s, b, 1, out)
-        if n is None:
-            return
-        w = s[b + WAVE]
-        if s[b + PC] == SB_CLEAN:
-            forget_rows(n, w, 1)
-        else:
-            n[MARK + 2 * w + 1] = n[EPOCH + 2 * w + 1] = NONE
-            for field in (12, 16, 20):  # SEEN, APPLIED, AHEAD: they are of the record
-                n[field + 2 * w] = 0
-        n[b + PC] = s[b + PC] + 1
-        out.append((STEP, "the target forgets the " + ("rows" if s[b + PC] == SB_CLEAN else "wave"), bytes(n)))
-
-    def _stepped_back(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is not None:
-            n[RESERVED + s[b + WAVE]], n[PHASE + s[b + WAVE]] = 0, PLANNED
-            n[SLOT] = n[CONFIRMED] = 0
-            n[b + PC] = CHOOSE
-            out.append((STEP, "the wave has stepped back, the slot is given up", bytes(n)))
-
-    def _way_back(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is None:
-            return
-        if not s[SLOT + 1]:
-            n[ORDER] = NO_ORDER
-            n[b + PC] = CHOOSE
-            out.append((STEP, "the way back is closed", bytes(n)))
-            return
-        n[PHASE + s[b + WAVE]], n[RESERVED + s[b + WAVE]] = GOING_BACK, 1
-        n[b + PC] = SETTLE_G
-        out.append((STEP, "reserves the way back", bytes(n)))
-
-    def _undo(self, s: bytes, b: int, out: Found) -> None:
-        at = 2 * s[b + WAVE]
-        n = self.line.write(s, b, 0, out)
-        if n is not None:
-            if s[MARK + at] == ARRIVING:
-                n[MARK + at], n[EPOCH + at] = DEPARTED, 1
-            n[b + PC] = UNDO_RELEASE
-            out.append((STEP, "the source's copy is closed as before", bytes(n)))
-
-    def _undone(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is not None:
-            n[RESERVED + s[b + WAVE]], n[PHASE + s[b + WAVE]] = 0, SOAKING
-            n[b + ANEW], n[b + PC] = 0, CHOOSE
-            out.append((STEP, "the wave lives on at the target", bytes(n)))
-
-    def _close_way_back(self, s: bytes, b: int, out: Found) -> None:
-        """No lease is asked for here, as in stream/slot.py."""
-        n = bytearray(s)
-        n[SLOT + 1] = 0
-        if b == HOLDER:
-            n[b + PC] = PG_ASK
-        else:
-            self.line.end(n, b)
-        out.append((STEP, "closes the way back", bytes(n)))
-
-    def _ask_purge(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is None:
-            return
-        at = 2 * s[b + WAVE]
-        lives_there = s[MARK + at] == DEPARTED and s[MARK + at + 1] == RESIDENT
-        if lives_there or Flaw.BLIND_PURGE in self.flaws:
-            n[PHASE + s[b + WAVE]] = PURGING
-            n[b + PC] = PG_OWN
-        else:
-            n[ORDER] = NO_ORDER
-            self.line.end(n, b)
-        out.append((STEP, "purges the source copy" if lives_there else "does not live at the target", bytes(n)))
-
-    def _purge(self, s: bytes, b: int, out: Found) -> None:
-        n = self.line.write(s, b, 0, out)
-        if n is not None:
-            own = s[b + PC] == PG_OWN
-            forget_rows(n, s[b + WAVE], 0, own=own, shared=not own)
-            n[b + PC] = s[b + PC] + 1
-            out.append((STEP, "removes " + ("the members' rows" if own else "the shared rows"), bytes(n)))
-
-    def _purged(self, s: bytes, b: int, out: Found) -> None:
-        n = self._control(s, b, out)
-        if n is not None:
-            n[PHASE + s[b + WAVE]], n[b + PC] = PURGED, CHOOSE
-            out.append((STEP, "the wave is purged", bytes(n)))
-
-    def _ask_clear(self, s: bytes, b: int, out: Found) -> None:
-        """What a rollback left at the target."""
-        at = 2 * s[b + WAVE]
-        n = bytearray(s)
-        if s[MARK + at] == RESIDENT and s[MARK + at + 1] == DEPARTED:
-            n[b + PC] = CL_ROWS
-        else:
-            self.line.end(n, b)
-        out.append((STEP, "asks where the wave lives", bytes(n)))
-
-    def _clear(self, s: bytes, b: int, out: Found) -> None:
-        n = self.line.write(s, b, 1, out)
-        if n is None:
-            return
-        w = s[b + WAVE]
-        if s[b + PC] == CL_ROWS:
-            forget_rows(n, w, 0 if Flaw.WRONG_COPY in self.flaws else 1)
-            n[b + PC] = CL_RECORD
-        else:
-            n[MARK + 2 * w + 1] = n[EPOCH + 2 * w + 1] = NONE
-            n[b + PC] = CHOOSE
-        out.append((STEP, "removes what the rollback left at the target", bytes(n)))

@@ -22,7 +22,7 @@ from typing import Any
 
 from reliability.model.bounds import Bounds
 from reliability.model.explore import Model
-from reliability.model.orders import HOLDER
+from reliability.model.line import HOLDER
 from reliability.model.state import (
     CHOOSE, COPY, COUNT, DECIDE, DEPART, EPOCH, MARK, MARKS, PC, PG_CLOSE, PG_DONE, PG_OWN, PREPARE, READ_TAIL,
     RELEASE, RESERVE, RESERVED, SB_CLEAN, SB_RELEASE, SETTLE_G, SITES, STREAM,

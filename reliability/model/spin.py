@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from reliability.model.record import record
+from reliability import record
 
 MODEL = Path(__file__).with_name("handover.pml")
 MEMORY_MB = 6_000
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(figures))
     if options.record:
-        print(f"written: results/{record('spin', figures).name}", file=sys.stderr)
+        print(f"written: results/{record.write('spin', figures).name}", file=sys.stderr)
     return 0 if all(one.as_expected for one in found) else 1
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from datetime import UTC, datetime
 import json
-from pathlib import Path
 import sys
 import time
 
+from reliability import record
 from reliability.history import PERMITTED, Level, Order, Report, check
 from reliability.oracle.executor import REVEALED, Fault, Made, make
 
 SEEDS, TRANSACTIONS, LARGE = 300, 400, 100_000
 SAY_EVERY = 50
-RESULTS = Path(__file__).parent.parent / "results" / "history.json"
 
 
 def accused(made: Made) -> list[str]:
@@ -90,17 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first one (1)")
     parser.add_argument("--transactions", type=int, default=TRANSACTIONS, help=f"of each history ({TRANSACTIONS})")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.parent.name}/")
+    parser.add_argument("--record", action="store_true", help="write the figures to reliability/results/histories.json")
     options = parser.parse_args(arguments)
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
-    figures = {
-        "date": datetime.now(UTC).date().isoformat(),
-        **campaign(options.seed, options.seeds, options.transactions),
-        **speed(options.seed),
-    }
+    figures = {**campaign(options.seed, options.seeds, options.transactions), **speed(options.seed)}
     if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        record.write("histories", figures)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -83,6 +83,17 @@ async def test_resume_after_a_stop(sites18: Rig, time: int, streams: int) -> Non
     await assert_exact(sites18)
 
 
+async def test_no_row_is_committed_without_its_progress(sites18: Rig) -> None:
+    await shop(sites18)
+    await sites18.target.execute("alter table domicile.progress add constraint never check (false)")
+    with pytest.raises(DomicileError):
+        await sites18.copy()
+    assert await arrived(sites18) == 0
+    await sites18.target.execute("alter table domicile.progress drop constraint never")
+    await sites18.copy()
+    await assert_exact(sites18)
+
+
 async def test_resume_whatever_the_indexes(sites18: Rig) -> None:
     """Without its index a table is carried in few large chunks; cells already there are still left out."""
     await shop(sites18)

@@ -48,7 +48,8 @@ async def test_past_its_budget_it_names_the_blocker_and_nothing_is_lost(any_shop
         assert blocker.application == "shop"
         await any_shop.mark("fenced")
         with pytest.raises(DomicileError) as caught:
-            await any_shop.drain(0.3)
+            async with asyncio.timeout(5):
+                await any_shop.drain(0.3)
         assert caught.value.code is ErrorCode.FENCE_BUDGET
         [named] = caught.value.facts["blockers"]  # type: ignore[misc]  # facts are plain JSON
         assert named["pid"] == before.conn.info.backend_pid

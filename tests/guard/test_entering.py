@@ -154,6 +154,50 @@ async def test_an_order_made_counts_where_its_items_may_be_there_before_it(datab
                 await depart(lock)
 
 
+UNSEEN = {
+    "item made": "insert into item (id, order_id) values (555, 21)",
+    "item moved": "update item set id = 555, order_id = 21 where id = 1100",
+}
+
+
+@pytest.mark.parametrize("how", UNSEEN)
+@pytest.mark.parametrize("counted", [True, False])
+async def test_a_row_below_one_that_nobody_sees_yet_is_counted(any_shop: Guarded, how: str, counted: bool) -> None:
+    """Its writer finds no owner, waits for a key of its own, and passes the foreign key once the order is committed.
+    In the control nobody counts: the item is committed after its owner's departure."""
+    shop = any_shop
+    if not counted:
+        item = await shop.value("select 'guard_' || 'public.item'::regclass::oid")
+        text = "perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);"
+        await shop.rewrite(item, text, "null;", times=2)
+    entered = await shop.close()
+    async with shop.writer() as maker, shop.writer() as other, shop.writer() as adder:
+        await maker.run("insert into orders (id, user_id) values (21, 2)")  # holds the wave's lock
+        await other.run("insert into item (id, order_id) values (555, 190)")
+        adding = asyncio.create_task(adder.run(UNSEEN[how]))
+        await asyncio.sleep(0.2)
+        assert not adding.done()
+        await maker.commit()
+        await other.conn.rollback()
+        await adding
+        if not counted:
+            async with shop.locked(entered) as lock:
+                await depart(lock)
+            await adder.commit()
+            assert await shop.value("select count(*) from public.item where order_id = 21") == 1
+            return
+        with pytest.raises(DomicileError) as caught:
+            async with shop.locked(entered):
+                pass
+        assert caught.value.facts["entered"] == 1
+        draining = asyncio.create_task(shop.drain())
+        await asyncio.sleep(0.2)
+        assert not draining.done()
+        await adder.commit()
+        async with shop.locked((await draining).entered) as lock:
+            await depart(lock)
+
+
 @pytest.mark.parametrize("mark", ["fenced", "closing"])
 @pytest.mark.parametrize("level", OLD_SNAPSHOTS)
 @pytest.mark.parametrize("raised", [True, False])

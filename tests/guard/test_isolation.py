@@ -6,7 +6,7 @@ import asyncio
 
 import psycopg
 import pytest
-from tests.guard.kit import HERE, OWNED, SHOP, Guarded, data_map, guarded, register
+from tests.guard.kit import HERE, OWNED, SHOP, THERE, Guarded, data_map, guarded, register
 
 from domicile.postgres import guard
 from domicile.postgres.connect import SESSION, connect
@@ -146,6 +146,26 @@ async def test_the_second_of_two_fences_waits_for_the_first(shop: Guarded) -> No
         await guard.set_fence(first, shop.wave, "fenced", HERE, 3)
         await first.execute("set constraints all immediate")  # as at its commit
         later = asyncio.create_task(guard.set_fence(second, other, "fenced", HERE, 4))
+        await asyncio.sleep(0.2)
+        assert not later.done()
+        await first.execute("commit")
+        await later
+
+
+async def test_departures_wait_for_each_other_too(shop: Guarded) -> None:
+    """Their members are known to the guard's filter: they do not meet at its lock."""
+    other = await register(shop.conn, [12], move="m2")
+    await shop.arm()
+    for wave in (shop.wave, other):
+        await guard.set_fence(shop.conn, wave, "closing", HERE, 3)
+    async with (
+        await connect(shop.conninfo, settings=SESSION) as first,
+        await connect(shop.conninfo, settings=SESSION) as second,
+    ):
+        await first.execute("begin")
+        await guard.set_fence(first, shop.wave, "departed", THERE, 4)
+        await first.execute("set constraints all immediate")  # as at its commit
+        later = asyncio.create_task(guard.set_fence(second, other, "departed", THERE, 4))
         await asyncio.sleep(0.2)
         assert not later.done()
         await first.execute("commit")

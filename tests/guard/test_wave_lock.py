@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 import os
 import signal
 import statistics
@@ -88,6 +89,38 @@ async def test_a_mover_who_was_taken_over_departs_nothing(any_shop: Guarded) -> 
         assert await any_shop.value(MARK) == "closing"
         await lock.depart(MoveId("m1"), 1, THERE, 4, b"")
     assert await any_shop.value(MARK) == "departed"
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_who_has_seen_a_departure_that_is_undone_must_look_again(shop: Guarded, level: str) -> None:
+    """His snapshot would send him to a home that it never became."""
+    entered = await shop.close()
+    async with shop.locked(entered) as lock:
+        await depart(lock)
+        async with shop.writer(level) as writer:
+            await reopen(lock)
+            await writer.refused("update orders set note = 'n' where id = 20", "40001")
+            await writer.run("update orders set note = 'n' where id = 20")
+            await writer.commit()
+
+
+async def test_the_departure_is_on_disk_where_commits_are_not(shop: Guarded) -> None:
+    """Other commits of the session are not: the first is the control."""
+    entered = await shop.close()
+    unflushed = "select pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn()"
+    async with shop.locked(entered) as lock:
+        await lock.conn.execute("set synchronous_commit = off")
+        behind = []
+        for _ in range(20):
+            await lock.conn.execute("update public.outside set id = id where id = 1")
+            behind.append(await _value(lock.conn, unflushed))
+        assert any(behind)
+        for _ in range(5):
+            position = await depart(lock)
+            flushed = await _value(lock.conn, "select pg_catalog.pg_current_wal_flush_lsn() - '0/0'::pg_lsn")
+            assert isinstance(flushed, Decimal)
+            assert flushed > position
+            await lock.conn.execute("update domicile.wave set mark = 'closing'")
 
 
 async def test_only_a_closing_wave_departs(shop: Guarded) -> None:

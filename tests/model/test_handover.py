@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import pytest
 
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
+from domicile.model.site import SiteName
+from domicile.postgres import waves
 
 COLD = Facts(SourceMark.FENCED, TargetMark.ARRIVING, published=False, fit=True)
 LIVE = replace(COLD, source=SourceMark.CLOSING)
@@ -118,3 +120,19 @@ def test_an_unfit_wave_never_departs_nor_arrives() -> None:
             Action.DEPART,
             Action.ARRIVE,
         )
+
+
+@pytest.mark.parametrize(
+    ("mark", "losing", "gaining"),
+    [
+        (None, SourceMark.OPEN, TargetMark.ABSENT),
+        ("open", SourceMark.OPEN, TargetMark.ABSENT),
+        ("closing", SourceMark.CLOSING, TargetMark.RESIDENT),  # served until it has departed, on its way back too
+        ("departed", SourceMark.DEPARTED, TargetMark.ABSENT),
+        ("arriving", SourceMark.DEPARTED, TargetMark.ARRIVING),
+        ("resident", SourceMark.OPEN, TargetMark.RESIDENT),
+    ],
+)
+def test_a_site_s_record_is_read_from_either_side(mark: str | None, losing: SourceMark, gaining: TargetMark) -> None:
+    record = None if mark is None else waves.WaveRecord(1, mark, SiteName("here"), 1)
+    assert (waves.source_mark(record), waves.target_mark(record)) == (losing, gaining)

@@ -128,6 +128,36 @@ async def test_purge_refuses_a_source_copy_that_changed(store: Place) -> None:
     assert await scalar(store.source, "select count(*) from store.user_account where id = %s", traveller) == 1
 
 
+async def test_nothing_is_removed_without_its_line_in_the_journal(store: Place) -> None:
+    moved = await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
+    before = await every_row(store.source)
+    await execute(store.source, "alter table domicile.purge_journal add constraint never check (false)")
+    with pytest.raises((DomicileError, psycopg.Error)):
+        await commands.purge(store.workspace, moved.move_id)
+    assert await every_row(store.source) == before
+    await execute(store.source, "alter table domicile.purge_journal drop constraint never")
+    assert (await commands.purge(store.workspace, moved.move_id)).left_at_source == 0
+
+
+async def test_a_purge_looks_back_at_what_it_has_removed(store: Place) -> None:
+    """A purge that was interrupted behind its first chunk; then somebody writes past the guard for one of its users."""
+    moved = await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
+    with pytest.raises(DomicileError, match="failpoint"):
+        await commands.purge(replace(store.workspace, failpoint="purge.chunk_committed:error"), moved.move_id)
+    slipped = """
+        insert into store.user_account (id, email, phone, full_name, market, locale, created_at) overriding system value
+        select m.subject, 'slipped@example.com', '', 'slipped', 'IN', 'en-IN', now()
+        from domicile.member as m join domicile.wave as w on w.id = m.wave where w.no = 1 and m.ordinal = 1"""
+    await execute(store.source, f"set session_replication_role = replica; {slipped}")
+    with pytest.raises(DomicileError, match="1 rows of the wave are still at beijing"):
+        await commands.purge(store.workspace, moved.move_id)
+    await execute(
+        store.source,
+        "set session_replication_role = replica; delete from store.user_account where full_name = 'slipped'",
+    )
+    assert (await commands.purge(store.workspace, moved.move_id)).left_at_source == 0
+
+
 async def test_pause_stops_between_waves_and_resume_goes_on(store: Place) -> None:
     before = together(await every_row(store.source), await every_row(store.target), in_scope())
     stop = asyncio.Event()

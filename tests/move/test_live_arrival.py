@@ -32,6 +32,7 @@ from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 
 from domicile import commands
 from domicile.model.errors import ErrorCode
+from domicile.model.phase import Status
 from domicile.model.report import LiveFigures
 from domicile.move import live, live_handover, stepback
 from domicile.move.carrier import Carrier
@@ -306,6 +307,22 @@ async def test_an_arrival_that_comes_during_a_step_back_is_refused(place: Place)
     assert await owned(place.target) == residents
 
 
+async def test_an_arrival_that_comes_after_a_recovery_is_refused(place: Place) -> None:
+    """The mover died while it was on the line; who comes then opens the source again."""
+    one = (await people(place.source))[0]
+    async with over_a_line(place) as (far, line), begun(far) as carrier:
+        await through(carrier, PREPARE, COPY)
+        moving = asyncio.create_task(through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP))
+        await line.full.wait()
+        moving.cancel()
+        await asyncio.wait([moving])
+        assert await marks(place) == ({1: "departed"}, {1: "arriving"})
+        assert not await live_handover.recover(carrier, 1)
+        await line.deliver()
+        assert await marks(place) == ({1: "open"}, {1: "arriving"})
+        assert (await write(place.source, one), await write(place.target, one)) == ("", "DM002")
+
+
 @pytest.mark.parametrize(
     "share", [pytest.param(0.0, id="all of it"), pytest.param(0.5, id="half of it", marks=pytest.mark.campaign)]
 )
@@ -331,11 +348,16 @@ async def test_an_arrival_of_which_half_is_late_is_waited_for(place: Place) -> N
         await through(carrier, PREPARE, COPY)
         async with asyncio.TaskGroup() as group:
             group.create_task(through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP))
+            await line.full.wait()
+            waiting = group.create_task(write(place.source, one))
+            await asyncio.sleep(0.3)
+            assert not waiting.done(), "nobody can tell him yet where to go"
             await line.gone.wait()
             await asyncio.sleep(1.0)
             assert await marks(place) == ({1: "departed"}, {1: "arriving"})
             await line.deliver()
         figures = await live_figures(carrier)
+    assert waiting.result() == "DM001"
     assert figures.tries == 0
     assert (await write(place.source, one), await write(place.target, one)) == ("DM001", "")
     await arrived_whole(place, residents)
@@ -375,6 +397,41 @@ async def test_the_tail_is_not_applied_again(place: Place, monkeypatch: pytest.M
     async with begun(place, limits=replace(ONE, lock_timeout_ms=900)) as carrier:
         await through(carrier, PREPARE, COPY, CATCHUP)
     assert await scalar(place.target, "select full_name from store.user_account where id = %s", one) == "newer"
+
+
+async def test_the_tail_is_not_carried_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that came with the arrival are in the copy already when the wave goes home."""
+    one = (await people(place.source))[0]
+    orders = f"select count(*) from store.orders where user_id = {one}"
+    before = await scalar(place.source, orders)
+    original = live_handover.attempt
+
+    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+        async with open_transaction(place.source, ORDER.format(one)) as writer, asyncio.TaskGroup() as group:
+            group.create_task(original(wave, entered, locking))
+            await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
+            await writer.commit()
+
+    monkeypatch.setattr(live, "attempt", attempt)
+    async with begun(place, limits=replace(ONE, lock_timeout_ms=900)) as carrier:
+        await through(carrier, PREPARE, COPY, CATCHUP)
+    monkeypatch.undo()
+    assert (await commands.rollback(place.workspace, carrier.move.move_id)).status is Status.ABORTED
+    assert await scalar(place.source, orders) == int(str(before)) + 1
+
+
+async def test_the_arrival_ends_the_term_of_its_stream(place: Place) -> None:
+    """Whatever that stream sends is refused from then on, and not only from the next question on."""
+    terms: list[object] = []
+
+    async def look() -> None:
+        terms.append(await scalar(place.target, "select term from domicile.wave"))
+
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await through(doing(carrier, {("live.departed", 1): look, ("live.arrived", 1): look}), CATCHUP)
+    before, behind = terms
+    assert int(str(behind)) > int(str(before))
 
 
 def test_what_was_touched_while_the_stream_was_told_to_hold_is_compared_too() -> None:

@@ -17,6 +17,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan, Question, WayBack
 from domicile.model.report import MoveStatus
+from domicile.stream import catchup
 
 OF_WAVE = """
     select array_agg(m.subject order by m.subject) from domicile.member as m
@@ -233,7 +234,10 @@ async def test_a_copy_that_was_written_past_the_guard_is_refused_while_there_is_
     assert await scalar(place.source, REVIEWS) == 1
 
 
-async def test_soaking_keeps_the_log_of_waves_that_it_does_not_follow(place: Place, process: Mover) -> None:
+async def test_soaking_keeps_the_log_of_waves_that_it_does_not_follow(
+    place: Place, process: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.0)
     died = await process.do("apply", await soaking_plan(place), mode=Mode.LIVE, failpoint="live.arrived:kill:2")
     assert died.killed, died
     (now,) = await commands.status(place.workspace)
@@ -259,7 +263,19 @@ async def test_soaking_after_a_killed_rollback_follows_its_wave_again(place: Pla
     assert await scalar(place.source, REVIEWS) == 3
 
 
-# Purged after a rollback
+# Purged
+
+
+async def test_the_way_back_is_closed_before_anything_is_removed(place: Place) -> None:
+    move = (await moved(place)).move_id
+    assert "slot" in await traces(place.target)
+    with pytest.raises(DomicileError, match="failpoint"):
+        await commands.purge(failing(place, "purge.before:error").workspace, move)
+    assert "slot" not in await traces(place.target)
+    with pytest.raises(DomicileError) as refused:
+        await commands.rollback(place.workspace, move)
+    assert refused.value.code is ErrorCode.WAY_BACK_CLOSED
+    assert (await commands.purge(place.workspace, move)).waves == 3
 
 
 async def test_a_purge_after_a_rollback_says_what_it_deletes_and_where(place: Place) -> None:

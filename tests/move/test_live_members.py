@@ -107,6 +107,61 @@ async def test_a_row_below_it_that_differs_is_found_all_the_same(place: Place, m
             assert found.value.code is ErrorCode.DISCREPANCY
 
 
+WRONG = "update store.user_account set full_name = 'wrong' where id = {}"
+TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
+REST = "set session_replication_role = replica"
+
+
+async def test_a_row_that_differs_is_found_though_it_was_touched_before_the_snapshot(place: Place) -> None:
+    """Touched rows are excused where the snapshot does not see their change, and there alone."""
+    one = (await people(place.source))[0]
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_live(carrier, 1) as live:
+            await execute(place.source, TOUCH.format(one))
+            await live_verify.mark(live)
+            assert live.dirty_rows() == 1
+            await execute(place.target, REST, WRONG.format(one))
+            assert not (await live_verify.whole(live)).clean
+
+
+async def test_a_touched_row_that_lacks_its_parent_at_the_target_is_found(place: Place) -> None:
+    """Itself it is equal at both sites, and its parent was compared before."""
+    one = (await people(place.source))[0]
+    new = f"""
+        insert into store.orders (user_id, address_id, currency, total)
+        select {one}, min(id), 'INR', 7 from store.address where user_id = {one}"""
+    parent = f"delete from store.address where id = (select min(id) from store.address where user_id = {one})"
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_live(carrier, 1) as live:
+            await live_verify.mark(live)
+            assert (await live_verify.whole(live)).clean
+            await execute(place.source, new)
+            await live_verify.mark(live)
+            await execute(place.target, REST, parent)
+            with pytest.raises(DomicileError, match="refer to a row that is not there"):
+                await live_verify.touched_rows(live)
+
+
+async def test_a_row_that_differs_is_found_when_it_was_touched_behind_the_snapshot(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison that excused it has not compared it."""
+    one = (await people(place.source))[0]
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_live(carrier, 1) as live:
+            await live_verify.mark(live)
+            given_after_the_snapshot(monkeypatch, place, TOUCH.format(one))
+            assert (await live_verify.whole(live)).clean
+            assert live.dirty_rows() == 1
+            await execute(place.target, REST, WRONG.format(one))
+            with pytest.raises(DomicileError) as found:
+                await live_verify.touched_rows(live)
+            assert found.value.code is ErrorCode.DISCREPANCY
+
+
 async def test_who_changes_market_while_the_wave_is_on_its_way_stays_home(place: Place) -> None:
     """He is copied already: his rows at the target go, he is served by the source, and the others arrive."""
     residents = await owned(place.target)

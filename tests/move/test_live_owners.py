@@ -121,6 +121,9 @@ class Story:
             MERGE.format(c[5], m[0]) + ";" + DELETE.format(c[5]),
             DELETE.format(m[7]),
             DELETE.format(c[6]),
+            # What hangs from an order that went out, or never was in.
+            f"""update store.order_item set quantity = quantity + 1
+                where order_id in (select id from store.orders where user_id in ({c[0]}, {c[1]}))""",
         ]
 
 

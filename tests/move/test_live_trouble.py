@@ -39,7 +39,10 @@ from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
+from domicile.move import live_verify
+from domicile.move.live_wave import open_live
 from domicile.sites.embedded import EmbeddedCluster
+from domicile.stream import catchup
 
 TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
 WALSENDERS = """
@@ -50,6 +53,7 @@ SESSIONS = """
     where datname = current_database() and starts_with(application_name, 'domicile') and pid <> pg_backend_pid()"""
 
 
+MOVE_SLOT = "select * from pg_replication_slots where database = current_database()"
 SLOTS = "select count(*) from pg_replication_slots where database = current_database()"
 DROP_SLOTS = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()"
 WAITS_FOR_STANDBY = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
@@ -383,6 +387,57 @@ async def test_a_commit_that_is_in_the_log_before_anybody_sees_it(place_15: Plac
         await through(carrier, CATCHUP)
     assert await scalar(place.target, ARRIVED_LATE) == 2
     await arrived_whole(place, residents)
+
+
+async def test_nothing_is_acknowledged_that_the_target_has_not_committed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's lock holds a change up at the target. Nor is a marker behind it said to be reached."""
+    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.1)
+    one = (await people(place.source))[0]
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_live(carrier, 1) as live:
+            async with open_transaction(place.target, "lock table store.user_account"):
+                async with open_transaction(place.source, TOUCH.format(one)) as writer:
+                    row = await (await writer.execute("select pg_current_wal_insert_lsn()::text")).fetchone()
+                    assert row is not None
+                    await writer.commit()
+                beyond = f"select confirmed_flush_lsn > '{row[0]}' from ({MOVE_SLOT}) as s"
+                await asyncio.sleep(3.0)
+                assert await scalar(place.source, beyond) is False
+                reached = asyncio.create_task(live_verify.mark(live))
+                await asyncio.wait([reached], timeout=1.0)
+                assert not reached.done()
+            await reached
+            await until(lambda: scalar(place.source, beyond))
+
+
+async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the log, and applied; the snapshot of the next wave might miss it all the same."""
+    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.1)
+    place = place_15
+    one = (await people(place.source))[0]
+    applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
+    database = await scalar(place.source, "select current_database()")
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(place.source, f"alter database {database} set synchronous_commit = local")
+        async with (
+            open_live(carrier, 1),
+            open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer,
+        ):
+            row = await (await writer.execute("select pg_current_wal_insert_lsn()::text")).fetchone()
+            assert row is not None
+            beyond = f"select confirmed_flush_lsn > '{row[0]}' from ({MOVE_SLOT}) as s"
+            async with commits_hang(place.source):
+                hanging = asyncio.create_task(writer.commit())
+                await until(lambda: scalar(place.target, applied))
+                await asyncio.sleep(3.0)
+                assert not hanging.done()
+                assert await scalar(place.source, beyond) is False
+            await hanging
+            await until(lambda: scalar(place.source, beyond))
 
 
 async def test_a_huge_transaction(place: Place) -> None:

@@ -7,22 +7,27 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from tests.move.live_kit import open_transaction, until
 from tests.move.places import SOURCE, TARGET, Place, Rows, apply_cold, every_row, execute, scalar
 from tests.move.test_cold_move import ABROAD, plan_of
 
 from domicile import commands
-from domicile.commands.desk import open_desk
+from domicile.commands.desk import carrier_for, open_desk
+from domicile.commands.moves import create, freeze_cohort
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Question
+from domicile.model.plan import Mode, Question
 from domicile.model.report import MoveStatus
 from domicile.model.site import DatasetName
+from domicile.move import begin
+from domicile.move.run import Outcome, run_phase
 
 # A user of the target who has the address of one that moves: it is unique there.
 _OCCUPY = """
     insert into store.user_account (email, phone, full_name, market, locale, created_at)
     values (%s, '+65 0000 0000', 'namesake', 'SG', 'en-SG', now()) returning id"""
 _LEAVE = "delete from store.user_account where full_name = 'namesake'"
+_HELD_UP = "select count(*) from pg_stat_activity where wait_event = 'transactionid' and query ~ 'domicile.wave'"
 _LAST_INDIAN = "select email from store.user_account where market = 'IN' order by id desc limit 1"
 
 
@@ -122,6 +127,30 @@ async def test_an_unreachable_target_is_named_and_nothing_changes(store: Place) 
     assert refused.value.code is ErrorCode.SITE_UNREACHABLE
     assert await every_row(store.source) == before
     assert (await apply_cold(store.workspace, plan)).status is Status.WAITING, "the same plan goes on afterwards"
+
+
+async def test_the_fence_waits_for_a_writer_who_began_just_before_its_mark(store: Place) -> None:
+    """The mark's transaction is held up; meanwhile somebody begins to write for the wave."""
+    plan = await plan_of(store, "market = 'IN'")
+    first = "select subject from domicile.member order by wave, ordinal limit 1"
+    async with open_desk(store.workspace) as desk:
+        record = await create(desk, plan, Mode.COLD)
+        async with carrier_for(desk, record.move_id) as carrier:
+            await freeze_cohort(desk, carrier, plan)
+            await begin.run(carrier)
+            assert await run_phase(carrier, 1, Phase.PREPARE) is Outcome.DONE
+            one = await scalar(store.source, first)
+            async with open_transaction(store.source, "select from domicile.wave for update") as holder:
+                fencing = asyncio.create_task(run_phase(carrier, 1, Phase.FENCE))
+                await until(lambda: scalar(store.source, _HELD_UP))
+                late = f"update store.user_account set full_name = 'late' where id = {one}"
+                async with open_transaction(store.source, late) as writer:
+                    await holder.rollback()
+                    await until(lambda: scalar(store.source, "select true from domicile.wave where mark = 'fenced'"))
+                    await asyncio.wait([fencing], timeout=1.0)
+                    assert not fencing.done()
+                    await writer.commit()
+                    assert await fencing is Outcome.DONE
 
 
 async def test_a_blocked_fence_names_the_blocker_and_steps_back(store: Place) -> None:

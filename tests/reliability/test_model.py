@@ -19,7 +19,7 @@ from reliability.model.__main__ import main
 from reliability.model.bounds import ALONE, CUT, SMALL, Bounds, Flaw, broken
 from reliability.model.explore import Model, explore
 from reliability.model.judge import violation
-from reliability.model.mover import decisions
+from reliability.model.recovery import decisions
 from reliability.model.replay import STANDS, Observation, observations, replay
 from reliability.model.replay import main as replay_main
 from reliability.model.state import CLOSING, DEPARTED, MARK, OWN, RESIDENT, TRUE_OWN

@@ -6,14 +6,13 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from functools import cache
-import json
 from pathlib import Path
 import subprocess
 
 import pytest
 from reliability.mutants import Mutant, Outcome, Result, Stale
 
-from reliability import mutants
+from reliability import mutants, record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALL = mutants.read_all()
@@ -118,17 +117,22 @@ def test_what_is_no_mutant_is_refused(tmp_path: Path, name: str, text: str) -> N
         planted(tmp_path / "patches", name, text)
 
 
+def test_why_it_does_no_harm_is_read(tmp_path: Path) -> None:
+    assert planted(tmp_path).harmless == ""
+    assert planted(tmp_path, text="# harmless: nobody asks for two\n" + PATCH).harmless == "nobody asks for two"
+
+
 def test_a_record_keeps_what_is_still_true(tmp_path: Path) -> None:
-    folder, path = tmp_path / "patches", tmp_path / "mutants.json"
+    folder, kept_in = tmp_path / "patches", tmp_path / "results"
     one, two = planted(folder), planted(folder, "002-sums-again.patch")
     results = [Result(m.no, m.name, Outcome.CAUGHT, "tests/x.py::test_x", "", 1.0, m.digest) for m in (one, two)]
-    mutants.record(results, 7, path, folder)
+    mutants.keep(results, 7, kept_in, folder)
     two = planted(folder, "002-sums-again.patch", PATCH.replace("two = 3", "two = 4"))
-    mutants.record([], 8, path, folder)
-    found = json.loads(path.read_text())
+    mutants.keep([], 8, kept_in, folder)
+    found = record.read("mutants", kept_in)
     assert (found["planted"], found["tried"], found["caught"], found["survived"]) == (2, 1, 1, 0)
     assert [(entry["no"], entry["seed"]) for entry in found["mutants"]] == [(1, 7)]
     survived = Result(two.no, two.name, Outcome.SURVIVED, "", "", 1.0, two.digest)
-    mutants.record([survived], 8, path, folder)
-    found = json.loads(path.read_text())
+    mutants.keep([survived], 8, kept_in, folder)
+    found = record.read("mutants", kept_in)
     assert (found["planted"], found["tried"], found["caught"], found["survived"]) == (2, 2, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 import traceback
 
 import pytest
@@ -278,6 +279,16 @@ async def test_applied_transaction_is_refused(shop: Destination) -> None:
         assert again.position == once.position
         with pytest.raises(DomicileError, match="a second time"):
             await again.finish([once])
+
+
+async def test_parts_of_a_transaction_committed_right_behind_another_follow_it(shop: Destination) -> None:
+    """A part before the last stands where its commit record begins: where the record before it ends."""
+    before = shop.transaction(await shop.insert("users", id="3", email="'c'"))
+    part, last = shop.parts([await shop.insert("users", id="4", email="'d'")], [])
+    async with shop.apply() as apply:
+        await apply.finish([before, replace(part, position=before.position), last])
+        assert apply.position == last.position
+    assert await shop.rows("select count(*) from public.users where id in (3, 4)") == [(2,)]
 
 
 async def test_empty_transaction_moves_the_position_on(shop: Destination) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 import time
 from typing import Any
 
@@ -216,6 +217,63 @@ async def test_what_a_dead_mover_left_half_made_is_made_anew(conn: Conn, any_dat
             await writer.commit()
             await slot.create(conn, MOVE, [ORDERS], seconds_max=5)
     assert await slot.inspect(conn, MOVE) is not None
+
+
+@pytest.mark.parametrize("maker_dies", [False, True])
+async def test_no_wave_begins_before_everybody_sees_what_the_slot_passes_by(
+    any_database: str, maker_dies: bool
+) -> None:
+    """A commit stands in the log before the slot begins, and waits for a standby: nobody sees it yet, and the slot does
+    not deliver it."""
+    async with AsyncExitStack() as stack:
+        ours = make_conninfo(any_database, options="-c synchronous_commit=local")
+        admin, before, behind, late, making, again = [
+            await stack.enter_async_context(await AsyncConnection.connect(ours, autocommit=True)) for _ in range(6)
+        ]
+        await admin.execute("create table t (id int primary key)")
+        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+        await admin.execute("alter system set synchronous_commit = 'local'")  # of everybody else
+        await admin.execute("select pg_reload_conf()")
+        try:
+            await before.execute("begin; insert into t values (1)")
+            made = asyncio.create_task(slot.create(making, MOVE, [TableName("public", "t")], seconds_max=20))
+            await _until(admin, "select count(*) from pg_replication_slots where slot_name ~ 'domicile'")
+            await asyncio.sleep(0.5)
+            await behind.execute("begin; insert into t values (2)")
+            await before.execute("commit")
+            await asyncio.sleep(0.5)
+            await late.execute("set synchronous_commit = on")
+            committing = asyncio.create_task(late.execute("insert into t values (3)"))
+            await _until(admin, "select count(*) from pg_stat_activity where wait_event = 'SyncRep'")
+            await behind.execute("commit")
+            name = slot.stream_name(MOVE, admin.info.dbname)
+            confirmed = "select count(*) from pg_replication_slots where confirmed_flush_lsn is not null"
+            await _until(admin, f"{confirmed} and slot_name = '{name}'")
+            await asyncio.sleep(0.5)
+            assert not made.done(), "the slot is said to be made, and its first snapshot does not see 3"
+            if maker_dies:
+                made.cancel()
+                await asyncio.wait([made])
+                await making.close()
+                made = asyncio.create_task(slot.create(again, MOVE, [TableName("public", "t")], seconds_max=20))
+                await asyncio.sleep(0.5)
+                assert not made.done(), "what its dead maker had not waited for, the next does not either"
+            await admin.execute("select pg_cancel_backend(%s)", (late.info.backend_pid,))
+            await asyncio.gather(committing, return_exceptions=True)
+            await made
+            assert await slot.inspect(admin, MOVE) is not None
+        finally:
+            await admin.execute("alter system reset synchronous_standby_names")
+            await admin.execute("alter system reset synchronous_commit")
+            await admin.execute("select pg_reload_conf()")
+        await slot.drop(admin, MOVE)
+
+
+async def _until(conn: Conn, question: str) -> None:
+    deadline = time.monotonic() + 10
+    while not (row := await (await conn.execute(question.encode())).fetchone()) or not row[0]:
+        assert time.monotonic() < deadline, question
+        await asyncio.sleep(0.02)
 
 
 async def test_after_a_crash_between_the_two_the_slot_follows(conn: Conn) -> None:
@@ -431,8 +489,34 @@ async def test_a_slot_whose_log_was_removed_is_lost(scratch: Any) -> None:
     await cluster.destroy()
 
 
+async def test_nothing_is_made_or_dropped_without_the_lease(conn: Conn, any_database: str) -> None:
+    """The slot, its publication and its reader may be those of the process that took the move over."""
+
+    async def taken_over() -> None:
+        raise DomicileError(ErrorCode.LEASE_LOST, "another process carries the move")
+
+    with pytest.raises(DomicileError) as caught:
+        await slot.create(conn, MOVE, [ORDERS], seconds_max=5, lease=taken_over)
+    assert caught.value.code is ErrorCode.LEASE_LOST
+    assert await left_behind(conn) == []
+    await slot.create(conn, MOVE, [ORDERS], seconds_max=5)
+    name = slot.stream_name(MOVE, conn.info.dbname)
+    async with open_reader(any_database, name, name, 0, binary=True):
+        with pytest.raises(DomicileError) as caught:
+            await slot.drop(conn, MOVE, seconds_max=0.1, lease=taken_over)
+        assert caught.value.code is ErrorCode.LEASE_LOST
+        facts = await slot.inspect(conn, MOVE)
+        assert facts is not None
+        assert facts.active_pid is not None, "its reader goes on"
+    with pytest.raises(DomicileError):
+        await slot.drop(conn, MOVE, lease=taken_over)
+    assert await left_behind(conn) == [(name,), (name,)]
+    await slot.drop(conn, MOVE)
+    assert await left_behind(conn) == []
+
+
 async def test_a_new_timeline_is_another_identity(any_cluster: EmbeddedCluster, scratch: Any) -> None:
-    """After a promotion positions and slots mean nothing any more."""
+    """After a promotion positions and slots mean nothing any more, also of a slot that came along."""
     bindir = any_cluster.binaries.bindir
     cluster = await EmbeddedCluster.create(scratch, f"promoted-{any_cluster.name}", bindir=bindir)
     async with cluster:
@@ -440,14 +524,36 @@ async def test_a_new_timeline_is_another_identity(any_cluster: EmbeddedCluster, 
             before = await slot.site_identity(conn)
             await conn.execute("select pg_switch_wal()")
             assert await slot.site_identity(conn) == before
+            await conn.execute(SCHEMA)
+            await slot.create(conn, MOVE, [ORDERS], seconds_max=5)
+            made = await slot.inspect(conn, MOVE)
+            assert made is not None
+            assert not made.lost
+            assert not await slot.replaced(conn, MOVE)
     (cluster.data / "standby.signal").touch()
     async with cluster:
         async with await AsyncConnection.connect(cluster.conninfo(), autocommit=True) as conn:
             with pytest.raises(DomicileError):
                 await slot.site_identity(conn)
             assert any("standby" in k.what for k in await fitness.shortcomings(conn))
+            standing_by = await slot.inspect(conn, MOVE)
+            assert standing_by is not None, "a copy of all files has the slot, too"
+            assert not standing_by.lost
             await conn.execute("select pg_promote()")
             after = await slot.site_identity(conn)
+            found = await slot.inspect(conn, MOVE)
+            assert found is not None
+            assert found.lost
+            assert "standby" in found.reason
+            assert await slot.replaced(conn, MOVE)
+            await slot.drop(conn, MOVE)
+            await slot.create(conn, MOVE, [ORDERS], seconds_max=5)
+            anew = await slot.inspect(conn, MOVE)
+            assert anew is not None
+            assert not anew.lost
+            await conn.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+            await slot.create(conn, MOVE, [ORDERS], seconds_max=5)  # the publication of before is taken over
+            assert not await slot.replaced(conn, MOVE)
     assert (before[-2:], after[-2:]) == ("/1", "/2")
     assert before[:-2] == after[:-2]
     await cluster.destroy()

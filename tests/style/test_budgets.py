@@ -48,7 +48,7 @@ def _is_command(node: Function) -> bool:
 
 
 def modules() -> list[Path]:
-    return sorted(path for part in ("src", "benchmarks") for path in (ROOT / part).rglob("*.py"))
+    return sorted(path for part in ("src", "benchmarks", "reliability") for path in (ROOT / part).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -239,6 +239,16 @@ async def test_even_number_of_doubled_rows(sites18: Sites) -> None:
     assert verdict.discrepancies_total == 4
 
 
+async def test_two_equal_rows_for_two_others(sites18: Sites) -> None:
+    """As many rows, and in an exclusive or each pair is nothing."""
+    await fill(sites18)
+    twice = "insert into app.event select 3, '2026-05-05 00:00+00', '{}' from generate_series(1, 2)"
+    await sites18.source.execute(twice.format("x").encode())
+    await sites18.target.execute(twice.format("y").encode())
+    verdict = await sites18.verify(MAP)
+    assert verdict.discrepancies_total == 4
+
+
 async def test_rows_at_the_source_only_are_missing_whole_table(sites18: Sites) -> None:
     await fill(sites18)
     await sites18.target.execute("truncate app.thing, app.item, app.event")

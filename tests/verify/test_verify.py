@@ -36,8 +36,11 @@ async def test_a_column_missing_at_the_target_is_an_error(sites18: Sites) -> Non
     assert caught.value.code is ErrorCode.SCHEMAS_DIFFER
 
 
-async def test_hidden_rows_are_an_error_not_a_row_less(sites18: Sites) -> None:
+@pytest.mark.parametrize("emptied", [False, True], ids=["rows at the source", "none at the source"])
+async def test_hidden_rows_are_an_error_not_a_row_less(sites18: Sites, emptied: bool) -> None:
     await fill(sites18)
+    if emptied:
+        await sites18.source.execute("delete from app.item")
     name = f"reader_{sites18.target.info.dbname}"
     role = sql.Identifier(name)
     await sites18.target.execute(sql.SQL("create role {} login password 'secret'").format(role))

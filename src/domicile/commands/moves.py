@@ -71,11 +71,12 @@ async def apply(
 async def resume(
     workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
 ) -> MoveStatus:
-    """Continue a move after a pause, a failure or a crash. Idempotent on a move whose waves all live at the
-    target."""
+    """Continue a move after a pause, a failure or a crash. Of a move whose waves all live at the target, only what a
+    failover took is put right. Idempotent."""
     async with open_desk(workspace) as desk:
         record = await desk.moves.get(MoveId(move_id))
-        if ended(record.status) or record.status is Status.WAITING:
+        soaking = record.status is Status.WAITING
+        if ended(record.status) or (soaking and await living_runner(desk.conn, record.move_id)):
             return await desk.status(record.move_id)
         if not record.frozen:
             raise not_begun(record)
@@ -83,8 +84,9 @@ async def resume(
             if ended((await desk.moves.get(record.move_id)).status):  # by another process, before the lease was free
                 return await desk.status(record.move_id)
             await begin.enlist(carrier)
-            await desk.moves.request(record.move_id, pause=False)
-            await carry_out(desk, carrier, "move", on_progress, stop)
+            if not soaking:
+                await desk.moves.request(record.move_id, pause=False)
+                await carry_out(desk, carrier, "move", on_progress, stop)
         return await told(desk, record.move_id, on_progress)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
+from domicile.control.doubts import Doubts
 from domicile.control.journal import Journal
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, may_follow
@@ -60,6 +61,7 @@ class Moves:
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
         self._journal = Journal(conn)
+        self.doubts = Doubts(conn, self._journal)
 
     async def create(self, move_id: MoveId, plan: Plan, plan_json: str, mode: Mode, given_by: str) -> MoveRecord:
         """Write down a new move with its waves; a plan that was applied before is refused (plan-applied)."""

@@ -17,7 +17,7 @@ from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
-from domicile.move import handover, live, rollback, stepback, streams
+from domicile.move import failover, handover, live, rollback, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, sign_ups, site_schema, waves
 from domicile.postgres.lease import settle_doubt
@@ -36,8 +36,8 @@ _OUTCOME_STATUS = {
 
 async def enlist(carrier: Carrier) -> None:
     """Both sites know the move and this process's lease, and no transaction of a former holder is open there any more.
-    Waves that a process left on their way back live at one site again, whatever was ordered now. Runs in every process
-    that carries the move."""
+    What a failover took from either site is put right. Waves that a process left on their way back live at one site
+    again, whatever was ordered now. Runs in every process that carries the move."""
     move = carrier.move
     key = move.source_schema.tables[move.data_map.subject.table].column(move.data_map.subject.key)
     async with carrier.sites() as (source, target), carrier.sites() as (source_eye, target_eye):
@@ -48,6 +48,8 @@ async def enlist(carrier: Carrier) -> None:
             await site_schema.install(conn, key.type_name, key.collation)
             record = waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation)
             await unhindered(waves.register_move(conn, record), conn, eye)
+    await failover.mend(carrier)
+    await streams.after_failover(carrier)
     for wave in await carrier.figures.waves(move.move_id):
         if wave.phase is Phase.ROLLBACK:
             await rollback.settle(carrier, wave.no)
@@ -58,6 +60,7 @@ async def run(carrier: Carrier) -> None:
     sign-ups from now on, where the plan says so."""
     move = carrier.move
     async with carrier.sites() as (source, target):
+        await failover.require_cohort(carrier, source)
         seconds = move.plan.limits.fence_seconds_max
         for conn, schema, here in (
             (source, move.source_schema, move.source_site),
@@ -73,15 +76,17 @@ async def run(carrier: Carrier) -> None:
 async def end(carrier: Carrier, outcome: str) -> None:
     """Write down how the attempt ended; an abort forgets every wave that has not moved."""
     move_id = carrier.move.move_id
+    gone = False
     if outcome == "aborted":
-        await _forget_unmoved(carrier)
+        gone = await _forget_unmoved(carrier)
         await release_sign_ups(carrier)
     if outcome != "lost":
         status = _OUTCOME_STATUS.get(outcome, Status.WAITING)
         if not (status is Status.FAILED and (await carrier.moves.get(move_id)).error_code):  # says why already
             await carrier.moves.set_status(move_id, status)
         await carrier.moves.request(move_id, pause=False, abort=False)
-        await streams.end(carrier)
+        if not gone:
+            await streams.end(carrier)
     await release_guards(carrier)
 
 
@@ -126,9 +131,9 @@ async def release_guards(carrier: Carrier) -> None:
             log.warning("the guard stays armed for now: %s", error.message)
 
 
-async def _forget_unmoved(carrier: Carrier) -> None:
+async def _forget_unmoved(carrier: Carrier) -> bool:
     """After an abort nothing is left of the waves that did not move; of a move that moved nobody, nothing at
-    all."""
+    all: then True."""
     move_id = carrier.move.move_id
     figures: Figures = carrier.figures
     all_waves = await figures.waves(move_id)
@@ -152,10 +157,13 @@ async def _forget_unmoved(carrier: Carrier) -> None:
         for (no,) in await cursor.fetchall():
             await _forget(carrier, source, no)
         if all(forgotten) and len(unmoved) == len(all_waves):
+            await streams.end(carrier)  # it needs the lease, which the sites are about to forget
             await waves.forget_move(source, move_id)
             await waves.forget_move(target, move_id)
             await _remove_guard_if_idle(carrier, source)
             await _remove_guard_if_idle(carrier, target)
+            return True
+    return False
 
 
 async def _lives_at_target(carrier: Carrier, no: int) -> bool:

@@ -20,6 +20,8 @@ from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease
 
+# Whatever the role's setting: the other site acts upon a mark, so no crash may take it back.
+_DURABLE = "select pg_catalog.set_config('synchronous_commit', 'on', true)"
 ACTIONS_MAX = 12  # depart, arrive, publish and as many repetitions as recovery can need
 
 
@@ -80,4 +82,5 @@ async def _mark(carrier: Carrier, conn: AsyncConnection, no: int, mark: SourceMa
     home = move.source_site if mark is SourceMark.FENCED else move.target_site
     async with conn.transaction():
         await assert_lease(conn, move.move_id, move.generation)
+        await conn.execute(_DURABLE)
         await guard.set_fence(conn, record.id, mark, home, epoch)

@@ -21,6 +21,7 @@ from domicile.move import live, live_verify, rollback, streams
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import open_live
 from domicile.postgres import waves
+from domicile.postgres.lease import assert_lease
 from domicile.stream import slot
 
 EVERY_SECONDS = 5.0
@@ -120,4 +121,6 @@ async def _round(carrier: Carrier, numbers: Sequence[int]) -> None:
             facts = await slot.wait_free(losing, back.move.stream_name)
             if facts is not None and min(positions) > facts.confirmed:
                 name = slot.stream_name(back.move.stream_name, losing.info.dbname)
-                await losing.execute(_ADVANCE, (name, min(positions)))
+                async with losing.transaction():
+                    await assert_lease(losing, back.move.move_id, back.move.generation)
+                    await losing.execute(_ADVANCE, (name, min(positions)))

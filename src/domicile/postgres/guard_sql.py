@@ -75,6 +75,7 @@ class GuardSql:
                 table, "new", _YES if links else _NO, _NOWHERE if self.joins(table) else sql.SQL("came_from")
             ),
             find_added=self._find(table, "new", _NO if certain else _YES, _NOWHERE),
+            unseen=self._unseen(table),
             same_owner=same,
             comment=sql.Literal(comment),
             fast_path=self._fast_path(table, same),
@@ -150,6 +151,15 @@ class GuardSql:
             return _NO
         return sql.SQL("tg_op operator(pg_catalog.=) 'UPDATE' and ({})").format(sql.SQL(" or ").join(changed))
 
+    def _unseen(self, table: TableName) -> sql.Composable:
+        """Counts a row whose owner is found through another one that nobody sees yet."""
+        steps = self._joined_steps(table)
+        if not steps:
+            return sql.SQL("")
+        parent, leads = _step(self.schema, steps[0], ("new", table), "p1")
+        linked = sql.SQL(" and ").join(sql.SQL("{} is not null").format(column("new", c)) for c in steps[0].columns)
+        return sql.SQL(STATEMENTS["unseen"]).format(linked=linked, tables=parent, leads=sql.SQL(" and ").join(leads))
+
     def _owners(self, table: TableName, record: str) -> tuple[sql.Composed, sql.Composed]:
         """The tables and the condition that lead from the record through the owner path to ``domicile.member as m``."""
         tables: list[sql.Composable] = []
@@ -158,12 +168,9 @@ class GuardSql:
         path = self.data_map.path(table)
         for position, step in enumerate(self._joined_steps(table), start=1):
             following = f"p{position}"
-            tables.append(sql.SQL("{} as {}").format(ident(step.to_table), sql.Identifier(following)))
-            for ours, theirs in zip(step.columns, step.to_columns, strict=True):
-                wanted = self.schema.tables[step.to_table].column(theirs)
-                given = self.schema.tables[at_table].column(ours)
-                value = _collated(column(at, ours), given.collation, wanted.collation)
-                conditions.append(sql.SQL("{} {} {}").format(column(following, theirs), _operator(wanted), value))
+            next_table, leads = _step(self.schema, step, (at, at_table), following)
+            tables.append(next_table)
+            conditions += leads
             at, at_table = following, step.to_table
         last = path[-1].columns[0] if len(tables) < len(path) else self.data_map.subject.key
         owner = self.schema.tables[at_table].column(last)
@@ -181,8 +188,23 @@ class GuardSql:
         return self.schema.tables[self.data_map.subject.table].column(self.data_map.subject.key)
 
 
+def _step(
+    schema: Schema, step: OwnerStep, at: tuple[str, TableName], following: str
+) -> tuple[sql.Composed, list[sql.Composed]]:
+    """The table that the step leads to, as ``following``, and the conditions for its row. ``at``: a name of the row
+    that it leads from, and its table."""
+    conditions = []
+    for ours, theirs in zip(step.columns, step.to_columns, strict=True):
+        wanted = schema.tables[step.to_table].column(theirs)
+        given = schema.tables[at[1]].column(ours)
+        value = _collated(column(at[0], ours), given.collation, wanted.collation)
+        conditions.append(sql.SQL("{} {} {}").format(column(following, theirs), _operator(wanted), value))
+    return sql.SQL("{} as {}").format(ident(step.to_table), sql.Identifier(following)), conditions
+
+
 def _demands(reference: Reference, step: OwnerStep) -> bool:
-    """True when no row can take the step before the row that it leads to is there."""
+    """True when no row takes the step before the row that it leads to is there, but for one whose writer still waits
+    for it, and is counted himself (`GuardSql._unseen`)."""
     pairs = set(zip(step.columns, step.to_columns, strict=True))
     immediate = reference.declared and not reference.deferrable and not reference.leaves
     return (

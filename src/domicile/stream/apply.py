@@ -249,7 +249,9 @@ def _note(dirty: dict[int, dict[Key, int]], sent: int, transactions: Sequence[Tr
     """Remember what the transactions behind ``sent`` touch; returns the position behind them."""
     after = sent
     for transaction in transactions:
-        if transaction.position <= sent or transaction.position < after:
+        # A part that is not the last stands where its commit record begins, which is where that before it may end.
+        begun = transaction.position if transaction.last else transaction.position + 1
+        if begun <= sent or transaction.position < after:
             raise _not_next()
         after = transaction.position
         for change in transaction.changes:

@@ -42,7 +42,11 @@ select current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),
        '*' = any(pg_catalog.regexp_split_to_array(current_setting('synchronous_standby_names'), '[\\s(),]+')),
        (select s.setting::bigint from pg_catalog.pg_settings as s where s.name = 'max_slot_wal_keep_size'),
        coalesce((select s.setting::bigint from pg_catalog.pg_settings as s
-                 where s.name = 'idle_replication_slot_timeout'), 0)"""
+                 where s.name = 'idle_replication_slot_timeout'), 0),
+       case when current_setting('synchronous_standby_names') = '' then
+           (select count(*)::int from pg_catalog.pg_stat_get_wal_senders() as w where not exists (
+               select from pg_catalog.pg_replication_slots as s where s.active_pid = w.pid and s.slot_type = 'logical'))
+       else 0 end"""
 
 
 async def unfit(conn: AsyncConnection[Any], tables: Sequence[TableName]) -> list[tuple[TableName, str]]:
@@ -90,7 +94,7 @@ def _reason(kind: str, persistence: str, identity: str, indexed: bool, generated
 def _lacks(
     level: str, standby: bool, slots_max: int, slots: int, senders_max: int, senders: int, *more: Any
 ) -> Iterator[Lack]:
-    replication, create, synchronous, keep_mb, idle_s = more
+    replication, create, synchronous, keep_mb, idle_s, asynchronous = more
     if standby:
         yield Lack("the server is a standby: the stream is read at the primary", Weight.BLOCKS, "", OPERATOR)
     if level != "logical":
@@ -111,6 +115,10 @@ def _lacks(
         mend = "-- name the standbys in synchronous_standby_names"
         what = "synchronous_standby_names has '*': commits would wait for the change stream too"
         yield Lack(what, Weight.BLOCKS, mend)
+    if asynchronous:
+        what = f"{asynchronous} standbys follow and none is synchronous: one that is promoted may have lost a departure"
+        mend = "-- name the standbys in synchronous_standby_names: see docs/how-to/fail-over.md"
+        yield Lack(what, Weight.WARNS, mend)
     if keep_mb >= 0:
         what = f"max_slot_wal_keep_size is {keep_mb} MB: a stream that falls behind by more is lost"
         yield Lack(what, Weight.WARNS, "-- raise it for the time of the move")

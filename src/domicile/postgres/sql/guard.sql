@@ -148,7 +148,7 @@ begin
         perform domicile.guard_snapshot();
     end if;
     if tg_op operator(pg_catalog.=) 'INSERT' then
-        perform {find_added};
+{unseen}        perform {find_added};
         return new;
     end if;
     select {find_old} into came_from;
@@ -158,12 +158,19 @@ begin
     if tg_op operator(pg_catalog.=) 'DELETE' then
         return old;
     end if;
-    perform {find_new};
+{unseen}    perform {find_new};
     return new;
 end
 $body$;
 revoke all on function {function}() from public;
 comment on function {function}() is {comment};
+
+-- name: unseen
+-- The row that leads to the owner is another transaction's and not committed: then nobody is found here, and the foreign key, which is asked
+-- behind this, waits for it. A writer without an owner does not hold the wave's lock, so it is counted, and the mover drains once more.
+        if {linked} and not exists (select from {tables} where {leads}) then
+            perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);
+        end if;
 
 -- name: refuse_disarm
 -- Asked under the table's lock: another move may have put up a fence since its mover found the guard armed.

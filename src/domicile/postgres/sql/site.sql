@@ -222,12 +222,12 @@ end
 $body$;
 
 -- The departure and its message in the stream; returns the position behind the message. The other site takes over on the strength of this
--- commit, so it must not be one that a crash can take back.
+-- commit, so it must not be one that a crash can take back, nor one that a standby lacks which is promoted, where any is synchronous.
 create or replace function domicile.depart_wave(its_move text, its_generation bigint, its_wave integer, new_home text, new_epoch bigint,
                                                 content bytea)
 returns bigint language plpgsql as $body$
 begin
-    if current_setting('synchronous_commit') = 'off' then
+    if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
     perform domicile.turn_wave(its_move, its_generation, its_wave, array['closing'], 'departed', new_home, new_epoch);
