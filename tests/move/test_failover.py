@@ -79,7 +79,7 @@ class Stage:
     def place(self) -> Place:
         """As it is now: a site that failed over is somewhere else."""
         source, target = self.source.now.conninfo(DATABASE), self.target.now.conninfo(DATABASE)
-        fresh = workspace_for(self.workspace.state_dir, "store", STORE_MAP, source, target)
+        fresh = workspace_for(self.workspace.state_dir, "store", STORE_MAP, (source, target))
         return Place(replace(self.workspace, datasets=fresh.datasets), source, target, "store")
 
     async def do(self, order: str, *values: object, failpoint: str = "", **named: object) -> MoveStatus:
@@ -112,7 +112,7 @@ async def _stage(
             site(copied[0], directory, "source", alone=promoted != SOURCE) as source,
             site(copied[1], directory, "target", alone=promoted != TARGET) as target,
         ):
-            workspace = workspace_for(directory / "state", "store", STORE_MAP, "", "")
+            workspace = workspace_for(directory / "state", "store", STORE_MAP, ("", ""))
             workspace = replace(workspace, control=pg18.conninfo(control), limits=ONE)
             async with mover(workspace) as process:
                 yield Stage(workspace, source, target, source if promoted == SOURCE else target, process)
@@ -292,6 +292,7 @@ async def test_a_source_that_forgot_the_departure_is_closed_again(source_fails: 
     assert (await commands.purge(place.workspace, move)).left_at_source == 0
 
 
+@pytest.mark.campaign
 async def test_a_source_that_has_the_departure_keeps_its_way_back(source_15_fails: Stage) -> None:
     """It has what was committed before, too: the copy is what it was, and the stream back begins at the target."""
     stage = source_15_fails
