@@ -146,9 +146,10 @@ async def test_an_order_made_counts_where_its_items_may_be_there_before_it(datab
             await adder.run("insert into item values (1, 1, 5)")
             await maker.run("insert into orders values (5, '', 2)")
             await maker.commit()
-            with pytest.raises(DomicileError):
+            with pytest.raises(DomicileError) as caught:
                 async with shop.locked(entered):
                     pass
+            assert caught.value.facts["entered"] == 1, "only the order: such items may come by the dozen"
             await adder.commit()
             async with shop.locked((await shop.drain()).entered) as lock:
                 await depart(lock)

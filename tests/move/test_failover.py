@@ -268,13 +268,14 @@ async def test_a_source_that_lost_the_cohort_is_left_alone(source_fails: Stage) 
 # After the handover, at the source
 
 
-async def test_a_source_that_forgot_the_departure_is_closed_again(source_fails: Stage) -> None:
+@pytest.mark.parametrize("died_at", ["", pytest.param("live.arrived", marks=pytest.mark.campaign)])
+async def test_a_source_that_forgot_the_departure_is_closed_again(source_fails: Stage, died_at: str) -> None:
     """The one failover that makes two homes: the commit on which the target took over never reached the standby."""
     stage = source_fails
     await stage.begin("live.closing")
     move = (await stage.status()).move_id
     await stage.standing_by.cut()
-    await stage.do("resume", move, failpoint="live.arrived")
+    await stage.do("resume", move, failpoint=died_at)
     somebody = (await members(stage.place, "departed"))[0]
     await stage.standing_by.fail_over()
     place = stage.place
@@ -398,6 +399,9 @@ def test_nothing_is_mended_that_is_sound(phase: Phase, source: str, target: str 
         (Phase.PLANNED, "resident", "resident", Lost.WAY_BACK_DEPARTURE),
         (Phase.SOAK, "departed", "arriving", Lost.ARRIVAL),
         (Phase.SOAK, "departed", None, Lost.ARRIVAL),
+        (Phase.ROLLBACK, "departed", "arriving", Lost.ARRIVAL),
+        (Phase.ROLLBACK, "arriving", "arriving", Lost.ARRIVAL),
+        (Phase.ROLLBACK, "resident", None, Lost.ARRIVAL),
         (Phase.SOAK, "departed", "departed", Lost.ARRIVAL),
         (Phase.SOAK, "resident", "departed", Lost.ARRIVAL),
         (Phase.PURGE, "departed", "arriving", Lost.HOME),
@@ -406,6 +410,12 @@ def test_nothing_is_mended_that_is_sound(phase: Phase, source: str, target: str 
 )
 def test_what_was_lost_is_told_by_the_marks(phase: Phase, source: str | None, target: str | None, lost: Lost) -> None:
     assert what_is_lost(wave(phase), source, target, purged=False) is lost
+
+
+def test_a_try_to_bring_it_back_whose_end_was_lost_is_undone_at_the_target() -> None:
+    """It has an arrival, and with it every write since; one that was on its way home without has none."""
+    assert what_is_lost(wave(Phase.SOAK), "departed", "departed", arrived=True) is Lost.REOPENING
+    assert what_is_lost(wave(Phase.SOAK), "departed", "departed") is Lost.ARRIVAL
 
 
 def test_a_wave_that_came_home_must_be_there() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.move.live_kit import FEW, INDIA, Owned, marks, one_home, owned, plan_of, rows_of, traces, write
 from tests.move.mover import Mover
-from tests.move.places import SOURCE, TARGET, Place, execute, scalar
+from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar
 
 from domicile import commands
 from domicile.commands.desk import open_desk
@@ -276,6 +276,21 @@ async def test_the_way_back_is_closed_before_anything_is_removed(place: Place) -
         await commands.rollback(place.workspace, move)
     assert refused.value.code is ErrorCode.WAY_BACK_CLOSED
     assert (await commands.purge(place.workspace, move)).waves == 3
+
+
+async def test_a_copy_in_doubt_is_not_removed_from_the_target_either(place: Place) -> None:
+    move = (await moved(place)).move_id
+    await commands.rollback(place.workspace, move)
+    before = await every_row(place.target)
+    async with open_desk(place.workspace) as desk:
+        await desk.moves.doubts.doubt(move, 1)
+    with pytest.raises(DomicileError) as caught:
+        await commands.purge(place.workspace, move)
+    assert caught.value.code is ErrorCode.VERDICT_MISSING
+    assert await every_row(place.target) == before
+    async with open_desk(place.workspace) as desk:
+        await desk.moves.doubts.accept(move, 1)
+    assert (await commands.purge(place.workspace, move)).rows > 0
 
 
 async def test_a_purge_after_a_rollback_says_what_it_deletes_and_where(place: Place) -> None:

@@ -135,6 +135,7 @@ async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
     """What a rollback left at the target."""
     move = carrier.move
     removed = await rolling_back.clear(carrier)
+    await streams.end(carrier)
     await purging.vacuum(carrier.reversed())
     await begin.release_guards(carrier)
     return PurgeReport(

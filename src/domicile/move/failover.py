@@ -16,6 +16,7 @@ nothing to do, and costs one question to each site.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 import logging
 
@@ -26,7 +27,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.report import WaveStatus
-from domicile.move import copy, purge, stepback, verify
+from domicile.move import copy, purge, rollback, stepback, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease
@@ -34,7 +35,9 @@ from domicile.postgres.waves import WaveRecord
 
 log = logging.getLogger(__name__)
 
-_MARKS = "select no, id, mark, home, epoch, purged_at is not null from domicile.wave where move_id = %s"
+_MARKS = """
+    select no, id, mark, home, epoch, purged_at is not null, coalesce(arrival, '') <> ''
+    from domicile.wave where move_id = %s"""
 _COPIED = "select table_name, chunk from domicile.progress where wave = %s"
 _BEHIND_ITS_COPY = (Phase.CATCHUP, Phase.VERIFY, Phase.HANDOVER)
 _SERVING = (None, SourceMark.OPEN, SourceMark.CLOSING, SourceMark.FENCED)
@@ -48,21 +51,45 @@ class Lost(StrEnum):
     DEPARTURE = "its departure from the source"
     WAY_BACK_DEPARTURE = "its departure from the target, on its way back"
     ARRIVAL = "its arrival at the target"
+    REOPENING = "its reopening at the target, after a try to bring it back"
     COPY = "rows of its copy"
     PURGE = "the purge of its copy"
     HOME = "its only home"
 
 
-def what_is_lost(wave: WaveStatus, source: str | None, target: str | None, *, purged: bool) -> Lost:
+_SERVED_TWICE = (Lost.DEPARTURE, Lost.WAY_BACK_DEPARTURE)
+
+
+@dataclass(frozen=True, slots=True)
+class _AtSite:
+    """What a site knows of a wave."""
+
+    record: WaveRecord | None = None
+    purged: bool = False
+    arrived: bool = False
+
+    @property
+    def mark(self) -> str | None:
+        return self.record.mark if self.record else None
+
+
+_UNKNOWN = _AtSite()
+
+
+def what_is_lost(
+    wave: WaveStatus, source: str | None, target: str | None, *, purged: bool = False, arrived: bool = False
+) -> Lost:
     """From the phase in the control database and the marks of both sites; no mark: the site does not know the wave.
-    Pure."""
+    ``purged`` at the source; ``arrived``: the target knows of an arrival. Pure."""
     match wave.phase, source, target:
         case _, mark, TargetMark.RESIDENT if mark in _SERVING:
             return Lost.DEPARTURE
         case _, TargetMark.RESIDENT, TargetMark.RESIDENT | SourceMark.CLOSING:
             return Lost.WAY_BACK_DEPARTURE
-        case Phase.SOAK, _, mark if mark in _NOT_THERE:
+        case Phase.SOAK | Phase.ROLLBACK, _, mark if mark in _NOT_THERE:
             return Lost.ARRIVAL
+        case Phase.SOAK, SourceMark.DEPARTED, SourceMark.DEPARTED if arrived:
+            return Lost.REOPENING
         case Phase.SOAK, SourceMark.DEPARTED | TargetMark.RESIDENT, SourceMark.DEPARTED:
             return Lost.ARRIVAL  # it was on its way home when its process died
         case Phase.DONE, SourceMark.DEPARTED, _ if not purged:
@@ -79,31 +106,41 @@ async def mend(carrier: Carrier) -> None:
     has none left, and whatever keeps a site from being asked."""
     async with carrier.sites() as (source, target):
         here, there = await _records(source, carrier), await _records(target, carrier)
+    found = []
     for wave in await carrier.figures.waves(carrier.move.move_id):
-        at_source, purged = here.get(wave.no, (None, False))
-        at_target, _ = there.get(wave.no, (None, False))
-        if at_source is None and at_target is None:
+        at_source, at_target = here.get(wave.no, _UNKNOWN), there.get(wave.no, _UNKNOWN)
+        if at_source.record is None and at_target.record is None:
             continue  # not frozen yet, or `require_cohort` says it
-        marks = (r.mark if r else None for r in (at_source, at_target))
-        lost = what_is_lost(wave, *marks, purged=purged)
-        if lost is Lost.NOTHING and await _copy_is_short(carrier, wave, at_target):
+        lost = what_is_lost(wave, at_source.mark, at_target.mark, purged=at_source.purged, arrived=at_target.arrived)
+        if lost is Lost.NOTHING and await _copy_is_short(carrier, wave, at_target.record):
             lost = Lost.COPY
-        if lost is Lost.NOTHING:
-            continue
-        log.warning("wave %s: a failover has taken %s", wave.no, lost)
-        match lost:
-            case Lost.DEPARTURE:
-                await _close(carrier, wave)
-            case Lost.WAY_BACK_DEPARTURE:
-                await _close(carrier.reversed(), wave)
-            case Lost.ARRIVAL:
-                await _take_home(carrier, wave.no, at_source, at_target)
-            case Lost.COPY:
-                await _step_back(carrier, wave.no)
-            case Lost.PURGE:
-                await purge.run(carrier, wave.no)
-            case _:
-                raise _homeless(carrier, wave.no)
+        if lost is not Lost.NOTHING:
+            log.warning("wave %s: a failover has taken %s", wave.no, lost)
+            found.append((wave, lost, (at_source.record, at_target.record)))
+    # What is served at both sites first: the rest can take long, or be refused.
+    found.sort(key=lambda one: one[1] not in _SERVED_TWICE)
+    for wave, lost, records in found:
+        await _mend(carrier, wave, lost, records)
+
+
+async def _mend(
+    carrier: Carrier, wave: WaveStatus, lost: Lost, records: tuple[WaveRecord | None, WaveRecord | None]
+) -> None:
+    match lost:
+        case Lost.DEPARTURE:
+            await _close(carrier, wave)
+        case Lost.WAY_BACK_DEPARTURE:
+            await _close(carrier.reversed(), wave)
+        case Lost.ARRIVAL:
+            await _take_home(carrier, wave.no, *records)
+        case Lost.REOPENING:
+            await rollback.settle(carrier, wave.no)
+        case Lost.COPY:
+            await _step_back(carrier, wave.no)
+        case Lost.PURGE:
+            await purge.run(carrier, wave.no)
+        case _:
+            raise _homeless(carrier, wave.no)
 
 
 async def require_cohort(carrier: Carrier, source: AsyncConnection) -> None:
@@ -121,10 +158,12 @@ async def require_cohort(carrier: Carrier, source: AsyncConnection) -> None:
         )
 
 
-async def _records(conn: AsyncConnection, carrier: Carrier) -> dict[int, tuple[WaveRecord, bool]]:
-    """A site's waves of the move by their number, and whether they are purged."""
+async def _records(conn: AsyncConnection, carrier: Carrier) -> dict[int, _AtSite]:
+    """A site's waves of the move by their number."""
     cursor = await conn.execute(_MARKS, (carrier.move.move_id,))
-    return {no: (WaveRecord(*record), purged) for no, *record, purged in await cursor.fetchall()}
+    return {
+        no: _AtSite(WaveRecord(*record), purged, arrived) for no, *record, purged, arrived in await cursor.fetchall()
+    }
 
 
 async def _copy_is_short(carrier: Carrier, wave: WaveStatus, at_target: WaveRecord | None) -> bool:
@@ -187,6 +226,8 @@ async def _close(carrier: Carrier, wave: WaveStatus) -> None:
             root = await verify.root_of(losing, move.data_map, move.source_schema, tables, number, wave.source_root)
             if root == wave.source_root:
                 await carrier.moves.doubts.accept(move.move_id, wave.no)
+            else:  # once it is accepted it is sealed as it is then
+                await carrier.moves.seal(move.move_id, wave.no, "")
 
 
 async def _take_home(carrier: Carrier, no: int, at_source: WaveRecord | None, at_target: WaveRecord | None) -> None:

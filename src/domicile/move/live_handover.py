@@ -31,6 +31,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
 from domicile.move import live_verify
 from domicile.move.carrier import Carrier
+from domicile.move.context import Move
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
 from domicile.postgres.checksum import Part
@@ -155,7 +156,8 @@ async def recover(carrier: Carrier, no: int) -> bool:
                 published=await carrier.directory.reserved(move.move_id, no) == 0,
                 fit=False,
             )
-            assert not facts.two_homes()
+            if facts.two_homes():
+                raise _twice_at_home(move, no)
             match next_action(facts):
                 case Action.FINISHED:
                     return True
@@ -168,6 +170,16 @@ async def recover(carrier: Carrier, no: int) -> bool:
                     if at_source is not None and facts.source is not SourceMark.OPEN:
                         await _reopen(carrier, source, at_source)
                     return False
+
+
+def _twice_at_home(move: Move, no: int) -> DomicileError:
+    return DomicileError(
+        ErrorCode.DISCREPANCY,
+        f"{move.source_site} does not know any more that wave {no} has left it: a failover has taken the departure",
+        facts={"wave": no},
+        safe=f"{move.target_site} serves the wave, and {move.source_site} takes writes for it until the next order.",
+        hint=f"Have it closed there now: domicile resume {move.move_id} (docs/how-to/fail-over.md)",
+    )
 
 
 async def _reopen(carrier: Carrier, source: psycopg.AsyncConnection, record: waves.WaveRecord) -> None:

@@ -42,6 +42,7 @@ async def clear(carrier: Carrier) -> Counter[str]:
     returns the rows removed by table. Idempotent."""
     back = carrier.reversed()
     removed: Counter[str] = Counter()
+    await streams.require_no_doubt(carrier)
     for wave in await carrier.figures.waves(carrier.move.move_id):
         async with back.sites() as (losing, gaining):
             left = await waves.find_wave(losing, carrier.move.move_id, wave.no)

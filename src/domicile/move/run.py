@@ -100,6 +100,7 @@ async def run_purge_begin(carrier: Carrier) -> Outcome:
     move_id = carrier.move.move_id
     status = (await carrier.moves.get(move_id)).status
     try:
+        await streams.require_no_doubt(carrier)
         await purge.require_ready(carrier)
         await streams.close_way_back(carrier)
     except Exception as trouble:

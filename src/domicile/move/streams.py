@@ -60,7 +60,7 @@ async def after_failover(carrier: Carrier) -> None:
     The stream of a server whose log ends before what the other site has of it is dropped: that server has gone back in
     time, and what it writes now stands where something else stood. A standby that was promoted shows its new timeline;
     this finds a server that was restored from a snapshot of its disks, as long as its log is shorter. A way back that
-    ended with the target's server is begun anew while nobody has moved, and said to be closed when somebody has.
+    ended with the target's server is said to be closed; while nobody has moved, `begin` makes another.
     """
     if carrier.move.mode is Mode.COLD:
         return
@@ -74,9 +74,7 @@ async def after_failover(carrier: Carrier) -> None:
     back = carrier.reversed()
     async with back.source() as target:
         ended = await slot.replaced(target, back.move.stream_name)
-    if ended and not await _anybody_moved(carrier):
-        await _make(back)
-    elif ended:
+    if ended and await _anybody_moved(carrier):
         log.warning("move %s goes on without a way back: %s", carrier.move.move_id, await _why_closed(carrier))
 
 
@@ -98,17 +96,20 @@ async def position(source: AsyncConnection, move: Move) -> int:
 async def close_way_back(carrier: Carrier) -> None:
     """Before anything is purged: the way back is closed, provably, so that no removal can travel along it.
 
-    Idempotent. Raises stream-blocked when the slot cannot be dropped, and verdict-missing, with the way as it was, when
-    a copy that is to go may hold what its wave's home has not.
+    Idempotent. Raises stream-blocked when the slot cannot be dropped.
     """
-    if doubtful := await carrier.moves.doubts.waves(carrier.move.move_id):
-        raise _in_doubt(carrier.move, doubtful)
     if carrier.move.mode is Mode.COLD:
         return
     back = carrier.reversed()
     async with back.source() as target:
         await slot.drop(target, back.move.stream_name, lease=_lease(target, back.move))
         assert await slot.inspect(target, back.move.stream_name) is None
+
+
+async def require_no_doubt(carrier: Carrier) -> None:
+    """Raise verdict-missing when a copy that is to go may hold what its wave's home has not."""
+    if doubtful := await carrier.moves.doubts.waves(carrier.move.move_id):
+        raise _in_doubt(doubtful)
 
 
 async def require_way_back(carrier: Carrier) -> None:
@@ -153,13 +154,13 @@ async def _why_closed(carrier: Carrier) -> str:
     return f"{move.target_site} no longer has the log of what was written there ({facts.reason})" if facts.lost else ""
 
 
-def _in_doubt(move: Move, waves: list[int]) -> DomicileError:
+def _in_doubt(waves: list[int]) -> DomicileError:
     return DomicileError(
         ErrorCode.VERDICT_MISSING,
-        f"{move.source_site} lost the departure of waves {waves} in a failover: what was written to their copies there"
-        " afterwards is nowhere else",
+        f"the departure of waves {waves} was lost in a failover: what was written to the copies that they had left is"
+        " nowhere else",
         facts={"waves": waves},
-        safe=f"Nothing was deleted; {move.target_site} serves the waves, and their copies are closed.",
+        safe="Nothing was deleted; the waves are served where they live, and their copies are closed.",
         hint="Compare the copies with what their home has, carry over what is missing, then say so: see"
         " docs/how-to/fail-over.md",
     )

@@ -152,9 +152,10 @@ class GuardSql:
         return sql.SQL("tg_op operator(pg_catalog.=) 'UPDATE' and ({})").format(sql.SQL(" or ").join(changed))
 
     def _unseen(self, table: TableName) -> sql.Composable:
-        """Counts a row whose owner is found through another one that nobody sees yet."""
+        """Counts a row whose owner is found through another one that nobody sees yet. Where a row may be there before
+        that one, it is the writer of that one who is counted (`_links`)."""
         steps = self._joined_steps(table)
-        if not steps:
+        if not steps or not self._links(steps[0].to_table)[1]:
             return sql.SQL("")
         parent, leads = _step(self.schema, steps[0], ("new", table), "p1")
         linked = sql.SQL(" and ").join(sql.SQL("{} is not null").format(column("new", c)) for c in steps[0].columns)
@@ -203,8 +204,8 @@ def _step(
 
 
 def _demands(reference: Reference, step: OwnerStep) -> bool:
-    """True when no row takes the step before the row that it leads to is there, but for one whose writer still waits
-    for it, and is counted himself (`GuardSql._unseen`)."""
+    """True when no row takes the step before the row that it leads to is there, but for one whose statement has begun
+    before, and whose writer is counted himself (`GuardSql._unseen`)."""
     pairs = set(zip(step.columns, step.to_columns, strict=True))
     immediate = reference.declared and not reference.deferrable and not reference.leaves
     return (

@@ -166,8 +166,8 @@ revoke all on function {function}() from public;
 comment on function {function}() is {comment};
 
 -- name: unseen
--- The row that leads to the owner is another transaction's and not committed: then nobody is found here, and the foreign key, which is asked
--- behind this, waits for it. A writer without an owner does not hold the wave's lock, so it is counted, and the mover drains once more.
+-- The row that leads to the owner is another transaction's and not committed: then nobody is found here. It may be by the time that the foreign
+-- key is asked, at the statement's end. Such a writer does not hold the wave's lock, so he is counted, and the mover drains once more.
         if {linked} and not exists (select from {tables} where {leads}) then
             perform pg_catalog.nextval('domicile.entered'::pg_catalog.regclass);
         end if;
