@@ -155,6 +155,31 @@ async def test_an_order_made_counts_where_its_items_may_be_there_before_it(datab
                 await depart(lock)
 
 
+@pytest.mark.parametrize("level", OLD_SNAPSHOTS)
+async def test_an_order_made_counts_where_its_key_is_asked_with_a_newer_snapshot(database: str, level: str) -> None:
+    """A partitioned table's: an old transaction does not see the order, so the guard finds nobody, and yet the foreign
+    key lets the item pass."""
+    ddl = SHOP.replace(
+        "user_id bigint references users on delete cascade on update cascade);\ncreate table item",
+        "user_id bigint references users on delete cascade on update cascade) partition by range (id);\n"
+        "create table orders_1 partition of orders for values from (0) to (1000);\ncreate table item",
+    )
+    assert "orders_1" in ddl
+    async with guarded(database, ddl, data_map("public.users", OWNED)) as shop:
+        entered = await shop.close()
+        async with shop.writer() as maker, shop.writer(level) as adder:
+            await maker.run("insert into orders (id, user_id) values (21, 2)")
+            await maker.commit()
+            with pytest.raises(DomicileError) as caught:
+                async with shop.locked(entered):
+                    pass
+            assert caught.value.facts["entered"] == 1
+            async with shop.locked((await shop.drain()).entered) as lock:
+                await adder.refused("insert into item (id, order_id) values (555, 21)", "40001")
+                await depart(lock)
+        assert await shop.value("select count(*) from public.item where order_id = 21") == 0
+
+
 UNSEEN = {
     "item made": "insert into item (id, order_id) values (555, 21)",
     "item moved": "update item set id = 555, order_id = 21 where id = 1100",
