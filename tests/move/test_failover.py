@@ -324,6 +324,7 @@ async def test_a_purge_that_the_standby_lacks_is_repeated(source_fails: Stage) -
 # After the handover, at the target
 
 
+@pytest.mark.campaign
 async def test_a_promoted_target_has_no_way_back_and_says_so(target_fails: Stage) -> None:
     stage = target_fails
     move = (await stage.begin()).move_id

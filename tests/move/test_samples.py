@@ -111,6 +111,7 @@ async def test_pagila_inserts_go_on_at_the_target(pagila: Place) -> None:
     )
 
 
+@pytest.mark.campaign
 async def test_chinook_by_country(chinook: Place) -> None:
     before_source, before_target = await every_row(chinook.source), await every_row(chinook.target)
     for where in ("country = 'India'", "country in ('Brazil', 'Germany')", "country not in ('USA', 'Canada')"):

@@ -27,7 +27,7 @@ insert into orders select 10 * i + k, i, repeat('x', 2500), 0 from unnest('{1,2,
 insert into items select 10 * o.id + k, o.id, '' from orders o, generate_series(0, 1) k;
 alter table items add foreign key (order_id) references orders on delete cascade on update cascade deferrable;
 """
-EXAMPLES = 40
+EXAMPLES = 25
 USERS = st.sampled_from([1, 2, 8, 9])
 ORDERS = st.sampled_from([10, 11, 20, 21, 80, 81, 90, 91])
 ITEMS = st.sampled_from([100, 101, 110, 200, 210, 800, 801, 810, 900, 910])
