@@ -25,4 +25,6 @@ class Flaw(StrEnum):
     SEAM_BY_POSITION = "what the copy has seen is told by positions in the log"
     NO_SUBTREE = "a row that enters comes without what hangs from it"
     AHEAD_FORGOTTEN = "what was read ahead of the stream is not kept"
+    UNSEEN_PARENT = "a row below one that nobody sees yet is not counted"
+    PASSED_BY = "the copy does not wait until everybody sees what the slot passes by"
     LEAVE_ALONE = "a row that leaves goes without what hangs from it"

@@ -25,7 +25,6 @@ from reliability.simulation.guard import LOOK_SECONDS
 from reliability.simulation.live import MOVE, Crossing
 from reliability.simulation.marks import Marks, free, lease_lost
 from reliability.simulation.origin import Conn, unreachable
-from reliability.simulation.plan import Known
 from reliability.simulation.site import Event, Record, Site, Slot, Snapshot
 from reliability.simulation.tables import NAMES
 from reliability.simulation.world import World
@@ -129,12 +128,19 @@ class _There(_Hands):
         world, members = self.world, self.world.members[no]
         await self._control(lambda: world.control.reserved.add(no))
         async with self.there.sites() as (source, target):
-            waits = Known.BEFORE_THE_SLOT not in world.plan.known
-            await source.line.ask(partial(_make_slot, source.site, "there", waits=waits))
+            await self._make_slot(source, "there")
             if not any(phase in HANDED_OVER for phase in world.control.phase.values()):
-                await target.line.ask(partial(_make_slot, target.site, "back", waits=waits))
+                await self._make_slot(target, "back")
             for conn, mark in ((source, "open"), (target, "arriving")):
                 await self.marks.write(conn, self.generation, partial(_insert_wave, no=no, mark=mark, members=members))
+
+    async def _make_slot(self, conn: Conn, name: str) -> None:
+        """As `slot.create`: nothing is copied before everybody sees what the slot passes by."""
+        if not await conn.line.ask(partial(_make_slot, conn.site, name)):
+            return
+        if Flaw.PASSED_BY not in self.world.flaws:
+            await conn.line.ask(partial(_until_seen, conn.site))
+        await self.marks.write(conn, self.generation, partial(_note_begun, name=name))
 
     async def _copy(self, no: int) -> None:
         """One snapshot; its seam is kept before the first row."""
@@ -302,18 +308,33 @@ class Mover(_Back):
         return None
 
 
-async def _make_slot(site: Site, name: str, *, waits: bool) -> None:
+async def _make_slot(site: Site, name: str) -> bool:
     """It begins when every transaction of this moment has ended. A server does not wait for one that begins, and whose
-    commit is in the log, meanwhile: neither the slot nor a snapshot taken at once has it."""
-    if name in site.slots:
-        return
+    commit is in the log, meanwhile: neither the slot nor a snapshot taken at once has it. False where it is there."""
+    if name in site.slots and site.slots[name].begun:
+        return False
+    site.slots.pop(name, None)  # its maker died on the way, and nobody has read from it
     running = [txn for txn in site.active.values() if txn.xid]
     life = site.life
-    while any(not txn.over for txn in running) or (waits and any(txn.logged for txn in site.active.values())):
+    while any(not txn.over for txn in running):
         await pause(LOOK_SECONDS)
     if site.life != life:
         raise psycopg.OperationalError
     site.slots.setdefault(name, Slot(site.end_of_log, site.end_of_log))
+    return True
+
+
+async def _until_seen(site: Site) -> None:
+    now, life = site.next_xid, site.life
+    while site.horizon() < now:
+        await pause(LOOK_SECONDS)
+    if site.life != life:
+        raise psycopg.OperationalError
+
+
+def _note_begun(site: Site, name: str) -> None:
+    if name in site.slots:
+        site.slots[name].begun = True
 
 
 def _confirmed(site: Site) -> int:

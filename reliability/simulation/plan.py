@@ -39,14 +39,6 @@ class Fault(StrEnum):
     LATE = "commits visible late"
 
 
-class Known(StrEnum):
-    """What was found and is not mended yet: left out unless it is asked for. Mended, it belongs in every run."""
-
-    ADJACENT = "a commit directly behind another one in the log"
-    IN_FLIGHT = "a row hung from one that nobody sees yet"
-    BEFORE_THE_SLOT = "a commit that stands in the log before the slot begins, and is visible after the copy"
-
-
 AT_A_STEP = (
     Fault.FREEZE, Fault.CUT, Fault.CUT_LATE, Fault.SOURCE, Fault.TARGET, Fault.CONTROL, Fault.SLOT, Fault.LATE,
 )  # fmt: skip
@@ -65,8 +57,7 @@ class Mishap:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``skipped``: transactions that are left out, by writer and number. ``rollback``, ``purge``: what the operator
-    orders after the move. ``gifts``: few orders, which pass from user to user while others write below them.
-    ``known``: what was found before, and happens all the same."""
+    orders after the move. ``gifts``: few orders, which pass from user to user while others write below them."""
 
     seed: int
     waves: int
@@ -79,7 +70,6 @@ class Plan:
     rollback: bool = False
     purge: bool = False
     gifts: bool = False
-    known: frozenset[Known] = frozenset()
 
     @property
     def writes(self) -> int:
@@ -95,7 +85,7 @@ def dice(seed: int, *who: int) -> Random:
     return Random(mixed)
 
 
-def plan_of(seed: int, known: frozenset[Known] = frozenset()) -> Plan:
+def plan_of(seed: int) -> Plan:
     """The run that a seed stands for."""
     throw = dice(seed, 0)
     mishaps = sorted((_mishap(throw) for _ in range(throw.choice((0, 1, 1, 2, 2, 3, 4)))), key=lambda m: m.at)
@@ -110,7 +100,6 @@ def plan_of(seed: int, known: frozenset[Known] = frozenset()) -> Plan:
         rollback=throw.random() < 0.33,
         purge=throw.random() < 0.33,
         gifts=throw.random() < 0.15,
-        known=known,
     )
 
 

@@ -98,19 +98,20 @@ class Entry:
 
 @dataclass(slots=True)
 class Slot:
-    """A replication slot: what is acknowledged, and what of it a crash would leave."""
+    """A replication slot: what is acknowledged, and what of it a crash would leave. ``begun``: everybody sees what it
+    passes by."""
 
     confirmed: int
     saved: int = 0
+    begun: bool = False
 
 
 class Store:
     """A site as any database is. ``on_logged`` and ``on_visible`` are told of every commit of an application,
     ``on_mark`` of every mark."""
 
-    def __init__(self, name: str, first_xid: int, between: int = 8) -> None:
+    def __init__(self, name: str, first_xid: int) -> None:
         self.name, self.up, self.life = name, True, 0
-        self.between = between  # bytes of the log between two commits
         self.rows: Tables = tuple({} for _ in tables.NAMES)
         self.log: list[Entry] = []
         self.end_of_log, self.next_xid, self.completed = 1_000, first_xid, first_xid - 1
@@ -200,7 +201,8 @@ class Store:
         return xid
 
     def _append(self, xid: int, events: list[Event], at: float, marker: bytes = b"") -> None:
-        record = self.end_of_log + self.between
+        # Every other commit directly behind the one before it, as where its changes were written earlier.
+        record = self.end_of_log + (8 if marker or xid & 1 else 0)
         self.end_of_log = end = record + BYTES_OF_AN_ENTRY
         changes = [tables.change_message(no, old, new) for no, old, new in events]
         if marker:

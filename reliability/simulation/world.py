@@ -18,7 +18,7 @@ from reliability.simulation.clock import NOWHERE, Killed, Process, VirtualLoop
 from reliability.simulation.flaws import Flaw
 from reliability.simulation.network import Network
 from reliability.simulation.origin import unreachable
-from reliability.simulation.plan import FAULTS_UNTIL, Fault, Known, Plan, dice
+from reliability.simulation.plan import FAULTS_UNTIL, Fault, Plan, dice
 from reliability.simulation.site import Site
 from reliability.simulation.tables import ITEMS, NAMES, ORDERS, PARCELS, USERS, Row, number, text
 from reliability.simulation.truth import ACCEPTING, Truth, Violation
@@ -61,10 +61,7 @@ class World:
         throw = self.dice = dice(plan.seed, 1)
         # Ids of transactions of 32 bits wrap in every fourth run.
         first = throw.choice((5_000, 3 * WRAP + 700, WRAP - 30, WRAP // 2 - 20))
-        self.sites = {
-            name: Site(name, first + throw.randrange(20), 0 if Known.ADJACENT in plan.known else 8)
-            for name in ("source", "target")
-        }
+        self.sites = {name: Site(name, first + throw.randrange(20)) for name in ("source", "target")}
         self.truth = Truth((self.sites["source"], self.sites["target"]), self.loop.fail)
         self.directory: dict[int, str] = {}
         self.members: dict[int, frozenset[int]] = {}

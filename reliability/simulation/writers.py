@@ -15,7 +15,7 @@ from reliability.simulation import tables
 from reliability.simulation.clock import Process, pause
 from reliability.simulation.guard import Server
 from reliability.simulation.network import Line
-from reliability.simulation.plan import Known, dice
+from reliability.simulation.plan import dice
 from reliability.simulation.site import Site, SqlError, Txn
 from reliability.simulation.tables import (
     CODE,
@@ -214,7 +214,7 @@ class Writer:
     def _parent(self, throw: Random, site: Site, order: Row) -> Row:
         """An order that is there; or one that another writer is about to add, of which this one has heard."""
         fresh = [row for row, where in self.world.fresh[-4:] if where is site]
-        if Known.IN_FLIGHT in self.world.plan.known and fresh and throw.random() < 0.5:
+        if fresh and throw.random() < 0.5:
             return throw.choice(fresh)
         return order
 
