@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 import json
@@ -87,6 +88,7 @@ class Traffic:
         self._all: list[int] = []
         self._users = self._all
         self._busy: set[Hashable] = set()
+        self._leaving: Counter[int] = Counter()
         self._stopped = asyncio.Event()
         self._doors = config.doors
         self._due = 0.0
@@ -163,9 +165,11 @@ class Traffic:
             straying = self._router.knows(made.user) and self._dice.random() < self._config.forgetful
             isolation = self._dice.choices(levels, shares)[0]
             self._busy.update(made.holds)
+            self._leaving[made.user] += made.kind is Kind.LEAVE
             try:
                 await self._carry(_Course(made, isolation, time.monotonic(), straying))
             finally:
+                self._leaving[made.user] -= made.kind is Kind.LEAVE
                 self._busy.difference_update(made.holds)
 
     async def _turn(self) -> None:
@@ -273,7 +277,9 @@ class Traffic:
         if user in self._ledger.gone or course.transaction.partner:
             self._account.given_up["gone"] += 1
             return False
-        if course.nobody >= NOBODY_TRIES * len(sites):
+        # Who is about to leave, by another writer, may be gone before that is acknowledged, or doubted.
+        leaving = self._leaving[user] > (course.transaction.kind is Kind.LEAVE)
+        if course.nobody >= NOBODY_TRIES * len(sites) and not leaving:
             self._account.failures["nowhere"] += 1
             return False
         self._router.not_at(user, site)
