@@ -314,7 +314,9 @@ async def test_lost_connections_leave_doubt_but_no_harm(sites: dict[str, str]) -
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'store application' and datname = current_database()"
             )
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(20):  # however slow the machine is
+        while traffic.account().acknowledged <= 50:
+            await asyncio.sleep(0.1)
     traffic.stop()
     await running
     await traffic.settle()
