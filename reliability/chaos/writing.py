@@ -21,10 +21,10 @@ from typing import Any
 from domicile.world.session import Call
 from reliability.oracle import writers as oracle_writers
 from reliability.oracle.book import Population
-from reliability.oracle.conduct import END_SECONDS, Busy
+from reliability.oracle.conduct import Busy, started
 from reliability.oracle.memory import Memory
 from reliability.oracle.sessions import BROKEN, Answer, Sessions
-from reliability.oracle.writers import Config, Writers, as_line
+from reliability.oracle.writers import Config, Writers
 
 # The server goes down, has run into an internal error, or has no room: its session may end behind a commit.
 IN_DOUBT = ("57P", "XX", "53", "58", "08")
@@ -61,23 +61,10 @@ class Pen(Busy):
 @asynccontextmanager
 async def writing(config: Config) -> AsyncIterator[Pen]:
     """Writers that write when the block begins; at its end, however it comes, their process is gone."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, process_group=0
-    )
-    try:
-        assert process.stdin is not None, "it was asked for"
-        process.stdin.write(as_line(config))
+    async with started(__name__, config) as process:
         pen = Pen(process)
         await pen.expect("ready")
         yield pen
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_SECONDS)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def _serve() -> None:

@@ -200,15 +200,22 @@ class Busy:
 @asynccontextmanager
 async def writing(config: Config) -> AsyncIterator[Busy]:
     """Writers that write when the block begins; at its end, however it comes, their process is gone."""
+    async with started("reliability.oracle.writers", config) as process:
+        busy = Busy(process)
+        await busy.expect("ready")
+        yield busy
+
+
+@asynccontextmanager
+async def started(module: str, config: Config) -> AsyncIterator[Process]:
+    """A process of its own that runs the module and has been told the config; gone at the end of the block."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "reliability.oracle.writers", stdin=PIPE, stdout=PIPE, process_group=0
+        sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, process_group=0
     )
     try:
         assert process.stdin is not None, "it was asked for"
         process.stdin.write(as_line(config))
-        busy = Busy(process)
-        await busy.expect("ready")
-        yield busy
+        yield process
     finally:
         if process.stdin is not None:
             process.stdin.close()
