@@ -172,6 +172,15 @@ def _mutants(figures: Figures) -> Iterator[str]:
     yield _columns(caught, ("no", "name", "by", "date"))
 
 
+def _simulation(figures: Figures) -> Iterator[str]:
+    yield from everything({key: value for key, value in figures.items() if key not in ("campaigns", "found", "jobs")})
+    yield "Run in pieces, each on the commit of its day:"
+    yield _columns(figures["campaigns"], ("first", "seeds", "commit", "date"))
+    if found := figures["found"]:
+        yield "Found:"
+        yield _columns(found, ("seed", "what"))
+
+
 _OUTCOMES = ("caught", "harmless", "survived", "broken")
 
 
@@ -203,7 +212,7 @@ def _columns(entries: Sequence[Figures], columns: Sequence[str]) -> str:
 
 def _cell(key: str, entry: Figures) -> str:
     """Numbers that count nothing are set without commas."""
-    return str(entry.get(key, "")) if key in ("no", "seed") else _text(entry.get(key, ""))
+    return str(entry.get(key, "")) if key in ("no", "seed", "first") else _text(entry.get(key, ""))
 
 
 def _prose(text: str) -> str:
@@ -274,7 +283,7 @@ SECTIONS = (
         " nobody has two homes, and every run comes to an end.",
         "what PostgreSQL itself does: its part is simulated.",
         "python -m reliability.simulation --seeds {seeds} --first {first}",
-        everything,
+        _simulation,
     ),
     Section(
         "simulation_controls",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 import gc
 import json
@@ -27,6 +27,7 @@ from reliability.simulation.plan import Fault, plan_of
 from reliability.simulation.run import run
 from reliability.simulation.shrink import shrunk
 
+RECORD = "simulation"
 PORTION = 100
 FOUND_MAX = 20
 
@@ -37,17 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _one(options.seed, in_json=options.json)
     if options.controls:
         return _controls(in_json=options.json, keep=options.record)
-    figures = _campaign(options.first, options.seeds, options.jobs)
+    kept = record.read(RECORD) if options.record else {}
+    first = options.first or (kept["first"] + kept["seeds"] if kept else 1)
+    figures = _campaign(first, options.seeds, options.jobs)
     if options.json:
         print(json.dumps(figures))
     else:
-        print(f"seeds {options.first} to {options.first + figures['seeds'] - 1}: ", end="")
+        print(f"seeds {first} to {first + figures['seeds'] - 1}: ", end="")
         print(", ".join(f"{name} {value}" for name, value in figures.items() if name not in ("found", "faults")))
         print("faults: " + ", ".join(f"{kind} {count}" for kind, count in figures["faults"].items()))
     for found in figures["found"]:
         print(f"seed {found['seed']}: {found['what']}", file=sys.stderr)
     if options.record:
-        print(f"written: results/{record.write('simulation', figures).name}", file=sys.stderr)
+        print(f"written: results/{record.write(RECORD, together(kept, figures)).name}", file=sys.stderr)
     return 1 if figures["found"] else 0
 
 
@@ -58,13 +61,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=1_000, help="how many runs (default: 1000)")
-    parser.add_argument("--first", type=int, default=1, help="the first one's seed (default: 1)")
+    parser.add_argument("--first", type=int, help="the first one's seed (default: 1; with --record the next one)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share them")
     parser.add_argument("--seed", type=int, help="one run, told line by line, and shrunk where it fails")
     parser.add_argument("--controls", action="store_true", help="plant one defect after the other")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--record", action="store_true", help="write the figures to reliability/results")
-    return parser.parse_args(arguments)
+    parser.add_argument("--record", action="store_true", help="add the figures to those in reliability/results")
+    options = parser.parse_args(arguments)
+    if options.record and options.first is not None:
+        parser.error("--record goes on behind the seeds that are on record: leave --first out")
+    return options
 
 
 def _campaign(first: int, seeds: int, jobs: int) -> dict[str, Any]:
@@ -96,6 +102,32 @@ def _campaign(first: int, seeds: int, jobs: int) -> dict[str, Any]:
         "processes": counts["processes"],
         "faults": {str(kind): counts[f"fault: {kind}"] for kind in Fault},
         "found": found[:FOUND_MAX],
+    }
+
+
+def together(kept: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Both campaigns as one, the second behind the first. ``campaigns`` says which commit each seed was run on."""
+    campaigns = [dict(one) for one in kept.get("campaigns", ())]
+    commit = record.commit()
+    if campaigns and campaigns[-1]["commit"] == commit:
+        campaigns[-1] |= {"seeds": campaigns[-1]["seeds"] + figures["seeds"], "date": record.today()}
+    else:
+        campaigns.append(
+            {"first": figures["first"], "seeds": figures["seeds"], "commit": commit, "date": record.today()}
+        )
+    if not kept:
+        return {**figures, "campaigns": campaigns}
+    summed = {
+        name: kept[name] + value for name, value in figures.items() if isinstance(value, int | float) and name in kept
+    }
+    return {
+        **summed,
+        "first": kept["first"],
+        "jobs": figures["jobs"],
+        "seeds_per_minute": round(summed["seeds"] / summed["seconds"] * 60),
+        "faults": {kind: kept["faults"].get(kind, 0) + count for kind, count in figures["faults"].items()},
+        "found": (kept["found"] + figures["found"])[:FOUND_MAX],
+        "campaigns": campaigns,
     }
 
 

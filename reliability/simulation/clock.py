@@ -72,7 +72,8 @@ class _Queue:
     """As much of an event loop as tasks, futures and timeouts need."""
 
     def __init__(self) -> None:
-        self.now, self.steps, self.frozen, self._sequence = 0.0, 0, 0, 0
+        self.now, self.steps, self._sequence = 0.0, 0, 0
+        self._frozen: list[Process] = []
         self._ready: deque[_Handle] = deque()
         self._timers: list[tuple[float, int, _Handle]] = []
         self._tasks: list[asyncio.Task[Any]] = []
@@ -157,6 +158,8 @@ class VirtualLoop(_Queue):
         """Whatever has not ended is ended; what it does on its way reaches nobody."""
         with _running(self):
             self._timers.clear()
+            for process in list(self._frozen):
+                self.thaw(process)
             for _ in range(CLOSING_ROUNDS):
                 left = [task for task in self._tasks if not task.done()]
                 for task in left:
@@ -169,13 +172,15 @@ class VirtualLoop(_Queue):
 
     def freeze(self, process: Process) -> None:
         """What it would do next is put aside."""
-        self.frozen += not process.frozen
-        process.frozen = True
+        if not process.frozen:
+            process.frozen = True
+            self._frozen.append(process)
 
     def thaw(self, process: Process) -> None:
         """It goes on where it was."""
-        self.frozen -= process.frozen
-        process.frozen = False
+        if process.frozen:
+            process.frozen = False
+            self._frozen.remove(process)
         self._ready.extend(process.parked)
         process.parked.clear()
 
@@ -201,7 +206,7 @@ class VirtualLoop(_Queue):
             handle = self._ready.popleft()
             if handle.cancelled:
                 return
-        if self.frozen:
+        if self._frozen:
             process = handle.context.get(PROCESS)
             if process is not None and process.frozen:
                 process.parked.append(handle)

@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+from typing import Any
 
 import pytest
-from reliability.simulation.__main__ import main
+from reliability.simulation.__main__ import main, together
 from reliability.simulation.controls import ALL, Control, found_by
 from reliability.simulation.flaws import Flaw
 from reliability.simulation.plan import Fault, plan_of
@@ -107,3 +108,20 @@ def test_a_plan_with_less_in_it_is_a_part_of_the_same_run() -> None:
     part = replace(whole, mishaps=(), transactions=3, skipped=frozenset({(0, 0)}))
     assert run(part).found == ""
     assert part.writes == part.writers * 3 - 1
+
+
+def test_a_campaign_goes_on_behind_the_seeds_that_are_on_record(capsys: pytest.CaptureFixture[str]) -> None:
+    def campaign(first: int, seeds: int) -> dict[str, Any]:
+        assert main(["--first", str(first), "--seeds", str(seeds), "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    pieces, whole = together(together({}, campaign(1, 2)), campaign(3, 4)), campaign(1, 6)
+    [said] = pieces.pop("campaigns")
+    assert (said["first"], said["seeds"]) == (1, 6)
+    timed = ("seconds", "seeds_per_minute")
+    assert {k: v for k, v in pieces.items() if k not in timed} == {k: v for k, v in whole.items() if k not in timed}
+
+
+def test_a_seed_is_not_put_on_record_twice() -> None:
+    with pytest.raises(SystemExit):
+        main(["--first", "5", "--record"])
