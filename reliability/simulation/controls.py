@@ -185,14 +185,14 @@ def _no_tail() -> list[Planted]:
     async def cross(live: Any, lock: Any, deadline: float) -> None:
         with (
             patch.object(live.apply, "compose", lambda _tail: []),
-            patch.object(live_handover, "_equal", _nothing_equal),
+            patch.object(live_handover, "_comparing", _nothing_compared),
         ):
             await real(live, lock, deadline)
 
     return [(live_handover, "_cross", cross)]
 
 
-def _nothing_equal(*_: object) -> list[object]:
+async def _nothing_compared(*_: object) -> list[object]:
     return []
 
 

@@ -69,8 +69,12 @@ class _Hands:
     def _no_order(self) -> None:
         self.world.control.order = ""
 
-    async def _write_rows(self, conn: Conn, events: list[Event]) -> None:
+    async def _write_rows(self, conn: Conn, wave: int, term: int, events: list[Event]) -> None:
+        """One transaction, begun in the term: who settles a doubt waits for its end, and it cannot commit later."""
+
         def work(site: Site) -> None:
+            if wave not in site.waves or site.waves[wave].term != term:
+                raise lease_lost()
             codes = {row[tables.CODE] for row in site.rows[tables.ORDERS].values()}
             for no, _, new in events:
                 if new is not None and (new[0] in site.rows[no] or (no == tables.ORDERS and new[tables.CODE] in codes)):
@@ -153,7 +157,7 @@ class _There(_Hands):
             seam = snapshot.seam
             if Flaw.SEAM_BY_POSITION in self.world.flaws:
                 seam = Seam(source.site.next_xid, source.site.next_xid, frozenset())
-            await self.marks.write(target, self.generation, partial(_keep_seam, no=no, seam=seam, at=confirmed))
+            term = await self.marks.write(target, self.generation, partial(_keep_seam, no=no, seam=seam, at=confirmed))
             members = self.world.members[no]
             for table in range(len(NAMES)):
                 listed = [r for r in snapshot.rows[table].values() if self._is_mine(snapshot, table, r, members)]
@@ -161,7 +165,7 @@ class _There(_Hands):
                     self.world.truth.crosses(table, row, members)
                 await source.execute("pg_current_snapshot")  # the rows take their time
                 events: list[Event] = [(table, None, row) for row in listed]
-                await self._write_rows(target, events)
+                await self._write_rows(target, no, term, events)
                 await self.there.reach("copy.chunk")
 
     def _is_mine(self, snapshot: Snapshot, table: int, row: tables.Row, members: frozenset[int]) -> bool:
@@ -352,10 +356,12 @@ def _insert_wave(site: Site, no: int, mark: str, members: frozenset[int]) -> Non
         site.raise_fence()
 
 
-def _keep_seam(site: Site, no: int, seam: Seam, at: int) -> None:
+def _keep_seam(site: Site, no: int, seam: Seam, at: int) -> int:
+    """Returns the wave's term."""
     if no not in site.waves:
         raise lease_lost()
     site.waves[no].seam, site.waves[no].position = str(seam), at
+    return site.waves[no].term
 
 
 def _begin_back(site: Site, losing: Site, no: int) -> None:

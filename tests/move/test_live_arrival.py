@@ -179,12 +179,14 @@ async def over_a_line(place: Place) -> AsyncIterator[tuple[Place, Line]]:
 # What it refuses
 
 
-async def test_a_row_that_went_wrong_after_the_last_comparison_is_seen_by_the_arrival(place: Place) -> None:
+async def test_a_row_that_went_wrong_after_the_last_comparison_is_seen_by_the_arrival(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = (await people(place.source))[0]
     wrong = f"update store.user_account set full_name = 'wrong' where id = {one}"
+    before_the_lock(monkeypatch, lambda: execute(place.target, REST, wrong))
     deeds: dict[tuple[str, int], Deed] = {
         ("live.closing", 1): lambda: execute(place.source, TOUCH.format(one)),
-        ("live.departed", 1): lambda: execute(place.target, REST, wrong),
     }
     async with begun(place, limits=replace(ONE, handover_tries=1)) as carrier:
         await through(carrier, PREPARE, COPY)
@@ -195,12 +197,14 @@ async def test_a_row_that_went_wrong_after_the_last_comparison_is_seen_by_the_ar
     assert await scalar(place.target, "select count(*) from store.user_account where market = 'IN'") == 0
 
 
-async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arrival(place: Place) -> None:
+async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arrival(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rows that were touched are equal at both sites; what one of them refers to is not there."""
     one = (await people(place.source))[0]
+    before_the_lock(monkeypatch, lambda: execute(place.target, REST, NO_ADDRESS.format(one)))
     deeds: dict[tuple[str, int], Deed] = {
         ("live.closing", 1): lambda: execute(place.source, ORDER.format(one)),
-        ("live.departed", 1): lambda: execute(place.target, REST, NO_ADDRESS.format(one)),
     }
     async with begun(place, limits=replace(ONE, handover_tries=1)) as carrier:
         await through(carrier, PREPARE, COPY)
@@ -210,21 +214,55 @@ async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arr
     assert await write(place.source, one) == ""
 
 
-async def test_a_parent_that_is_missed_by_a_row_of_the_tail_alone_is_seen_too(
+async def test_a_row_that_is_touched_again_behind_the_last_comparison_is_compared_by_the_arrival(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order is committed by a writer who was in flight when the mover asked for the lock."""
+    """It was equal at both sites when the mover asked for the lock, and a writer in flight has changed it since."""
     one = (await people(place.source))[0]
+    in_flight(monkeypatch, place, TOUCH.format(one))
+    wrong = f"update store.user_account set email = 'wrong@wrong.example' where id = {one}"
+    deeds: dict[tuple[str, int], Deed] = {
+        ("live.closing", 1): lambda: execute(place.source, TOUCH.format(one)),
+        ("live.departed", 1): lambda: execute(place.target, REST, wrong),
+    }
+    async with begun(place, limits=replace(ONE, handover_tries=1, lock_timeout_ms=900)) as carrier:
+        await through(carrier, PREPARE, COPY)
+        wave = await refused(doing(carrier, deeds))
+    assert wave.error_code == ErrorCode.DISCREPANCY
+    assert "refused the wave: touched rows differ (store.user_account)" in wave.error_message
+
+
+def before_the_lock(monkeypatch: pytest.MonkeyPatch, deed: Deed) -> None:
+    """Do it when everything is closed, drained and compared."""
     original = live_handover.attempt
 
     async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
-        async with open_transaction(place.source, ORDER.format(one)) as writer:
+        await deed()
+        await original(wave, entered, locking)
+
+    monkeypatch.setattr(live, "attempt", attempt)
+
+
+def in_flight(monkeypatch: pytest.MonkeyPatch, place: Place, statement: str) -> None:
+    """A writer commits it while the mover waits for the lock."""
+    original = live_handover.attempt
+
+    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+        async with open_transaction(place.source, statement) as writer:
             arriving = asyncio.create_task(original(wave, entered, locking))
             await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
             await writer.commit()
             await arriving
 
     monkeypatch.setattr(live, "attempt", attempt)
+
+
+async def test_a_parent_that_is_missed_by_a_row_of_the_tail_alone_is_seen_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is committed by a writer who was in flight when the mover asked for the lock."""
+    one = (await people(place.source))[0]
+    in_flight(monkeypatch, place, ORDER.format(one))
     deeds: dict[tuple[str, int], Deed] = {
         ("live.departed", 1): lambda: execute(place.target, REST, FIRST_ADDRESS.format(one)),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+import time
 import traceback
 
 import pytest
@@ -378,6 +379,24 @@ async def test_closed_while_a_batch_waits_for_a_lock(shop: Destination) -> None:
             await answer
     await asyncio.sleep(0.2)
     assert await shop.rows("select count(*) from public.users where id = 1") == [(1,)]
+
+
+async def test_who_gives_up_a_batch_lets_others_wait_for_it(shop: Destination) -> None:
+    """A stream that ends gives up all that it waits for, while its batches are on their way; who waits for their end
+    then waits, and does not ask again and again."""
+    await seed(shop)
+    async with shop.apply() as apply:
+        async with shop.conn.transaction():
+            await shop.conn.execute(b"select from public.users where id = 2 for update")
+            given_up = await apply.submit([shop.transaction(await shop.delete("users", id="2"))])
+            given_up.cancel()
+            following = asyncio.create_task(apply.send([Statement(b"select 1")]))
+            begun = time.process_time()
+            await asyncio.sleep(0.5)
+            assert time.process_time() - begun < 0.1
+            assert not following.done()
+        await (await following)
+    assert await shop.rows("select count(*) from public.users where id = 2") == [(0,)]
 
 
 async def test_statements_of_a_handover_in_one_transaction(shop: Destination) -> None:

@@ -3,9 +3,10 @@
     ready     little is missing at the target, few rows are touched and not compared, no writer is old
     closing   writers of the wave hold its lock from now on; those from before have ended            nobody waits
     rehearse  the sessions plan what they will be asked under the lock                               nobody waits
+    compare   touched rows are compared a last time; what the stream brings now is kept as the tail  nobody waits
     lock      the mover takes the lock for himself: writers in flight end, new ones wait             the pause begins
     depart    one commit at the source: departed, and a marker in the stream
-    tail      the stream brings what was committed up to the marker; all touched rows are hashed at the source
+    tail      the stream brings what was committed up to the marker; its rows are hashed at the source
     arrive    one round trip: the target applies the tail, compares the hashes, becomes the home     point of no return
     release   the lock is free: who waited is told the new home                                      the pause ends
     publish   the directory knows; the copy that stays behind is sealed
@@ -34,17 +35,18 @@ from domicile.move.carrier import Carrier
 from domicile.move.context import Move
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
-from domicile.postgres.checksum import Part
 from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
 from domicile.stream import compare
-from domicile.stream.change import Transaction
+from domicile.stream.change import Key, Transaction
 from domicile.stream.compare import Keys
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
+Touched = Mapping[int, Mapping[Key, int]]
+"""By table, keys of rows that were touched, and by which transaction last."""
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has.
 _ARRIVE = b"""
@@ -62,11 +64,13 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
 
     ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
     """
-    live.catchup.hold()
     try:
-        await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
+        live.catchup.hurry()
         async with live.quiet():
-            await _under_lock(live, entered, lock_session)
+            equal = await live.beside(_compare_touched(live))
+            live.catchup.hold()
+            await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
+            await _under_lock(live, entered, lock_session, equal)
     finally:
         live.catchup.go_on()
 
@@ -87,7 +91,21 @@ async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Non
         live.catchup.go_on()
 
 
-async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:
+async def _compare_touched(live: LiveWave) -> Touched:
+    """The rows that were touched and are equal at both sites, before anybody waits.
+
+    Whatever changes them from now on, at either site, comes by the stream, which notes it. So the arrival need compare
+    no others than those that are noted then, and those that are not returned here.
+    """
+    touched = live.touched()
+    keys = {no: list(known) for no, known in touched.items()}
+    ours, theirs = await asyncio.gather(live.here.sums(live.source, keys), live.there.sums(live.target, keys))
+    orphans = await live.there.orphans(live.target, keys)
+    unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
+    return {no: known for no, known in touched.items() if no not in unequal}
+
+
+async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
     move, limits = live.move, live.move.plan.limits
     asked = time.monotonic()
     try:
@@ -100,30 +118,27 @@ async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncC
         ) as lock:
             asked = lock.asked
             await move.failpoints.reach("live.locked")
-            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000)
+            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000, equal)
             await move.failpoints.reach("live.arrived")
     finally:
         live.waited((time.monotonic() - asked) * 1000)
 
 
-async def _cross(live: LiveWave, lock: WaveLock, deadline: float) -> None:
+async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched) -> None:
     """From the departure to the arrival, or back to where the wave was."""
     move, wave = live.move, live.wave
     content = secrets.token_hex(8).encode()
     marker = live.catchup.expect(content)
-    touched = live.dirty()
-    async with _meanwhile(live.here.sums(live.source, touched)) as sums:
-        await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
-        try:
-            await move.failpoints.reach("live.departed")
-            async with _until(deadline):
-                equal = _equal(live, touched, await live.beside(sums))
-                tail = await live.beside(marker)
-                equal += await _equal_at_last(live, touched, tail)
-                statements = [*live.apply.compose(tail), *equal, _arrive(live, live.wave.target_id)]
-        except BaseException as trouble:
-            await _back(live, lock)
-            raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
+    await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+    try:
+        await move.failpoints.reach("live.departed")
+        async with _until(deadline):
+            tail = await live.beside(marker)
+            comparing = await _comparing(live, _last(live, equal, tail))
+            statements = [*live.apply.compose(tail), *comparing, _arrive(live, live.wave.target_id)]
+    except BaseException as trouble:
+        await _back(live, lock)
+        raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
     try:
         async with _until(deadline):
             await (await live.apply.send(statements, tail))
@@ -215,21 +230,15 @@ async def _arrived(live: LiveWave) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-def _equal(live: LiveWave, keys: Keys, ours: Mapping[int, Part]) -> list[Statement]:
-    """Statements that refuse the arrival unless the touched rows hash at the target as they do at the source, where
-    nobody can write them now, and what they refer to is there."""
-    equal = [live.there.require(no, keys[no], part) for no, part in ours.items()]
-    return [*equal, *(one for no in ours for one in live.there.require_parents(no, keys[no]))]
-
-
-async def _equal_at_last(live: LiveWave, touched: Keys, tail: list[Transaction]) -> list[Statement]:
-    """The same for what nobody has hashed yet, once the tail is there. Meanwhile it is looked whether partitions came
-    or went: what did is behind the departure."""
-    last = _last(live, touched, tail)
+async def _comparing(live: LiveWave, last: Keys) -> list[Statement]:
+    """Statements that refuse the arrival unless these rows hash at the target, with the tail, as they do at the source,
+    where nobody can write them now, and what they refer to is there. Meanwhile it is looked whether partitions came or
+    went: what did is behind the departure."""
     async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
-        equal = _equal(live, last, await live.here.sums(live.source, last))
+        ours = await live.here.sums(live.source, last)
         await live.beside(same_leaves)
-    return equal
+    equal = [live.there.require(no, last[no], part) for no, part in ours.items()]
+    return [*equal, *(one for no in ours for one in live.there.require_parents(no, last[no]))]
 
 
 def _arrive(live: LiveWave, wave_id: int) -> Statement:
@@ -237,13 +246,13 @@ def _arrive(live: LiveWave, wave_id: int) -> Statement:
     return Statement(_ARRIVE, values, keep=True)
 
 
-def _last(live: LiveWave, touched: Keys, tail: list[Transaction]) -> Keys:
-    """What is to be compared besides ``touched``: the rows of the tail, and those of a transaction that the stream was
-    carrying out when it was told to hold."""
-    keys = {no: dict.fromkeys(listed) for no, listed in live.dirty().items()}
-    for no, known in touched.items():
-        for key in known:
-            keys.get(no, {}).pop(key, None)
+def _last(live: LiveWave, equal: Touched, tail: list[Transaction]) -> Keys:
+    """What is to be compared by the arrival: the rows of the tail, those that the stream has touched since others were
+    found ``equal``, and those that were not."""
+    keys: dict[int, dict[Key, None]] = {}
+    for no, touched in live.touched().items():
+        known = equal.get(no, {})
+        keys[no] = {key: None for key, xid in touched.items() if known.get(key) != xid}
     for transaction in tail:
         for change in transaction.changes:
             these = keys.setdefault(change.table, {})

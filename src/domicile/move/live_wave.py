@@ -28,6 +28,7 @@ from domicile.stream import compare, slot
 from domicile.stream.ahead import kept
 from domicile.stream.apply import Apply
 from domicile.stream.catchup import CatchUp
+from domicile.stream.change import Key
 from domicile.stream.compare import Keys, Side
 from domicile.stream.filter import WaveFilter
 from domicile.stream.index import load as load_index
@@ -101,9 +102,14 @@ class LiveWave:
         """A writer of the wave may have waited for so long."""
         self.waited_ms = max(self.waited_ms, milliseconds)
 
+    def touched(self) -> dict[int, dict[Key, int]]:
+        """Keys of the rows that were touched since they were compared, each with the short id of the transaction that
+        did it last."""
+        return {no: dict(keys) for no, keys in self.apply.dirty.items() if keys}
+
     def dirty(self) -> Keys:
-        """Keys of the rows that were touched since they were compared."""
-        return {no: list(keys) for no, keys in self.apply.dirty.items() if keys}
+        """Their keys alone."""
+        return {no: list(keys) for no, keys in self.touched().items()}
 
     def dirty_rows(self) -> int:
         """How many they are."""

@@ -29,18 +29,15 @@ _LEASE = "DM004"  # raised by sql/site.sql
 
 # All is done by single statements. After a pipeline psycopg sends a Flush behind the Sync, and that stops the server's
 # clock for idle sessions: a mover who froze then would keep the lock.
-_SETTINGS = ("lock_timeout", "idle_session_timeout")
-_GET = "select array(select pg_catalog.current_setting(name) from pg_catalog.unnest(%s::text[]) as s (name))"
-_SET = """
-    select pg_catalog.set_config(name, value, false)
-    from rows from (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) as s (name, value)"""
 _REHEARSE_WITHIN = "set local lock_timeout = '100ms'"
 _REHEARSE = """
     select domicile.depart_wave(v.move_id, v.generation, w.id, w.home, w.epoch, '')
     from domicile.wave as w join domicile.move as v on v.move_id = w.move_id
     where w.id = %s and w.mark = 'closing'"""
-_LOCK = "select domicile.lock_wave(%s, %s)"
+_LOCK = "select entered, limits from domicile.lock_wave(%s, %s, %s, %s)"
 _UNLOCK = "select pg_catalog.pg_advisory_unlock(%s, %s)"
+_LIMITS = """
+    select pg_catalog.set_config('lock_timeout', %s, false), pg_catalog.set_config('idle_session_timeout', %s, false)"""
 _DEPART = "select domicile.depart_wave(%s, %s, %s, %s, %s, %b)"
 _TURN = "select domicile.turn_wave(%s, %s, %s, %s::text[], %s, %s, %s)"
 
@@ -110,17 +107,14 @@ async def hold(
     whatever happened; where that cannot be said to the server, the session is closed.
     """
     assert conn.autocommit, "a transaction around the lock would hold back what it waits for"
-    row = await (await conn.execute(_GET, (list(_SETTINGS),))).fetchone()
-    assert row is not None
+    asked = time.monotonic()
+    now, limits = await _acquire(conn, wave_id, f"{timeout_ms}ms", f"{dead_man_ms}ms")
     try:
-        await conn.execute(_SET, (list(_SETTINGS), [f"{timeout_ms}ms", f"{dead_man_ms}ms"]))
-        asked = time.monotonic()
-        now = await _acquire(conn, wave_id)
         if now != entered:
             raise _entered(now - entered)
         yield WaveLock(conn, wave_id, timeout_ms, asked)
     finally:
-        await _release(conn, wave_id, row[0])
+        await _release(conn, wave_id, limits)
 
 
 async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
@@ -132,23 +126,26 @@ async def lock_holders(conn: Connection, wave_id: int) -> tuple[Blocker, ...]:
     )
 
 
-async def _acquire(conn: Connection, wave_id: int) -> int:
-    """The lock, and ``domicile.entered`` as it is under it."""
+async def _acquire(conn: Connection, wave_id: int, wait_max: str, silence_max: str) -> tuple[int, list[str]]:
+    """The lock; ``domicile.entered`` as it is under it, and the session's limits as they were."""
     started = time.monotonic()
     try:
-        row = await (await conn.execute(_LOCK, (LOCK_CLASS, wave_id))).fetchone()
+        row = await (await conn.execute(_LOCK, (LOCK_CLASS, wave_id, wait_max, silence_max))).fetchone()
     except errors.LockNotAvailable as error:
         waited = round(time.monotonic() - started, 3)
         raise over_budget("the wave's writers did not end", waited, await lock_holders(conn, wave_id)) from error
+    except BaseException:
+        await conn.close()  # nobody knows whether it was had
+        raise
     assert row is not None
-    return int(row[0])
+    return int(row[0]), list(row[1])
 
 
-async def _release(conn: Connection, wave_id: int, settings: Sequence[str]) -> None:
+async def _release(conn: Connection, wave_id: int, limits: Sequence[str]) -> None:
     try:
         async with conn.pipeline():
             await conn.execute(_UNLOCK, (LOCK_CLASS, wave_id))
-            await conn.execute(_SET, (list(_SETTINGS), list(settings)))
+            await conn.execute(_LIMITS, limits)
     except psycopg.Error:
         await conn.close()
     except BaseException:

@@ -22,7 +22,7 @@ from domicile.stream.reader import Reader
 READ_MOST = 2_000  # messages between two looks at everything else: a few milliseconds
 IDLE_SECONDS = 0.5
 # Small transactions come one by one, a thousand a second. Taken together they cost us, and the destination, far less.
-LINGER_SECONDS, FEW_MESSAGES, FEW_BYTES = 0.01, 200, 16 * 1024  # a full buffer of a socket holds more
+LINGER_SECONDS, FEW_MESSAGES, FEW_BYTES = 0.05, 1_000, 64 * 1024  # a full buffer of a socket holds more
 BATCH_CHANGES = 5_000
 ACKNOWLEDGE_SECONDS = 2.0
 MICROSECONDS = 1_000_000
@@ -54,6 +54,11 @@ class _Markers:
             waiter.set_exception(self.failure)
         return waiter
 
+    @property
+    def expected(self) -> bool:
+        """Somebody waits for one."""
+        return any(not waiter.done() for waiter in self.waiters.values())
+
     def take(self, content: bytes) -> asyncio.Future[list[Transaction]] | None:
         waiter = self.waiters.pop(content, None)
         return None if waiter is None or waiter.done() else waiter
@@ -83,6 +88,8 @@ class CatchUp:
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
     _held: asyncio.Event = field(default_factory=asyncio.Event)  # set while what arrives is kept as the tail
+    _hurry: bool = False
+    _hurried: asyncio.Event = field(default_factory=asyncio.Event)  # set while somebody waits for what comes
     _arrived: bool = False
     _stalled: bool = False  # what was read last is not for a tail, and waits for the end of the hold
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,25 +113,29 @@ class CatchUp:
                 await self._acknowledge()
                 await self.turn()
                 if len(payloads) < FEW_MESSAGES and sum(map(len, payloads)) < FEW_BYTES:
-                    await _linger(self._held)
+                    await self._linger()
         except BaseException as why:
             self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
             self._markers.disappoint(self._markers.failure)
             raise
-        finally:
-            for flying in self._flying:
-                flying.answer.cancel()
 
     def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
         """To be called before the marker is written at the origin. Done when everything that was committed before the
         marker is committed at the destination; while the tail is held: the tail, all that is not on its way there."""
         waiter = self._markers.expect(content)
+        self._hurried.set()
         if self._stalled and not waiter.done():
             waiter.set_exception(_held())
         return waiter
 
+    def hurry(self) -> None:
+        """From now on what arrives is taken at once, at the cost of more work: somebody waits, or is about to."""
+        self._hurry = True
+        self._hurried.set()
+
     def hold(self) -> None:
-        """From now on what arrives is kept as the tail instead of being applied."""
+        """From now on what arrives is kept as the tail instead of being applied, and taken at once."""
+        self.hurry()
         self._held.set()
         self._going_on.clear()
 
@@ -139,6 +150,7 @@ class CatchUp:
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
+        self._hurry = False
         if not self._arrived:
             self._held.clear()
             self._going_on.set()
@@ -213,6 +225,14 @@ class CatchUp:
             await self.flush()
         waiter.set_result(list(self._waiting))
 
+    async def _linger(self) -> None:
+        """Wait a little for more to come, but not when somebody waits for it."""
+        if not self._hurry and not self._markers.expected:
+            self._hurried.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._hurried.wait()
+
     async def _acknowledge(self) -> None:
         """Now and then: write down how far others' transactions have been read, and let the origin's log go.
 
@@ -234,13 +254,6 @@ class CatchUp:
         if not position or visible > newest:
             self.reader.acknowledge(position)
             self._candidate = (self.apply.position, self.filter.newest)
-
-
-async def _linger(held: asyncio.Event) -> None:
-    """Wait a little for more to come, but not when somebody waits for a tail."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            await held.wait()
 
 
 def _held() -> DomicileError:

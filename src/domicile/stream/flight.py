@@ -49,7 +49,8 @@ class Flight:
         self.repeated = 0
 
     async def launch(self, transactions: Sequence[Transaction]) -> asyncio.Future[None]:
-        """Send a batch as soon as there is room; the future is done when it is committed, or fails."""
+        """Send a batch as soon as there is room; the future is done when it is committed, or fails. Who gives it up
+        gives up waiting, and nothing else."""
         while len(self._batches) >= DEPTH:
             await asyncio.wait([self._batches[0].done])
         async with self.sending:
@@ -67,7 +68,9 @@ class Flight:
             self.sent = transactions[-1].position
             if self._landing is None or self._landing.done():
                 self._landing = asyncio.create_task(self._land())
-        return done
+        asked = asyncio.shield(done)
+        asked.add_done_callback(_seen)
+        return asked
 
     async def idle(self) -> None:
         """Wait until all that was sent is committed; raises the failure, if there is one."""

@@ -213,11 +213,16 @@ begin
 end
 $body$;
 
--- A wave's lock for the session, and domicile.entered as it is under it.
-create or replace function domicile.lock_wave(lock_class integer, its_wave integer) returns bigint language plpgsql as $body$
+-- A wave's lock for the session, under time limits of its own ('100ms'): for the wait, and for the silence behind it. Returns domicile.entered as
+-- it is under the lock, and the session's limits as they were. Where the lock is not had, they are what they were.
+create or replace function domicile.lock_wave(lock_class integer, its_wave integer, wait_max text, silence_max text,
+                                              out entered bigint, out limits text[])
+language plpgsql as $body$
 begin
+    limits := array[current_setting('lock_timeout'), current_setting('idle_session_timeout')];
+    perform set_config('lock_timeout', wait_max, false), set_config('idle_session_timeout', silence_max, false);
     perform pg_advisory_lock(lock_class, its_wave);
-    return (select case when is_called then last_value else 0 end from domicile.entered);
+    select case when is_called then last_value else 0 end into entered from domicile.entered;
 end
 $body$;
 
