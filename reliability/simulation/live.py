@@ -325,20 +325,14 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
 
 
 async def _close(crossing: Crossing, live: LiveWave, asking: Conn, no: int) -> int:
-    """The wave is closing, its writers from before have ended; a copy to which it comes back refuses its writers."""
+    """The wave is closing, and its writers from before have ended."""
     record = await crossing.marks.find_wave(asking, MOVE, no)
     assert record is not None
     if record.mark != SourceMark.CLOSING:
         await crossing.marks.assert_lease(asking, MOVE, crossing.generation)
         await crossing.marks.set_fence(asking, no, SourceMark.CLOSING, crossing.move.source_site, live.wave.epoch)
     await crossing.reach("live.closing")
-    entered = await _drain(crossing, asking)
-    if crossing.move.back:
-        target = cast("Any", live.target)
-        await crossing.marks.assert_lease(target, MOVE, crossing.generation)
-        home = crossing.move.source_site
-        await crossing.marks.set_fence(target, no, TargetMark.ARRIVING, home, live.wave.epoch)
-    return entered
+    return await _drain(crossing, asking)
 
 
 async def _drain(crossing: Crossing, asking: Conn) -> int:

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.handover import SourceMark, TargetMark
+from domicile.model.handover import SourceMark
 from domicile.model.phase import ORDER, Phase
 from domicile.model.report import LEFT, InTheWay
 from domicile.move import eject, live_verify, slices, verify
@@ -131,7 +131,6 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.require_same_leaves(live)
-                    await _expect(live)
                     await rehearse(live, locking)
                     await live_verify.until_few(live)
                     now = await live.beside(drain.entered(asking))
@@ -201,15 +200,6 @@ async def _drain(live: LiveWave, asking: AsyncConnection) -> DrainReport:
     """Everybody who wrote before the wave was closing has ended."""
     limits = live.move.plan.limits
     return await guard.drain(asking, live.move.data_map.in_scope(), seconds_max=limits.fence_seconds_max)
-
-
-async def _expect(live: LiveWave) -> None:
-    """A copy to which the wave comes back refuses its writers from now on, instead of sending them where it was."""
-    move, wave = live.move, live.wave
-    if move.back:
-        async with live.target.transaction():
-            await assert_lease(live.target, move.move_id, move.generation)
-            await guard.set_fence(live.target, wave.target_id, TargetMark.ARRIVING, move.source_site, wave.epoch)
 
 
 async def _until_ready(live: LiveWave, monitor: Monitor) -> None:

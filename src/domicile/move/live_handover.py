@@ -65,11 +65,12 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
     ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
     """
     try:
-        live.catchup.hurry()
+        live.catchup.hurry = True
         async with live.quiet():
             equal = await live.beside(_compare_touched(live))
             live.catchup.hold()
             await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
+            await live.beside(_expect(live))
             await _under_lock(live, entered, lock_session, equal)
     finally:
         live.catchup.go_on()
@@ -103,6 +104,16 @@ async def _compare_touched(live: LiveWave) -> Touched:
     orphans = await live.there.orphans(live.target, keys)
     unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
     return {no: known for no, known in touched.items() if no not in unequal}
+
+
+async def _expect(live: LiveWave) -> None:
+    """A copy to which the wave comes back lets its writers wait from now on, instead of sending them where it was. Not
+    before: whoever believes the wave to live there would wait for no reason."""
+    move, wave = live.move, live.wave
+    if move.back:
+        async with live.target.transaction():
+            await assert_lease(live.target, move.move_id, move.generation)
+            await guard.set_fence(live.target, wave.target_id, TargetMark.ARRIVING, move.source_site, wave.epoch)
 
 
 async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:

@@ -47,17 +47,23 @@ class _Markers:
 
     waiters: dict[bytes, asyncio.Future[list[Transaction]]] = field(default_factory=dict)
     failure: BaseException | None = None
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for what comes
 
     def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
         waiter = self.waiters.setdefault(content, asyncio.get_running_loop().create_future())
+        self.wanted.set()
         if self.failure is not None and not waiter.done():
             waiter.set_exception(self.failure)
         return waiter
 
-    @property
-    def expected(self) -> bool:
-        """Somebody waits for one."""
-        return any(not waiter.done() for waiter in self.waiters.values())
+    async def linger(self, *, hurry: bool) -> None:
+        """Let more come for a little while, but not when somebody waits for it."""
+        if hurry or not all(waiter.done() for waiter in self.waiters.values()):
+            return
+        self.wanted.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self.wanted.wait()
 
     def take(self, content: bytes) -> asyncio.Future[list[Transaction]] | None:
         waiter = self.waiters.pop(content, None)
@@ -83,13 +89,12 @@ class CatchUp:
     horizon: Horizon
     keeps: bool = False
     applied: int = 0  # changes committed at the destination
+    hurry: bool = False  # what arrives is taken at once, at the cost of more work: somebody is about to wait for it
     _waiting: list[Transaction] = field(default_factory=list)
     _changes: int = 0
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
     _held: asyncio.Event = field(default_factory=asyncio.Event)  # set while what arrives is kept as the tail
-    _hurry: bool = False
-    _hurried: asyncio.Event = field(default_factory=asyncio.Event)  # set while somebody waits for what comes
     _arrived: bool = False
     _stalled: bool = False  # what was read last is not for a tail, and waits for the end of the hold
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,7 +118,7 @@ class CatchUp:
                 await self._acknowledge()
                 await self.turn()
                 if len(payloads) < FEW_MESSAGES and sum(map(len, payloads)) < FEW_BYTES:
-                    await self._linger()
+                    await self._markers.linger(hurry=self.hurry)
         except BaseException as why:
             self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
             self._markers.disappoint(self._markers.failure)
@@ -123,19 +128,14 @@ class CatchUp:
         """To be called before the marker is written at the origin. Done when everything that was committed before the
         marker is committed at the destination; while the tail is held: the tail, all that is not on its way there."""
         waiter = self._markers.expect(content)
-        self._hurried.set()
         if self._stalled and not waiter.done():
             waiter.set_exception(_held())
         return waiter
 
-    def hurry(self) -> None:
-        """From now on what arrives is taken at once, at the cost of more work: somebody waits, or is about to."""
-        self._hurry = True
-        self._hurried.set()
-
     def hold(self) -> None:
         """From now on what arrives is kept as the tail instead of being applied, and taken at once."""
-        self.hurry()
+        self.hurry = True
+        self._markers.wanted.set()
         self._held.set()
         self._going_on.clear()
 
@@ -150,7 +150,7 @@ class CatchUp:
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
-        self._hurry = False
+        self.hurry = False
         if not self._arrived:
             self._held.clear()
             self._going_on.set()
@@ -224,14 +224,6 @@ class CatchUp:
         if not self._held.is_set():
             await self.flush()
         waiter.set_result(list(self._waiting))
-
-    async def _linger(self) -> None:
-        """Wait a little for more to come, but not when somebody waits for it."""
-        if not self._hurry and not self._markers.expected:
-            self._hurried.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                await self._hurried.wait()
 
     async def _acknowledge(self) -> None:
         """Now and then: write down how far others' transactions have been read, and let the origin's log go.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Pool:
     def __init__(self, sites: Mapping[str, str]) -> None:
         self._sites = sites
         self._idle: dict[str, deque[Session]] = {site: deque() for site in sites}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self, count: int) -> None:
         """So many at every site. Raises DomicileError."""
@@ -40,12 +42,15 @@ class Pool:
 
     async def close(self) -> None:
         """Of those that nobody uses."""
+        while self._ending:
+            await asyncio.wait(self._ending)
         for sessions in self._idle.values():
             while sessions:
                 await sessions.pop().close()
 
     async def attempt(self, site: str, made: Transaction, isolation: bytes) -> Answer:
-        """One try. Nothing is left of it when it is refused; a connection that breaks is replaced."""
+        """One try. Nothing is left of it when it is refused, and nobody waits for its rollback. A connection that
+        breaks is replaced."""
         sessions = self._idle[site]
         session = sessions.popleft() if sessions else None
         committing = False
@@ -57,16 +62,32 @@ class Pool:
                 answer = _judged(await session.round(made.calls))
             else:
                 answer = _judged((await session.round([(isolation, ()), *made.calls]))[1:])
-                committing = not answer.state
-                last = await session.round([(b"commit" if committing else b"rollback", ())])
-                if committing and (state := sqlstate(last[0])):
-                    answer = Answer(state, detail(last[0]))
+                if answer.state:
+                    self._roll_back(site, session)
+                    return answer
+                committing = True
+                [last] = await session.round([(b"commit", ())])
+                if state := sqlstate(last):
+                    answer = Answer(state, detail(last))
         except (Lost, DomicileError):
             if session is not None:
                 await session.close()
             return Answer(results=answer.results, doubt=True) if committing else Answer(BROKEN)
         sessions.append(session)
         return answer
+
+    def _roll_back(self, site: str, session: Session) -> None:
+        async def end() -> None:
+            try:
+                await session.round([(b"rollback", ())])
+            except Lost:
+                await session.close()
+            else:
+                self._idle[site].append(session)
+
+        ending = asyncio.create_task(end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
 
 def _judged(results: Results) -> Answer:
