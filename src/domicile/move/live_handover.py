@@ -19,7 +19,7 @@ so for it the wave is not fit and goes back (`recover`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 import secrets
 import time
@@ -33,20 +33,19 @@ from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_
 from domicile.move import live_verify
 from domicile.move.carrier import Carrier
 from domicile.move.context import Move
+from domicile.move.live_verify import Touched
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
 from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
 from domicile.stream import compare
-from domicile.stream.change import Key, Transaction
+from domicile.stream.change import Key, Op, Transaction
 from domicile.stream.compare import Keys
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
-Touched = Mapping[int, Mapping[Key, int]]
-"""By table, keys of rows that were touched, and by which transaction last."""
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has.
 _ARRIVE = b"""
@@ -67,10 +66,10 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
     try:
         live.catchup.hurry = True
         async with live.quiet():
-            equal = await live.beside(_compare_touched(live))
+            equal = await live.beside(live_verify.equal_rows(live))
+            await live.beside(_expect(live))
             live.catchup.hold()
             await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
-            await live.beside(_expect(live))
             await _under_lock(live, entered, lock_session, equal)
     finally:
         live.catchup.go_on()
@@ -90,20 +89,6 @@ async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Non
         await live.beside(live.apply.rehearse([*compare.rehearsal(live.there), _arrive(live, NO_WAVE)]))
     finally:
         live.catchup.go_on()
-
-
-async def _compare_touched(live: LiveWave) -> Touched:
-    """The rows that were touched and are equal at both sites, before anybody waits.
-
-    Whatever changes them from now on, at either site, comes by the stream, which notes it. So the arrival need compare
-    no others than those that are noted then, and those that are not returned here.
-    """
-    touched = live.touched()
-    keys = {no: list(known) for no, known in touched.items()}
-    ours, theirs = await asyncio.gather(live.here.sums(live.source, keys), live.there.sums(live.target, keys))
-    orphans = await live.there.orphans(live.target, keys)
-    unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
-    return {no: known for no, known in touched.items() if no not in unequal}
 
 
 async def _expect(live: LiveWave) -> None:
@@ -140,12 +125,16 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched
     move, wave = live.move, live.wave
     content = secrets.token_hex(8).encode()
     marker = live.catchup.expect(content)
-    await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+    try:
+        await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+    except BaseException:
+        marker.cancel()  # nobody writes it
+        raise
     try:
         await move.failpoints.reach("live.departed")
         async with _until(deadline):
             tail = await live.beside(marker)
-            comparing = await _comparing(live, _last(live, equal, tail))
+            comparing = await _comparing(live, equal, tail)
             statements = [*live.apply.compose(tail), *comparing, _arrive(live, live.wave.target_id)]
     except BaseException as trouble:
         await _back(live, lock)
@@ -241,15 +230,23 @@ async def _arrived(live: LiveWave) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-async def _comparing(live: LiveWave, last: Keys) -> list[Statement]:
-    """Statements that refuse the arrival unless these rows hash at the target, with the tail, as they do at the source,
-    where nobody can write them now, and what they refer to is there. Meanwhile it is looked whether partitions came or
-    went: what did is behind the departure."""
+async def _comparing(live: LiveWave, equal: Touched, tail: list[Transaction]) -> list[Statement]:
+    """Statements that refuse the arrival unless the last rows hash at the target, with the tail, as they do at the
+    source, where nobody can write them now, and what they refer to is there; what other touched rows refer to, too,
+    where any of it may have gone since they were compared. Meanwhile it is looked whether partitions came or went: what
+    did is behind the departure."""
+    last = _last(live, equal, tail)
     async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
         ours = await live.here.sums(live.source, last)
         await live.beside(same_leaves)
-    equal = [live.there.require(no, last[no], part) for no, part in ours.items()]
-    return [*equal, *(one for no in ours for one in live.there.require_parents(no, last[no]))]
+    require = [live.there.require(no, last[no], part) for no, part in ours.items()]
+    gone = {change.table for transaction in tail for change in transaction.changes if change.op is Op.DELETE}
+    gone |= {no for no, touched in live.touched().items() if touched.items() - equal.get(no, {}).items()}
+    referring = {no: dict.fromkeys(last[no]) for no in ours}
+    for no, touched in live.touched().items():
+        if compare.refers(live.there, no, gone):
+            referring.setdefault(no, {}).update(dict.fromkeys(touched))
+    return [*require, *(one for no, keys in referring.items() for one in live.there.require_parents(no, list(keys)))]
 
 
 def _arrive(live: LiveWave, wave_id: int) -> Statement:

@@ -9,7 +9,7 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 import secrets
@@ -31,7 +31,9 @@ from domicile.stream.layout import Identity
 from domicile.stream.reparent import by_table
 from domicile.stream.seam import Seam
 
-FEW_ROWS = 200  # are compared under the wave's lock in a millisecond or two
+Touched = Mapping[int, Mapping[Key, int]]
+"""By table, keys of rows that were touched, and by which transaction last."""
+FEW_ROWS = 200  # are compared at once, right before the handover
 ROUNDS_MAX = 30
 SHRINKING = 0.8  # a round that leaves more than this share of the touched rows is as good as it gets
 _SNAPSHOT = "select pg_catalog.pg_current_snapshot()::text"
@@ -132,6 +134,25 @@ async def touched_rows(live: LiveWave) -> None:
             if rows:
                 raise _discrepancy(live, no, rows, "refer to a row that is not there")
     _compared(live, seam)
+
+
+async def equal_rows(live: LiveWave) -> Touched:
+    """The touched rows that are equal at both sites, right before the handover, in which nobody need compare them again
+    unless the stream touches them.
+
+    Of those that the source's snapshot sees, and behind a marker: so what touched them is committed at both sites, and
+    is not noted again. Others are left out, and those of a table whose sums differ.
+    """
+    seam = Seam.parse(await _seen(live.source))
+    await mark(live)
+    touched = {
+        no: {key: xid for key, xid in keys.items() if seam.sees_short(xid)} for no, keys in live.touched().items()
+    }
+    keys = {no: list(known) for no, known in touched.items() if known}
+    ours, theirs = await together([live.here.sums(live.source, keys), live.there.sums(live.target, keys)])
+    orphans = await live.there.orphans(live.target, keys)
+    unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
+    return {no: known for no, known in touched.items() if no not in unequal}
 
 
 async def _compare_rows(

@@ -22,7 +22,7 @@ from domicile.stream.reader import Reader
 READ_MOST = 2_000  # messages between two looks at everything else: a few milliseconds
 IDLE_SECONDS = 0.5
 # Small transactions come one by one, a thousand a second. Taken together they cost us, and the destination, far less.
-LINGER_SECONDS, FEW_MESSAGES, FEW_BYTES = 0.05, 1_000, 64 * 1024  # a full buffer of a socket holds more
+LINGER_SECONDS, FEW_MESSAGES, FEW_BYTES = 0.05, 200, 16 * 1024  # a full buffer of a socket holds more
 BATCH_CHANGES = 5_000
 ACKNOWLEDGE_SECONDS = 2.0
 MICROSECONDS = 1_000_000

@@ -221,6 +221,7 @@ language plpgsql as $body$
 begin
     limits := array[current_setting('lock_timeout'), current_setting('idle_session_timeout')];
     perform set_config('lock_timeout', wait_max, false), set_config('idle_session_timeout', silence_max, false);
+    perform from domicile.entered;  -- whoever has this locked is waited for now: what fails behind the wave's lock would keep it
     perform pg_advisory_lock(lock_class, its_wave);
     select case when is_called then last_value else 0 end into entered from domicile.entered;
 end
