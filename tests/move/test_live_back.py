@@ -10,6 +10,7 @@ import pytest
 from tests.move.live_kit import FEW, INDIA, Owned, marks, one_home, owned, plan_of, rows_of, traces, write
 from tests.move.mover import Mover
 from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar
+from tests.move.test_live_owners import NEW_ORDER, ORDER, PAYMENT, PAYS, STRANGER
 
 from domicile import commands
 from domicile.commands.desk import open_desk
@@ -216,6 +217,25 @@ async def test_after_a_killed_soak_its_waves_can_be_purged(place: Place) -> None
     found = await commands.verify(place.workspace, move)
     assert found.clean, found
     assert (await commands.purge(place.workspace, move)).waves == 3
+
+
+async def test_a_purge_takes_along_what_a_soak_has_read_ahead(place: Place) -> None:
+    """A payment came to a member, and to a new order of his. The copy cannot have that order, so that the payment
+    stands below a stranger's."""
+    move = (await moved(place, await soaking_plan(place))).move_id
+    one, stranger = await member(place, 1), await scalar(place.source, STRANGER)
+    payment = await scalar(place.target, PAYMENT.format(await scalar(place.target, STRANGER)))
+    await execute(place.source, NEW_ORDER.format(stranger))
+    await execute(place.target, PAYS.format(ORDER.format(one), payment))
+    await execute(place.target, NEW_ORDER.format(one) + ";" + PAYS.format("7000001", payment))
+    with pytest.raises(DomicileError) as refused:
+        await one_round(place, move)
+    assert refused.value.code is ErrorCode.KEYS_COLLIDE
+    assert await scalar(place.source, f"select count(*) from store.payment where id = {payment}") == 1
+    assert (await commands.purge(place.workspace, move)).left_at_source == 0
+    assert await scalar(place.source, f"select count(*) from store.payment where id = {payment}") == 0
+    assert await scalar(place.source, "select user_id from store.orders where id = 7000001") == stranger
+    assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 1
 
 
 async def test_a_copy_that_was_written_past_the_guard_is_refused_while_there_is_a_way_back(place: Place) -> None:

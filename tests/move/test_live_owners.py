@@ -23,6 +23,7 @@ from tests.move.live_kit import (
     members,
     owned,
     people,
+    refused,
     rows_of,
     small_store,
     through,
@@ -31,6 +32,7 @@ from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 from tests.move.test_joiners import DELETE, MERGE
 
 from domicile import commands
+from domicile.model.errors import ErrorCode
 from domicile.model.phase import Status
 from domicile.model.plan import Mode, Question, WayBack
 from domicile.move import live_verify
@@ -49,6 +51,14 @@ GIVE = (
     where id = """
     + ORDER
 )
+STRANGER = (
+    "select min(o.user_id) from store.orders as o join store.user_account as u on u.id = o.user_id where market <> 'IN'"
+)
+PAYMENT = "select max(p.id) from store.payment as p join store.orders as o on o.id = p.order_id where o.user_id = {0}"
+PAYS = "update store.payment set order_id = {0} where id = {1}"
+NEW_ORDER = """
+    insert into store.orders (id, user_id, address_id, currency, total)
+    select 7000001, user_id, address_id, currency, total from store.orders where user_id = {0} limit 1"""
 NEW_KEY = "id /* of a row that others refer to */"
 CART_OF = "(select id from store.cart where user_id = {0})"
 ARRAYS = ("alter table store.user_account drop column interests", "alter table store.address drop column lines")
@@ -354,3 +364,19 @@ async def test_what_was_read_ahead_is_not_applied_again_on_the_way_back(place: P
     at_target = await owned(place.target)
     assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
     assert rows_of(await owned(place.source), [somebody]) == rows_of(at_target, [somebody])
+
+
+async def test_a_row_that_was_read_ahead_of_its_parent_goes_with_the_step_back(place: Place) -> None:
+    """It came in, and was given to a new order of the member's, before the stream told of either: at the target it
+    stands below an order that never arrives, so that nobody owns it."""
+    member, stranger = (await people(place.source))[0], await scalar(place.source, STRANGER)
+    payment = await scalar(place.source, PAYMENT.format(stranger))
+    assert payment is not None
+    await execute(place.target, NEW_ORDER.format("(select min(user_id) from store.orders)"))  # it refuses the member's
+    async with begun(place, limits=ONE) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(place.source, PAYS.format(ORDER.format(member), payment))
+        await execute(place.source, NEW_ORDER.format(member) + ";" + PAYS.format("7000001", payment))
+        wave = await refused(carrier)
+    assert wave.error_code == ErrorCode.KEYS_COLLIDE
+    assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 0

@@ -20,7 +20,7 @@ from domicile.model.phase import Phase
 from domicile.model.plan import Mode, WayBack
 from domicile.model.report import WaveStatus
 from domicile.model.site import SiteName
-from domicile.move import live, verify
+from domicile.move import live, read_ahead, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import waves
 from domicile.postgres.lease import assert_lease
@@ -29,6 +29,7 @@ from domicile.postgres.ownership import delete_rows_of_wave, ident, rows_of_wave
 _JOURNAL = """
     insert into domicile.purge_journal (wave, table_name, chunk, rows) values (%s, %s, %s, %s)
     on conflict (wave, table_name, chunk) do nothing"""
+_READ_AHEAD = -1  # as a chunk of the journal
 _CHUNKS_DONE = "select distinct chunk from domicile.purge_journal where wave = %s"
 _JOURNALLED = "select table_name, sum(rows) from domicile.purge_journal where wave = %s group by 1 order by 1"
 
@@ -76,6 +77,9 @@ async def run(carrier: Carrier, no: int) -> None:
         if not done:
             await require_sealed(carrier, source, record, wave)
         await source.execute("set session_replication_role = replica")
+        async with source.transaction():
+            for table, rows in (await read_ahead.remove(carrier.reversed(), source, record.id)).items():
+                await source.execute(_JOURNAL, (record.id, table, _READ_AHEAD, rows))
         last = await waves.last_ordinal(source, record.id)
         size = chunk_subjects(move.plan.limits.purge_chunk_rows, wave.rows_planned, last)
         for chunk, first in enumerate(range(0, last, size)):

@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.schema import TableName
+from domicile.move import read_ahead
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -105,8 +106,8 @@ async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forg
     move = carrier.move
     last = await waves.last_ordinal(target, wave_id)
     tables = await copied_tables(carrier, target, wave_id)
-    removed: Counter[str] = Counter()
     await target.execute("set session_replication_role = replica")
+    removed = await read_ahead.remove(carrier, target, wave_id)
     for first in range(0, last, CLEAN_SUBJECTS):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
