@@ -301,12 +301,13 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
             world.count("tries")
             try:
                 entered = await live.beside(_close(crossing, live, asking, no))
+                equal = await live.beside(live_verify.equal_rows(live))
                 now = await live.beside(asking.line.ask(lambda: crossing.origin.entered))
                 if now != entered:
                     entered = await live.beside(_drain(crossing, asking))
                 if Flaw.DIRECTORY_FIRST in world.flaws:
                     await crossing.publish("", MOVE, no, Home(crossing.move.target_site, live.wave.epoch))
-                await live_handover.attempt(live, entered, cast("Any", locking))
+                await live_handover.attempt(live, entered, cast("Any", locking), equal)
                 world.count("rollbacks" if crossing.move.back else "handovers")
                 return
             except DomicileError as why:

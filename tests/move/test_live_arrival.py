@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pytest
 from tests.move.live_kit import (
@@ -34,7 +33,7 @@ from domicile import commands
 from domicile.model.errors import ErrorCode
 from domicile.model.phase import Status
 from domicile.model.report import LiveFigures
-from domicile.move import live, live_handover, stepback
+from domicile.move import live, live_handover, live_verify, stepback
 from domicile.move.carrier import Carrier
 from domicile.move.failpoints import Failpoints
 from domicile.move.live_wave import LiveWave
@@ -215,23 +214,24 @@ async def test_a_parent_that_went_after_the_last_comparison_is_missed_by_the_arr
 
 
 def before_the_lock(monkeypatch: pytest.MonkeyPatch, deed: Deed) -> None:
-    """Do it when everything is closed, drained and compared."""
-    original = live_handover.attempt
+    """Do it when everything is closed and drained, and what was committed until now is at the target."""
+    original = live_verify.equal_rows
 
-    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+    async def equal_rows(wave: LiveWave) -> live_verify.Touched:
+        await live_verify.mark(wave)
         await deed()
-        await original(wave, entered, locking)
+        return await original(wave)
 
-    monkeypatch.setattr(live, "attempt", attempt)
+    monkeypatch.setattr(live_verify, "equal_rows", equal_rows)
 
 
 def in_flight(monkeypatch: pytest.MonkeyPatch, place: Place, statement: str) -> None:
     """A writer commits it while the mover waits for the lock."""
     original = live_handover.attempt
 
-    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+    async def attempt(wave: LiveWave, *rest: Any) -> None:
         async with open_transaction(place.source, statement) as writer:
-            arriving = asyncio.create_task(original(wave, entered, locking))
+            arriving = asyncio.create_task(original(wave, *rest))
             await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
             await writer.commit()
             await arriving
@@ -404,9 +404,9 @@ async def test_the_tail_is_not_applied_again(place: Place, monkeypatch: pytest.M
     newer = f"update store.user_account set full_name = 'newer' where id = {one}"
     original = live_handover.attempt
 
-    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+    async def attempt(wave: LiveWave, *rest: Any) -> None:
         async with open_transaction(place.source, TOUCH.format(one)) as writer, asyncio.TaskGroup() as group:
-            group.create_task(original(wave, entered, locking))
+            group.create_task(original(wave, *rest))
             await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
             await writer.commit()
         await execute(place.target, newer)
@@ -426,9 +426,9 @@ async def test_the_tail_is_not_carried_back(place: Place, monkeypatch: pytest.Mo
     before = await scalar(place.source, orders)
     original = live_handover.attempt
 
-    async def attempt(wave: LiveWave, entered: int, locking: psycopg.AsyncConnection) -> None:
+    async def attempt(wave: LiveWave, *rest: Any) -> None:
         async with open_transaction(place.source, ORDER.format(one)) as writer, asyncio.TaskGroup() as group:
-            group.create_task(original(wave, entered, locking))
+            group.create_task(original(wave, *rest))
             await until(lambda: scalar(place.source, WAITS_FOR_LOCK))
             await writer.commit()
 

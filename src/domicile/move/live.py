@@ -133,10 +133,12 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                     await live_verify.require_same_leaves(live)
                     await rehearse(live, locking)
                     await live_verify.until_few(live)
+                    async with live.quiet():
+                        equal = await live.beside(live_verify.equal_rows(live))
                     now = await live.beside(drain.entered(asking))
                     if now != drained.entered:  # it would end the try under the lock
                         drained = await live.beside(_drain(live, asking))
-                    return await attempt(live, drained.entered, locking)
+                    return await attempt(live, drained.entered, locking, equal)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)

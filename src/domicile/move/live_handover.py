@@ -58,15 +58,15 @@ _ARRIVE = b"""
     from done"""
 
 
-async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection) -> None:
+async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
     """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
 
-    ``entered`` is what the drain reported. Raises lease-lost untouched: another process decides then.
+    ``entered`` is what the drain reported, ``equal`` what `live_verify.equal_rows` found. Raises lease-lost untouched:
+    another process decides then.
     """
     try:
         live.catchup.hurry = True
         async with live.quiet():
-            equal = await live.beside(live_verify.equal_rows(live))
             await live.beside(_expect(live))
             live.catchup.hold()
             await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
