@@ -69,9 +69,8 @@ def read(path: Path) -> bytes:
         return b""
 
 
-@pytest.fixture(scope="module")
-def told() -> Iterator[tuple[dict[str, Any], str]]:
-    """The object of one demo, and its talk."""
+def test_it_moves_everybody_outside_the_mainland_and_proves_it() -> None:
+    """All that one demo says: a fixture for several tests would run it once in each of xdist's processes."""
     with tempfile.TemporaryDirectory(prefix="domicile-test-demo-") as name:
         place = Path(name)
         place.chmod(0o711)
@@ -79,11 +78,14 @@ def told() -> Iterator[tuple[dict[str, Any], str]]:
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         nothing_is_left(place)
-        yield json.loads(out), err
+    account = json.loads(out)
+    everybody_moved(account)
+    customers_lost_nothing(account)
+    rows_are_counted_before_and_after(account)
+    what_a_person_decided_is_shown(account, err)
 
 
-def test_it_moves_everybody_outside_the_mainland_and_proves_it(told: tuple[dict[str, Any], str]) -> None:
-    account, _ = told
+def everybody_moved(account: dict[str, Any]) -> None:
     world, check = account["world"], account["check"]
     assert account["proven"] is True
     assert check["passed"] is True
@@ -104,8 +106,8 @@ def test_it_moves_everybody_outside_the_mainland_and_proves_it(told: tuple[dict[
     assert account["mb"] > 0
 
 
-def test_customers_write_all_the_while_and_lose_nothing(told: tuple[dict[str, Any], str]) -> None:
-    traffic = told[0]["traffic"]
+def customers_lost_nothing(account: dict[str, Any]) -> None:
+    traffic = account["traffic"]
     oracle = traffic["oracle"]
     assert oracle["clean"] is True
     assert oracle["acknowledged"] > traffic["transactions"] / 2 > 100
@@ -113,12 +115,11 @@ def test_customers_write_all_the_while_and_lose_nothing(told: tuple[dict[str, An
     assert traffic["failures"] == {}
     assert traffic["refused"]["DM001"] > 0
     pause = traffic["pause_ms"]
-    assert 0 < pause["handovers"] <= len(told[0]["move"]["waves"])
+    assert 0 < pause["handovers"] <= len(account["move"]["waves"])
     assert 0 < pause["p50"] <= pause["p99"] <= pause["max"]
 
 
-def test_rows_are_counted_before_and_after(told: tuple[dict[str, Any], str]) -> None:
-    account, _ = told
+def rows_are_counted_before_and_after(account: dict[str, Any]) -> None:
     tables = {t["table"]: t for t in account["check"]["tables"]}
     users, orders = tables["store.user_account"], tables["store.orders"]
     assert users["source_before"] == 400
@@ -128,8 +129,7 @@ def test_rows_are_counted_before_and_after(told: tuple[dict[str, Any], str]) -> 
     assert tables["store.product"]["source_before"] == tables["store.product"]["target_after"] > 0
 
 
-def test_the_survey_is_shown_with_what_a_person_decided(told: tuple[dict[str, Any], str]) -> None:
-    account, talk = told
+def what_a_person_decided_is_shown(account: dict[str, Any], talk: str) -> None:
     roles = account["survey"]["roles"]
     assert roles["subject"] == ["store.user_account"]
     assert {"store.orders", "store.payment"} <= set(roles["owned"])
