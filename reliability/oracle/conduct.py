@@ -25,6 +25,7 @@ from domicile.model.plan import Limits, Mode, Question
 from domicile.model.report import MoveStatus
 from domicile.model.site import Dataset, DatasetName, Site, SiteName
 from domicile.model.workspace import Workspace
+from domicile.world.process import end
 from reliability.oracle import judge
 from reliability.oracle.book import DATASET, MAP, SITES, Population
 from reliability.oracle.memory import Memory
@@ -32,7 +33,6 @@ from reliability.oracle.writers import Config, as_line
 
 ROLLED_BACK = 0.6  # of the moves
 TRIES = 10  # of an order that fails, until the run is given up
-END_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -217,13 +217,7 @@ async def started(module: str, config: Config) -> AsyncIterator[Process]:
         process.stdin.write(as_line(config))
         yield process
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_SECONDS)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await end(process)
 
 
 async def play(stage: Stage, seconds: float, say: Callable[[str], None]) -> Played:

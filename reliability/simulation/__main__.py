@@ -33,15 +33,15 @@ FOUND_MAX = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
-    if options.seed is not None:
-        return _one(options.seed, in_json=options.json)
-    if options.controls:
-        return _controls(in_json=options.json, keep=options.record)
-    kept = record.read(RECORD) if options.record else {}
-    first = options.first or (kept["first"] + kept["seeds"] if kept else 1)
-    figures = _campaign(first, options.seeds, options.jobs)
-    if options.json:
+    given = _options(arguments)
+    if given.seed is not None:
+        return _one(given.seed, in_json=given.json)
+    if given.controls:
+        return _controls(in_json=given.json, keep=given.record)
+    kept = record.read(RECORD) if given.record else {}
+    first = given.first or (kept["first"] + kept["seeds"] if kept else 1)
+    figures = _campaign(first, given.seeds, given.jobs)
+    if given.json:
         print(json.dumps(figures))
     else:
         print(f"seeds {first} to {first + figures['seeds'] - 1}: ", end="")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("faults: " + ", ".join(f"{kind} {count}" for kind, count in figures["faults"].items()))
     for found in figures["found"]:
         print(f"seed {found['seed']}: {found['what']}", file=sys.stderr)
-    if options.record:
+    if given.record:
         print(f"written: results/{record.write(RECORD, together(kept, figures)).name}", file=sys.stderr)
     return 1 if figures["found"] else 0
 
@@ -67,10 +67,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--controls", action="store_true", help="plant one defect after the other")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--record", action="store_true", help="add the figures to those in reliability/results")
-    options = parser.parse_args(arguments)
-    if options.record and options.first is not None:
+    given = parser.parse_args(arguments)
+    if given.record and given.first is not None:
         parser.error("--record goes on behind the seeds that are on record: leave --first out")
-    return options
+    return given
 
 
 def _campaign(first: int, seeds: int, jobs: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from domicile.model.phase import ORDER, Phase
 from domicile.move import live_handover
 from domicile.postgres.waves import target_mark
 from domicile.stream import ahead
-from domicile.stream.change import Field
 from domicile.stream.index import empty_index
 from domicile.stream.seam import Seam
 from reliability.simulation import live, tables
@@ -99,8 +98,12 @@ class _Hands:
     async def _remove(self, conn: Conn, no: int) -> None:
         """What is the wave's at a site where it is not home; what was read ahead of its stream, too."""
 
+        kept = await ahead.kept(cast("Any", conn), empty_index(LAYOUT), no)
+        read = [row for one in kept for row in one.entered]
+
         def work(site: Site) -> None:
-            listed = list(dict.fromkeys([*_read_ahead(site, no), *site.owned(no)])) if no in site.members else []
+            there = [(table, key) for table, key in read if key in site.rows[table]]
+            listed = list(dict.fromkeys([*there, *site.owned(no)])) if no in site.members else []
             self.world.truth.removed(site, listed)
             events: list[Event] = [(table, site.rows[table][key], None) for table, key in listed]
             site.commit_now(events, self.world.loop.now)
@@ -350,17 +353,6 @@ def _confirmed(site: Site) -> int:
     if "there" not in site.slots:
         raise DomicileError(ErrorCode.STREAM_LOST, "the slot is gone")
     return site.slots["there"].confirmed
-
-
-def _read_ahead(site: Site, no: int) -> list[tuple[int, Field]]:
-    record, nobody = site.waves[no], empty_index(LAYOUT)
-    entered = [
-        ahead._row(nobody, element)[0]  # noqa: SLF001 - how it is written down
-        for _, until, elements, _ in record.ahead
-        if until > record.position
-        for element in elements
-    ]
-    return [(table, key) for table, key in entered if key in site.rows[table]]
 
 
 def _insert_wave(site: Site, no: int, mark: str, members: frozenset[int]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pytest
@@ -458,13 +458,10 @@ def test_the_arrival_compares_what_was_touched_since_it_was_found_equal() -> Non
     """A row that came to another owner may be on its way when the stream is told to hold: it is in no tail, and in no
     list made before."""
 
-    class Wave:
-        def touched(self) -> dict[int, dict[bytes, int]]:
-            return {0: {b"known": 7, b"again": 9, b"late": 9}, 2: {b"entered": 9}}
-
+    noted = {0: {b"known": 7, b"again": 9, b"late": 9}, 2: {b"entered": 9}}
     equal = {0: {b"known": 7, b"again": 7}, 1: {b"else": 7}}
     tail = [Transaction(1, 10, 0, [Change(1, Op.UPDATE, b"new", old_key=b"old")])]
-    last = live_handover._last(cast("LiveWave", Wave()), equal, tail)
+    last = live_handover._last(noted, equal, tail)
     assert {no: sorted(keys) for no, keys in last.items()} == {
         0: [b"again", b"late"],
         1: [b"new", b"old"],

@@ -65,7 +65,6 @@ async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConne
     another process decides then.
     """
     try:
-        live.catchup.hurry = True
         async with live.quiet():
             await live.beside(_expect(live))
             live.catchup.hold()
@@ -235,15 +234,16 @@ async def _comparing(live: LiveWave, equal: Touched, tail: list[Transaction]) ->
     source, where nobody can write them now, and what they refer to is there; what other touched rows refer to, too,
     where any of it may have gone since they were compared. Meanwhile it is looked whether partitions came or went: what
     did is behind the departure."""
-    last = _last(live, equal, tail)
+    noted = live.touched()
+    last = _last(noted, equal, tail)
     async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
         ours = await live.here.sums(live.source, last)
         await live.beside(same_leaves)
     require = [live.there.require(no, last[no], part) for no, part in ours.items()]
     gone = {change.table for transaction in tail for change in transaction.changes if change.op is Op.DELETE}
-    gone |= {no for no, touched in live.touched().items() if touched.items() - equal.get(no, {}).items()}
+    gone |= {no for no, touched in noted.items() if touched.items() - equal.get(no, {}).items()}
     referring = {no: dict.fromkeys(last[no]) for no in ours}
-    for no, touched in live.touched().items():
+    for no, touched in noted.items():
         if compare.refers(live.there, no, gone):
             referring.setdefault(no, {}).update(dict.fromkeys(touched))
     return [*require, *(one for no, keys in referring.items() for one in live.there.require_parents(no, list(keys)))]
@@ -254,11 +254,11 @@ def _arrive(live: LiveWave, wave_id: int) -> Statement:
     return Statement(_ARRIVE, values, keep=True)
 
 
-def _last(live: LiveWave, equal: Touched, tail: list[Transaction]) -> Keys:
-    """What is to be compared by the arrival: the rows of the tail, those that the stream has touched since others were
-    found ``equal``, and those that were not."""
+def _last(noted: Touched, equal: Touched, tail: list[Transaction]) -> Keys:
+    """What is to be compared by the arrival: the rows of the tail, and of those ``noted`` as touched all that were not
+    found ``equal``, or were touched again since. Pure."""
     keys: dict[int, dict[Key, None]] = {}
-    for no, touched in live.touched().items():
+    for no, touched in noted.items():
         known = equal.get(no, {})
         keys[no] = {key: None for key, xid in touched.items() if known.get(key) != xid}
     for transaction in tail:

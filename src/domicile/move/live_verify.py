@@ -145,14 +145,11 @@ async def equal_rows(live: LiveWave) -> Touched:
     """
     seam = Seam.parse(await _seen(live.source))
     await mark(live)
-    touched = {
-        no: {key: xid for key, xid in keys.items() if seam.sees_short(xid)} for no, keys in live.touched().items()
-    }
-    keys = {no: list(known) for no, known in touched.items() if known}
+    noted, keys = live.touched(), seen(live, seam)
     ours, theirs = await together([live.here.sums(live.source, keys), live.there.sums(live.target, keys)])
     orphans = await live.there.orphans(live.target, keys)
     unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
-    return {no: known for no, known in touched.items() if no not in unequal}
+    return {no: {key: noted[no][key] for key in listed} for no, listed in keys.items() if no not in unequal}
 
 
 async def _compare_rows(

@@ -132,9 +132,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         record = await waves.stream_record(target, wave.target_id)
         await _require_slot(source, move, record)
         tables = move.data_map.in_scope()
-        layout = build_layout(
-            move.data_map, move.plan.tables, move.source_schema, await read_identities(source, tables)
-        )
+        layout = await stream_layout(move, source)
         index = await load_index(target, layout, move.data_map, wave.target_id)
         wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
         for ahead in await kept(target, index, wave.target_id):
@@ -167,6 +165,12 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         finally:
             stream.cancel()
             await asyncio.wait([stream])
+
+
+async def stream_layout(move: Move, source: AsyncConnection) -> Layout:
+    """How the stream out of the source names rows. Raises plan-refused when its tables can be streamed no longer."""
+    identities = await read_identities(source, move.data_map.in_scope())
+    return build_layout(move.data_map, move.plan.tables, move.source_schema, identities)
 
 
 @asynccontextmanager

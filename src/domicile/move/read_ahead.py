@@ -14,13 +14,14 @@ import logging
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
 from domicile.move.carrier import Carrier
+from domicile.move.live_wave import stream_layout
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.ownership import column, ident
 from domicile.stream.ahead import kept
 from domicile.stream.change import Key
 from domicile.stream.compare import listed_keys
 from domicile.stream.index import empty_index
-from domicile.stream.layout import Identity, Layout, build_layout, read_identities
+from domicile.stream.layout import Identity, Layout
 from domicile.stream.params import key_arrays
 from domicile.stream.reparent import by_table
 
@@ -45,7 +46,8 @@ async def remove(carrier: Carrier, conn: AsyncConnection, wave_id: int) -> Count
     row = await (await conn.execute(_ANY, (wave_id,))).fetchone()
     if row is None or not row[0]:
         return removed
-    layout = await _layout(carrier)
+    async with carrier.source() as source:
+        layout = await stream_layout(move, source)
     async with conn.transaction():
         await assert_lease(conn, move.move_id, move.generation)
         for ahead in await kept(conn, empty_index(layout), wave_id):
@@ -56,14 +58,6 @@ async def remove(carrier: Carrier, conn: AsyncConnection, wave_id: int) -> Count
                 removed[str(layout.tables[no].name)] += await _delete(conn, layout, no, keys)
         await conn.execute(_FORGET, (wave_id,))
     return removed
-
-
-async def _layout(carrier: Carrier) -> Layout:
-    """That of the stream which has read ahead."""
-    move = carrier.move
-    async with carrier.source() as source:
-        identities = await read_identities(source, move.data_map.in_scope())
-    return build_layout(move.data_map, move.plan.tables, move.source_schema, identities)
 
 
 async def _delete(conn: AsyncConnection, layout: Layout, no: int, keys: Sequence[Key]) -> int:

@@ -56,9 +56,9 @@ class _Markers:
             waiter.set_exception(self.failure)
         return waiter
 
-    async def linger(self, *, hurry: bool) -> None:
+    async def linger(self) -> None:
         """Let more come for a little while, but not when somebody waits for it."""
-        if hurry or not all(waiter.done() for waiter in self.waiters.values()):
+        if not all(waiter.done() for waiter in self.waiters.values()):
             return
         self.wanted.clear()
         with suppress(TimeoutError):
@@ -89,7 +89,6 @@ class CatchUp:
     horizon: Horizon
     keeps: bool = False
     applied: int = 0  # changes committed at the destination
-    hurry: bool = False  # what arrives is taken at once, at the cost of more work: somebody is about to wait for it
     _waiting: list[Transaction] = field(default_factory=list)
     _changes: int = 0
     _flying: deque[_Flying] = field(default_factory=deque)
@@ -117,8 +116,9 @@ class CatchUp:
                 self._land()
                 await self._acknowledge()
                 await self.turn()
-                if len(payloads) < FEW_MESSAGES and sum(map(len, payloads)) < FEW_BYTES:
-                    await self._markers.linger(hurry=self.hurry)
+                few = len(payloads) < FEW_MESSAGES and sum(map(len, payloads)) < FEW_BYTES
+                if few and not self._held.is_set():
+                    await self._markers.linger()
         except BaseException as why:
             self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
             self._markers.disappoint(self._markers.failure)
@@ -134,7 +134,6 @@ class CatchUp:
 
     def hold(self) -> None:
         """From now on what arrives is kept as the tail instead of being applied, and taken at once."""
-        self.hurry = True
         self._markers.wanted.set()
         self._held.set()
         self._going_on.clear()
@@ -150,7 +149,6 @@ class CatchUp:
 
     def go_on(self) -> None:
         """After a handover that stepped back: the tail is applied like everything else."""
-        self.hurry = False
         if not self._arrived:
             self._held.clear()
             self._going_on.set()

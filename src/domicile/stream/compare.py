@@ -7,7 +7,7 @@ that has another owner there counts as absent. Sums hide neither doubled nor swa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, LiteralString
@@ -224,10 +224,10 @@ def rehearsal(at: Side) -> list[Statement]:
     return [*equal, *(one for no, keys in tables.items() for one in at.require_parents(no, keys))]
 
 
-def refers(at: Side, no: int, to: Container[int]) -> bool:
+def refers(at: Side, no: int, to: Iterable[int]) -> bool:
     """The table refers to one of these, as far as `Side.require_parents` proves it."""
-    numbers = {table.name: table.no for table in at.layout.tables}
-    return any(numbers.get(reference.to_table) in to for reference in at.references.get(no, ()))
+    names = {at.layout.tables[one].name for one in to}
+    return any(reference.to_table in names for reference in at.references.get(no, ()))
 
 
 def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]:

@@ -59,7 +59,6 @@ class Flight:
             folded = await self._rounds.fold(t.changes for t in transactions)
             work = folded if folded.plain else None
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            done.add_done_callback(_seen)
             try:
                 answer = await self._pipe.send(self._rounds.whole(transactions, before, work))
             except Refused as lost:

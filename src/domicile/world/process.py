@@ -88,10 +88,11 @@ async def writers(config: Config) -> AsyncIterator[Writers]:
         await child.line()
         yield child
     finally:
-        await _end(process)
+        await end(process)
 
 
-async def _end(process: Process) -> None:
+async def end(process: Process) -> None:
+    """Close its input, which is its order to end, and see that it is gone."""
     if process.stdin is not None:
         process.stdin.close()
     with suppress(TimeoutError):
