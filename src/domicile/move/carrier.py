@@ -23,7 +23,6 @@ from domicile.model.site import MoveId
 from domicile.move.context import Move, WaveAtSites
 from domicile.move.pace import Pacing
 from domicile.postgres import waves
-from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.failures import explain, refusal_of, told
 
 APPLICATION_NAME = "domicile mover"
@@ -48,7 +47,7 @@ class Carrier:
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:
-        """A connection to the source and one to the target (autocommit), closed at the end of the block."""
+        """A connection to the source and one to the target (autocommit), for the block alone."""
         async with self.source() as source, self.target() as target:
             try:
                 yield source, target
@@ -59,14 +58,14 @@ class Carrier:
     @asynccontextmanager
     async def source(self) -> AsyncIterator[AsyncConnection]:
         """A connection to the source."""
-        async with await connect(self.move.source, application_name=APPLICATION_NAME, settings=SESSION) as connection:
+        async with self.move.pool.session(self.move.source, application_name=APPLICATION_NAME) as connection:
             with told("source", "carrying the wave"):
                 yield connection
 
     @asynccontextmanager
     async def target(self) -> AsyncIterator[AsyncConnection]:
         """A connection to the target."""
-        async with await connect(self.move.target, application_name=APPLICATION_NAME, settings=SESSION) as connection:
+        async with self.move.pool.session(self.move.target, application_name=APPLICATION_NAME) as connection:
             with told("target", "carrying the wave"):
                 yield connection
 

@@ -11,6 +11,7 @@ from domicile.model.plan import Mode, Plan
 from domicile.model.schema import Schema
 from domicile.model.site import MoveId, SiteName
 from domicile.move.failpoints import Failpoints
+from domicile.postgres.pool import SessionPool
 
 ReportRows = Callable[[int, int], Awaitable[None]]  # (rows, bytes) done since the last call
 
@@ -30,6 +31,7 @@ class Move:
     generation: int
     failpoints: Failpoints
     mode: Mode = Mode.LIVE
+    pool: SessionPool = field(default_factory=SessionPool, repr=False, compare=False)
     back: bool = False  # a rollback: source and target are exchanged, the wave leaves the plan's target
 
     @property

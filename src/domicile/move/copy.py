@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import threading
@@ -35,7 +35,7 @@ from domicile.model.schema import Schema, TableName
 from domicile.move.context import Move, ReportRows, WaveAtSites
 from domicile.postgres import deferred_keys, snapshots, waves
 from domicile.postgres.brake import Brakes
-from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.connect import SESSION
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease, lease_lost
 from domicile.postgres.rows import copy_in, copy_out
@@ -102,7 +102,7 @@ async def run(
     todo = list(chunks(move.plan, highest, done, _scanned_tables(move, wave)))
     if todo or seam_after is not None:
         streams = max(1, min(move.plan.limits.streams, len(todo)))
-        async with _exported_snapshot(move.source) as (snapshot, seam):
+        async with _exported_snapshot(move) as (snapshot, seam):
             if seam_after is not None:
                 await _keep_seam(move, wave, seam, seam_after)
             levels = _levels(move.data_map, todo)
@@ -165,7 +165,10 @@ class _Job:
 
 
 async def _stream(job: _Job) -> None:
-    async with _session(job.move.source, SESSION) as source, _session(job.move.target, _REPLICA) as target:
+    async with (
+        job.move.pool.session(job.move.source) as source,
+        job.move.pool.session(job.move.target, settings=_REPLICA) as target,
+    ):
         with told("source", "join the snapshot"):
             await source.execute(_BEGIN)
             await snapshots.join(source, job.snapshot, "source")
@@ -206,13 +209,13 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
 
 
 async def _keep_seam(move: Move, wave: WaveAtSites, seam: str, position: int) -> None:
-    async with _session(move.target, SESSION) as target, target.transaction():
+    async with move.pool.session(move.target) as target, target.transaction():
         await assert_lease(target, move.move_id, move.generation)
         await waves.set_seam(target, wave.target_id, seam, position)
 
 
 async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
-    async with _session(move.target, SESSION) as target:
+    async with move.pool.session(move.target) as target:
         found = await deferred_keys.broken(target, move.data_map, move.target_schema, wave.target_id)
     if found:
         raise DomicileError(
@@ -226,7 +229,7 @@ async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
 
 async def _progress(move: Move, wave: WaveAtSites) -> tuple[set[tuple[str, int]], int]:
     """The cells that are at the target, and where the wave's ordinals end."""
-    async with _session(move.target, SESSION) as target:
+    async with move.pool.session(move.target) as target:
         with told("target", "read the progress"):
             cursor = await target.execute(_DONE, (wave.target_id,))
             done = {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
@@ -263,23 +266,14 @@ def _runs(cells: Sequence[int], longest: int) -> Iterable[tuple[int, int]]:
 
 
 @asynccontextmanager
-async def _exported_snapshot(conninfo: str) -> AsyncIterator[tuple[str, str]]:
+async def _exported_snapshot(move: Move) -> AsyncIterator[tuple[str, str]]:
     """One snapshot of the source that others may join while the context lasts: its name, and what it sees."""
-    async with _session(conninfo, SESSION) as conn:
+    async with move.pool.session(move.source) as conn:
         with told("source", "export a snapshot"):
             await conn.execute(_BEGIN)
             row = await (await conn.execute(_EXPORT)).fetchone()
         assert row is not None
         yield str(row[0]), str(row[1])
-
-
-@asynccontextmanager
-async def _session(conninfo: str, settings: Mapping[str, str]) -> AsyncIterator[AsyncConnection]:
-    conn = await connect(conninfo, settings=settings)
-    try:
-        yield conn
-    finally:
-        await conn.close()
 
 
 async def _all(streams: Iterable[Coroutine[None, None, None]]) -> None:

@@ -110,7 +110,8 @@ async def carried(carrier: Carrier) -> AsyncIterator[None]:
     carriers = _here().carriers
     carriers[carrier.move.move_id] = carrier
     try:
-        yield
+        async with carrier.move.pool.keeping():
+            yield
     finally:
         del carriers[carrier.move.move_id]
 

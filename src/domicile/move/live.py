@@ -122,7 +122,7 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
     limits = move.plan.limits
     pause = PAUSE_SECONDS_MIN
     await monitor.note(round_trip_ms=round(await round_trip(live), 2))
-    async with session(move.source) as asking, session(move.source) as locking:
+    async with session(move, move.source) as asking, session(move, move.source) as locking:
         for number in range(1, limits.handover_tries + 1):
             await _until_ready(live, monitor)
             try:

@@ -70,10 +70,10 @@ async def whole(live: LiveWave) -> Verdict:
     streams = max(1, move.plan.limits.streams)
     async with AsyncExitStack() as stack:
         pace = live.carrier.pacing.question
-        at_source = await stack.enter_async_context(open_sessions("source", move.source, streams, pace=pace))
+        at_source = await stack.enter_async_context(open_sessions("source", move, streams, pace=pace))
         seam = Seam.parse(await at_source.ask("the snapshot of the wave", _seen))
         await mark(live)
-        at_target = await stack.enter_async_context(open_sessions("target", move.target, streams, pace=pace))
+        at_target = await stack.enter_async_context(open_sessions("target", move, streams, pace=pace))
         source = Reader(at_source, live.wave.source_id, verify.shapes(move, move.source_schema, live.mode))
         target = Reader(at_target, live.wave.target_id, verify.shapes(move, move.target_schema, live.mode))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -20,7 +20,7 @@ from domicile.move import verify
 from domicile.move.carrier import APPLICATION_NAME, Carrier
 from domicile.move.context import Move, WaveAtSites
 from domicile.postgres import references, storage, waves
-from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.connect import SESSION
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
 from domicile.postgres.storage import Leaf
@@ -125,7 +125,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
     move = carrier.move
     async with AsyncExitStack() as stack:
         source, target, moving, *reading = [
-            await stack.enter_async_context(session(conninfo))
+            await stack.enter_async_context(session(move, conninfo))
             for conninfo in (move.source, move.target, move.source, move.source, move.target)
         ]
         wave = await carrier.wave_at_sites(source, target, no, soaking=soaking)
@@ -173,15 +173,10 @@ async def stream_layout(move: Move, source: AsyncConnection) -> Layout:
     return build_layout(move.data_map, move.plan.tables, move.source_schema, identities)
 
 
-@asynccontextmanager
-async def session(conninfo: str) -> AsyncIterator[AsyncConnection]:
-    """A session in autocommit, fit for joins with a few keys; closed at the end of the block."""
+def session(move: Move, conninfo: str) -> AbstractAsyncContextManager[AsyncConnection]:
+    """A session in autocommit, fit for joins with a few keys, for one block."""
     settings = {**SESSION, **compare.SETTINGS}
-    connection = await connect(conninfo, application_name=APPLICATION_NAME, settings=settings)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    return move.pool.session(conninfo, application_name=APPLICATION_NAME, settings=settings)
 
 
 async def _horizon(source: AsyncConnection) -> int:

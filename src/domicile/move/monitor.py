@@ -38,7 +38,8 @@ class Monitor:
     async def run(self) -> None:
         """Until cancelled; raises when a budget is used up or the move is aborted."""
         live = self._live
-        async with session(live.move.source) as source, session(live.move.target) as target:
+        move = live.move
+        async with session(move, move.source) as source, session(move, move.target) as target:
             while True:
                 async with live.looking:
                     await self.look(source, target)

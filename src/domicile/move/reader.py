@@ -12,9 +12,10 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domicile.model.schema import TableName
+from domicile.move.context import Move
 from domicile.postgres import snapshots
 from domicile.postgres.checksum import BEGIN, Shape
-from domicile.postgres.connect import NO_SETTINGS, SESSION, connect
+from domicile.postgres.connect import NO_SETTINGS, SESSION
 from domicile.postgres.failures import told
 
 _EXPORT = "select pg_catalog.pg_export_snapshot()"
@@ -60,14 +61,15 @@ class Reader:
 
 @asynccontextmanager
 async def open_sessions(
-    side: str, conninfo: str, count: int, more: Mapping[str, str] = NO_SETTINGS, pace: Pace = nullcontext
+    side: str, move: Move, count: int, more: Mapping[str, str] = NO_SETTINGS, pace: Pace = nullcontext
 ) -> AsyncIterator[Sessions]:
     """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
     async with AsyncExitStack() as stack:
+        conninfo = move.source if side == "source" else move.target
         free: asyncio.Queue[AsyncConnection] = asyncio.Queue()
         snapshot: str | None = None
         for _ in range(count):
-            conn = await stack.enter_async_context(await connect(conninfo, settings={**_SETTINGS, **more}))
+            conn = await stack.enter_async_context(move.pool.session(conninfo, settings={**_SETTINGS, **more}))
             with told(side, "open a snapshot"):
                 await conn.execute(BEGIN)
                 if snapshot is not None:

@@ -39,8 +39,8 @@ async def run(move: Move, wave: WaveAtSites) -> Verdict:
     await move.failpoints.reach("verify.before")
     count = max(1, move.plan.limits.streams)
     async with (
-        open_sessions("source", move.source, count) as at_source,
-        open_sessions("target", move.target, count) as at_target,
+        open_sessions("source", move, count) as at_source,
+        open_sessions("target", move, count) as at_target,
     ):
         mode = await common(at_source, at_target)
         source = Reader(at_source, wave.source_id, shapes(move, move.source_schema, mode))

@@ -242,11 +242,17 @@ def safe_conninfo(conninfo: str) -> str:
     return make_conninfo("", **parameters)
 
 
+async def set_all(connection: psycopg.AsyncConnection, settings: Mapping[str, str], first: str = "") -> None:
+    """Apply ``settings`` to the session, in one round trip with the statements that go ``first``."""
+    wanted = sql.SQL(_SET_ALL).format(list(settings), list(settings.values()))
+    await connection.execute(sql.SQL("; ").join([*([sql.SQL(first)] if first else []), wanted]))
+
+
 async def _apply(connection: psycopg.AsyncConnection, settings: Mapping[str, str], conninfo: str) -> None:
     if not settings:
         return
     try:
-        await connection.execute(sql.SQL(_SET_ALL).format(list(settings), list(settings.values())))
+        await set_all(connection, settings)
     except psycopg.Error as error:
         if connection.closed:  # it went away meanwhile, and has refused nothing
             raise _refused(conninfo, str(error)) from None

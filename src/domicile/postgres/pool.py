@@ -1,0 +1,86 @@
+"""Sessions that are kept open for a moment, for a move's next question to the same site.
+
+A new session costs round trips, and the server about 15 ms of processor until it knows the catalog, which its users
+feel. Only what ended well is kept: whoever fails closes his session, and with it everything that was open in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+import time
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from domicile.postgres.connect import APPLICATION_NAME, CONNECT_TIMEOUT_S, SESSION, connect, set_all
+
+# An address may lead to another server meanwhile, and a site has better uses for its sessions.
+IDLE_SECONDS_MAX = 10.0
+# What the user before may have left behind. The answer is also the proof that the session is alive.
+_AS_NEW = "reset all; discard temp; select pg_catalog.pg_advisory_unlock_all()"
+
+
+class SessionPool:
+    """Used by one event loop. Outside of `keeping` every session is new, and closed at the end of its block."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[tuple[float, AsyncConnection]]] = {}  # by conninfo: since when, the latest last
+        self._keepers = 0
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Sessions are kept until the (outermost) block ends."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                await self._close_idle(time.monotonic())
+
+    @asynccontextmanager
+    async def session(
+        self, conninfo: str, *, settings: Mapping[str, str] = SESSION, application_name: str = APPLICATION_NAME
+    ) -> AsyncIterator[AsyncConnection]:
+        """A session in autocommit, for this block alone. What it leaves uncommitted is rolled back. Raises what
+        `connect` does."""
+        conn = await self._take(conninfo, {**settings, "application_name": application_name})
+        if conn is None:
+            conn = await connect(conninfo, application_name=application_name, settings=settings)
+        try:
+            yield conn
+            if self._keepers and not conn.closed:
+                if conn.info.transaction_status is not TransactionStatus.IDLE:
+                    await conn.rollback()
+                self._idle.setdefault(conninfo, []).append((time.monotonic(), conn))
+                return
+        except BaseException:
+            await conn.close()
+            raise
+        await conn.close()
+
+    async def _take(self, conninfo: str, settings: Mapping[str, str]) -> AsyncConnection | None:
+        """A kept session that answers, as if it were new; None where there is none."""
+        await self._close_idle(time.monotonic() - IDLE_SECONDS_MAX)
+        while idle := self._idle.get(conninfo):
+            _, conn = idle.pop()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await set_all(conn, settings, _AS_NEW)
+            except (TimeoutError, psycopg.Error):
+                await conn.close()
+            except BaseException:
+                await conn.close()
+                raise
+            else:
+                return conn
+        return None
+
+    async def _close_idle(self, before: float) -> None:
+        """Close what nobody has wanted since then."""
+        for idle in self._idle.values():
+            while idle and idle[0][0] <= before:
+                await idle.pop(0)[1].close()
