@@ -6,11 +6,11 @@ import asyncio
 
 import psycopg
 import pytest
+from tests.conftest import EmbeddedCluster
 
 from domicile.postgres import pool as module
 from domicile.postgres.connect import SESSION
 from domicile.postgres.pool import SessionPool
-from tests.conftest import EmbeddedCluster
 
 _PIDS = "select array_agg(pid order by pid) from pg_stat_activity where datname = current_database()"
 
@@ -70,12 +70,15 @@ async def test_nothing_of_the_user_before_is_left(database: str) -> None:
 @pytest.mark.parametrize("trouble", [ValueError(), asyncio.CancelledError()])
 async def test_whoever_fails_closes_his_session(database: str, trouble: BaseException) -> None:
     pool = SessionPool()
+
+    async def fail() -> None:
+        async with pool.session(database) as conn:
+            await conn.execute("select pg_advisory_lock(1)")
+            raise trouble
+
     async with pool.keeping():
         with pytest.raises(type(trouble)):
-            async with pool.session(database) as conn:
-                await conn.execute("select pg_advisory_lock(1)")
-                raise trouble
-        assert conn.closed
+            await fail()
         assert await _others(database) == 0
 
 
