@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import hashlib
 import json
 from pathlib import Path
@@ -206,8 +206,28 @@ def _no_marker_in_a_key(given: Input) -> bool:
     """Keys are shown in messages, and are no place for a secret: where damage has made one a key, it is not searched
     for."""
     assert isinstance(given, bytes)
-    lines = given.decode(errors="replace").splitlines()
-    return not any(MARKER in line and not re.match(r"\s*(- )?['\"]?[a-z0-9_-]+['\"]?:\s", line) for line in lines)
+    text = given.decode(errors="replace")
+    try:
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):  # no tree to look at: line by line
+        lines = text.splitlines()
+        return not any(MARKER in line and not re.match(r"\s*(- )?['\"]?[a-z0-9_-]+['\"]?:\s", line) for line in lines)
+    return not any(MARKER in key for key in _keys(root))
+
+
+def _keys(root: yaml.Node | None) -> Iterator[str]:
+    """The keys of a YAML tree, whose aliases may lead around in a circle."""
+    todo, seen = [root], set[int]()
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield from (str(key.value) for key, _ in node.value)
+            todo += [one for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            todo += node.value
 
 
 def _make_conninfo(dice: Random) -> str:

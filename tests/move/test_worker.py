@@ -285,8 +285,8 @@ async def test_a_worker_that_is_asked_to_leave_hands_over_at_a_pause_point(firm:
     first = await firm.worker()
     move = await firm.ordered()
     await firm.copying(move)
-    second = await firm.worker()
     first.signal(signal.SIGTERM)
+    second = await firm.worker()
     assert await first.ended() == 0, first.said()
     assert "left at a pause point" in first.said()
     assert await scalar(firm.control, "select count(*) from domicile_control.wave where phase = 'copy'") == 0

@@ -136,6 +136,7 @@ BAD = {
     "circle": ("a: &a [*a]", "1:4: nested deeper than 20 levels"),
     "deep": ("a: " + "[" * 3_000, "1:24: not YAML: nested deeper than 20 levels"),
     "key twice": (GOOD + "version: 1", "14:1: the key version is given twice"),
+    "key of half a character": (GOOD + '"\\ud800": {}', "14:1: a key holds characters that no text may hold"),
     "key no text": (GOOD + "? [a]\n: b", "14:3: a key must be text"),
     "no version": (GOOD[11:], "1:1: the file has no version"),
     "other version": (GOOD.replace("version: 1", "version: 2"), "1:10: version: must be 1"),

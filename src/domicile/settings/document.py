@@ -141,6 +141,9 @@ class _Builder:
                 self._problems.append(Problem(_mark(key_node), "a key must be text"))
                 continue
             key = str(key_node.value)
+            if not storable(key):
+                self._problems.append(Problem(_mark(key_node), "a key holds characters that no text may hold"))
+                continue
             if key in seen:
                 self._problems.append(Problem(_mark(key_node), f"the key {key} is given twice"))
                 continue
