@@ -72,31 +72,28 @@ async def run(carrier: Carrier, no: int) -> None:
             log.warning("wave %s: %s; the stream is opened again", no, why.message)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
-    # Everybody who waited comes to the new home at once, and is served before we ask for more.
-    await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     if not carrier.move.back:
         await seal(carrier, no)
 
 
 async def _carry_over(carrier: Carrier, no: int) -> list[int]:
     """Carry the wave to its arrival, unless members have left the cohort since it began: then return who."""
-    async with (
-        open_live(carrier, no, soaking=carrier.move.back) as live,
-        monitored(live) as monitor,
-        live_verify.explained(live),
-    ):
-        await _enter(carrier, no, Phase.CATCHUP)
-        await carrier.move.failpoints.reach("live.catchup")
-        await live_verify.mark(live)
-        await _enter(carrier, no, Phase.VERIFY)
-        await _verify(live)
-        await _enter(carrier, no, Phase.HANDOVER)
-        if not carrier.move.back:
-            gone = await eject.leavers(live.source, live.move.move_id, live.wave.source_id, live.move.data_map)
-            if gone:
-                return gone
-        await _hand_over(live, monitor)
-        await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
+    async with open_live(carrier, no, soaking=carrier.move.back) as live:
+        async with monitored(live) as monitor, live_verify.explained(live):
+            await _enter(carrier, no, Phase.CATCHUP)
+            await carrier.move.failpoints.reach("live.catchup")
+            await live_verify.mark(live)
+            await _enter(carrier, no, Phase.VERIFY)
+            await _verify(live)
+            await _enter(carrier, no, Phase.HANDOVER)
+            if not carrier.move.back:
+                gone = await eject.leavers(live.source, live.move.move_id, live.wave.source_id, live.move.data_map)
+                if gone:
+                    return gone
+            await _hand_over(live, monitor)
+            await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
+        # Everybody who waited comes to the new home at once, and is served before we close sessions and ask for more.
+        await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     return []
 
 
