@@ -35,7 +35,7 @@ with what repeats each run. Each program is also turned against defects that wer
 these sees nothing."""
 
 # Where a figure comes from, not what it is of.
-ORIGIN = frozenset({"date", "version", "commit", "seed", "first", "first_seed"})
+ORIGIN = frozenset({"date", "version", "commit", "seed", "first", "first_seed", "raw"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ def everything(figures: Figures) -> Iterator[str]:
     if single:
         yield table(("", "figure"), ((_label(key), _text(value)) for key, value in single.items()))
     for key, group in figures.items():
+        if key in ORIGIN:
+            continue
         if isinstance(group, dict) and group:
             yield _group(_label(key), group)
         elif isinstance(group, list) and group and all(isinstance(one, dict) for one in group):

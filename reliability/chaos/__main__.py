@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 import json
 import signal
 import sys
+from typing import Any
 
 from reliability import record
 from reliability.chaos.campaign import campaign
@@ -29,36 +31,48 @@ from reliability.chaos.faults import Kind
 from reliability.chaos.stage import installed_pairs
 from reliability.chaos.tally import Tally
 
+RECORD = "chaos"
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reliability.chaos", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--minutes", type=float, default=5.0, help="how long rounds are begun (5)")
-    parser.add_argument("--seed", type=int, default=1, help="of faults, moves and writers (1)")
+    parser.add_argument("--seed", type=int, help="of faults, moves and writers (1; with --record the next one)")
     parser.add_argument("--only", default="", metavar="KIND,KIND", help=f"of {', '.join(Kind)}")
     parser.add_argument("--versions", choices=installed_pairs(), help="source-target; without it all, stage by stage")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--record", action="store_true", help="keep the figures in reliability/results/chaos.json")
+    parser.add_argument("--record", action="store_true", help="add the figures to those in reliability/results")
     options = parser.parse_args(arguments)
+    kept = record.read(RECORD) if options.record else {}
+    seed = options.seed or len(kept.get("campaigns", ())) + 1
     try:
         kinds = frozenset(map(Kind, options.only.split(","))) if options.only else frozenset(Kind)
     except ValueError as error:
         parser.error(str(error))
-    say(f"seed {options.seed}")
+    say(f"seed {seed}")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both take the stage down first
-    tally = Tally(options.seed, say)
+    tally = Tally.behind(kept, seed, say)
+    before = len(tally.violations)
     versions = (options.versions,) if options.versions else installed_pairs()
     with suppress(KeyboardInterrupt):  # what was seen until then is told
         asyncio.run(campaign(tally, kinds, options.minutes * 60, versions))
-    figures = {"seed": options.seed, "minutes": options.minutes, "versions": list(versions), **tally.figures()}
+    figures = {"seed": seed, "minutes": options.minutes, "versions": list(versions), **tally.figures()}
     if options.record:
-        record.write("chaos", figures)
+        record.write(RECORD, {**figures, **_together(kept, figures), "raw": tally.raw()})
     if options.json:
         print(json.dumps(figures))
     else:
         for key, value in figures.items():
             print(f"{key:24} {value}")
-    return 1 if tally.violations else 0
+    return 1 if len(tally.violations) > before else 0
+
+
+def _together(kept: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, object]:
+    """How long all campaigns on record took, and what is needed to repeat each."""
+    own = {name: figures[name] for name in ("seed", "minutes", "versions")}
+    campaigns = [*kept.get("campaigns", ()), {**own, "commit": record.commit(), "date": record.today()}]
+    return {"minutes": sum(one["minutes"] for one in campaigns), "campaigns": campaigns}
 
 
 def say(text: str) -> None:

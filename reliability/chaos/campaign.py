@@ -258,11 +258,12 @@ async def campaign(tally: Tally, kinds: AbstractSet[Kind], seconds: float, versi
     """Stage after stage, each with the next pair of versions, for so long."""
     deadline = time.monotonic() + seconds
     dice = Random(tally.seed)
+    enough = len(tally.violations) + VIOLATIONS_MAX
     no = 0
     while kinds - {Kind.PROMOTION} and (no == 0 or time.monotonic() < deadline):
         await _on_a_stage(tally, kinds, dice, deadline, versions[no % len(versions)])
         no += 1
-        if len(tally.violations) >= VIOLATIONS_MAX:
+        if len(tally.violations) >= enough:
             return
     if Kind.PROMOTION in kinds:
         await _promotion(tally)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 import statistics
+from typing import Any
 
 from domicile.move.failpoints import POINTS
 from reliability.chaos.digest import Look
@@ -15,6 +16,7 @@ from reliability.chaos.faults import DEEDS, Kind
 RESUME_SECONDS_MAX = 30.0
 WEIGHTS = {Kind.MOVER_KILLED: 8.0, Kind.WORKER_KILLED: 1.0, Kind.ZOMBIE: 0.6}
 EXAMPLES = 12
+_HARMS = ("lost", "doubled", "foreign", "dual_home")
 
 
 class Violation(Exception):
@@ -44,6 +46,36 @@ class Tally:
     harms: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     violations: list[str] = field(default_factory=list)
+
+    @classmethod
+    def behind(cls, kept: Mapping[str, Any], seed: int, say: Callable[[str], None]) -> Tally:
+        """A tally that goes on behind the figures on record, so that what they have seen least comes next."""
+        tally = cls(seed, say)
+        if not kept:
+            return tally
+        raw = kept["raw"]
+        tally.injections.update(kept["injections"])
+        tally.kills.update(kept["failpoints"])
+        tally.server_kills.update(kept["failpoints_server"])
+        tally.at.update({(kind, point): count for kind, points in raw["at"].items() for point, count in points.items()})
+        for kind, seconds in raw["resumed"].items():
+            tally.resumed[kind] += seconds
+        tally.hung.update(kept["killed_by_hand"])
+        tally.again.update(kept["ordered_again"])
+        tally.missed.update(kept["missed"])
+        tally.harms.update({harm: kept[harm] for harm in _HARMS} | kept["other_harms"])
+        tally.fenced, tally.moves, tally.acknowledged = kept["zombies_fenced"], kept["moves"], kept["acknowledged"]
+        tally.verdicts, tally.clean = kept["verdicts"], kept["verdicts_clean"]
+        tally.violations += kept["violations"]
+        return tally
+
+    def raw(self) -> dict[str, object]:
+        """What `behind` needs beyond `figures`."""
+        at: dict[str, dict[str, int]] = {}
+        for (kind, point), count in sorted(self.at.items()):
+            at.setdefault(str(kind), {})[point] = count
+        resumed = {str(kind): [round(s, 2) for s in seconds] for kind, seconds in sorted(self.resumed.items())}
+        return {"at": at, "resumed": resumed}
 
     def went_on(self, kind: Kind, seconds: float, about: str) -> None:
         """Work went on so long after the fault."""
@@ -100,12 +132,8 @@ class Tally:
             "verdicts": self.verdicts,
             "verdicts_clean": self.clean,
             "acknowledged": self.acknowledged,
-            **{harm: self.harms[harm] for harm in ("lost", "doubled", "foreign", "dual_home")},
-            "other_harms": {
-                harm: count
-                for harm, count in self.harms.items()
-                if count and harm not in ("lost", "doubled", "foreign", "dual_home")
-            },
+            **{harm: self.harms[harm] for harm in _HARMS},
+            "other_harms": {harm: count for harm, count in self.harms.items() if count and harm not in _HARMS},
             "violations": self.violations,
         }
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 import copy
 from dataclasses import dataclass, field
+import json
 from random import Random
 import time
 
@@ -320,6 +321,25 @@ def test_work_that_goes_on_too_late_is_found() -> None:
     tally.went_on(Kind.CUT, RESUME_SECONDS_MAX + 1, "a fault")
     assert len(tally.violations) == 1
     assert tally.figures()["resume_seconds"] == {"p50": 30.5, "max": 31.0}
+
+
+def test_a_campaign_goes_on_behind_the_one_on_record() -> None:
+    tally = Tally(1, print)
+    tally.note(Kind.CUT, "copy.done")
+    tally.note(Kind.SERVER_KILLED, "live.locked")
+    tally.kills["live.locked"] += 2
+    tally.went_on(Kind.CUT, 2.5, "a fault")
+    tally.went_on(Kind.CUT, 99.0, "a fault")
+    tally.judged(Look({}, (), 7, 7, Memory(SITES)), "a move")
+    tally.harms["lost"] += 1
+    tally.again["apply"] += 3
+    kept = json.loads(json.dumps({**tally.figures(), "raw": tally.raw()}))
+    after = Tally.behind(kept, 2, print)
+    assert (after.figures(), after.raw()) == (tally.figures(), tally.raw())
+    after.note(Kind.CUT, "copy.done")
+    assert after.point(Kind.CUT, ["copy.done", "copy.before"], Random(1)) == "copy.before"
+    assert after.figures()["injected"] == 3
+    assert Tally.behind({}, 2, print).figures()["injected"] == 0
 
 
 @pytest.mark.campaign
