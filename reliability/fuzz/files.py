@@ -224,7 +224,7 @@ def _keys(root: yaml.Node | None) -> Iterator[str]:
             continue
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            yield from (str(key.value) for key, _ in node.value)
+            yield from (str(key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
             todo += [one for pair in node.value for one in pair]
         elif isinstance(node, yaml.SequenceNode):
             todo += node.value

@@ -114,7 +114,7 @@ async def begun(place: Place, where: str = INDIA, limits: Limits = ONE) -> Async
     plan = await plan_of(place, where, limits)
     async with open_desk(place.workspace) as desk:
         record = await create(desk, plan, Mode.LIVE)
-        async with carrier_for(desk, record.move_id) as carrier:
+        async with carrier_for(desk, record.move_id) as carrier, carrier.move.pool.keeping():
             await freeze_cohort(desk, carrier, plan)
             await begin.run(carrier)
             yield carrier

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+import os
+import signal
 
 import psycopg
 import pytest
-from tests.conftest import EmbeddedCluster
 
 from domicile.postgres import pool as module
 from domicile.postgres.connect import SESSION
@@ -82,21 +84,79 @@ async def test_whoever_fails_closes_his_session(database: str, trouble: BaseExce
         assert await _others(database) == 0
 
 
-async def test_a_session_that_went_away_meanwhile_is_replaced(database: str, pg18: EmbeddedCluster) -> None:
-    pool = SessionPool()
-    async with pool.keeping():
-        first = await _pid(pool, database)
-        async with await psycopg.AsyncConnection.connect(pg18.conninfo(), autocommit=True) as conn:
-            await conn.execute("select pg_terminate_backend(%s, 5000)", (first,))
-        assert await _pid(pool, database) != first
+async def _two(pool: SessionPool, conninfo: str) -> list[int]:
+    """The processes of two sessions that are kept now, the one to be taken next last."""
+    async with pool.session(conninfo) as one, pool.session(conninfo) as two:
+        return [two.info.backend_pid, one.info.backend_pid]
 
 
-async def test_a_session_that_nobody_wanted_for_long_is_not_trusted(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def _end(conninfo: str, pid: int) -> None:
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
+        await conn.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+
+
+async def test_where_one_went_away_none_is_trusted(database: str) -> None:
     pool = SessionPool()
     async with pool.keeping():
-        first = await _pid(pool, database)
-        monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.0)
-        assert await _pid(pool, database) != first
+        before = await _two(pool, database)
+        await _end(database, before[-1])
+        assert await _pid(pool, database) not in before
         assert await _others(database) == 1
+
+
+async def test_where_one_failed_none_is_trusted(database: str) -> None:
+    pool = SessionPool()
+
+    async def fail() -> None:
+        async with pool.session(database):
+            raise ValueError("trouble")
+
+    async with pool.keeping():
+        before = await _two(pool, database)
+        with pytest.raises(ValueError, match="trouble"):
+            await fail()
+        assert await _pid(pool, database) not in before
+
+
+async def test_nobody_waits_for_sessions_that_are_silent(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS_MAX", 0.2)
+    pool = SessionPool()
+    async with pool.keeping():
+        before = await _two(pool, database)
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                assert await _pid(pool, database) not in before
+        finally:
+            for pid in before:
+                os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_became_of_a_session_without_use_is_nobody_s_business(database: str) -> None:
+    pool = SessionPool()
+    async with pool.keeping():
+        async with pool.session(database) as conn:
+            await conn.execute("begin")
+            await _end(database, conn.info.backend_pid)
+        assert await _pid(pool, database) != conn.info.backend_pid
+
+
+async def test_what_nobody_wants_is_closed(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.2)
+    pool = SessionPool()
+    async with pool.keeping():
+        await _two(pool, database)
+        assert await _others(database) == 2
+        async with asyncio.timeout(10):
+            while await _others(database):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_session_that_outlives_the_keeping_is_closed(database: str) -> None:
+    pool = SessionPool()
+    async with AsyncExitStack() as stack:
+        async with pool.keeping():
+            conn = await stack.enter_async_context(pool.session(database))
+        assert not conn.closed
+    assert conn.closed

@@ -92,6 +92,7 @@ async def _carry_over(carrier: Carrier, no: int) -> list[int]:
                     return gone
             await _hand_over(live, monitor)
             await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
+        await recover(carrier, no)  # publishes it
         # Everybody who waited comes to the new home at once, and is served before we close sessions and ask for more.
         await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     return []

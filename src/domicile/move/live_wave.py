@@ -165,6 +165,7 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         finally:
             stream.cancel()
             await asyncio.wait([stream])
+            stream.cancelled() or stream.exception()  # behind the arrival its failure is nobody's business
 
 
 async def stream_layout(move: Move, source: AsyncConnection) -> Layout:

@@ -63,7 +63,7 @@ class Reader:
 async def open_sessions(
     side: str, move: Move, count: int, more: Mapping[str, str] = NO_SETTINGS, pace: Pace = nullcontext
 ) -> AsyncIterator[Sessions]:
-    """``count`` sessions in read-only transactions with one snapshot; closed at the end of the block."""
+    """``count`` sessions in read-only transactions with one snapshot, for this block alone."""
     async with AsyncExitStack() as stack:
         conninfo = move.source if side == "source" else move.target
         free: asyncio.Queue[AsyncConnection] = asyncio.Queue()

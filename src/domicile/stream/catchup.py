@@ -117,7 +117,7 @@ class CatchUp:
                 await self._acknowledge()
                 await self.turn()
                 few = len(payloads) < FEW_MESSAGES and sum(map(len, payloads)) < FEW_BYTES
-                if few and not self._held.is_set():
+                if few and (self._arrived or not self._held.is_set()):
                     await self._markers.linger()
         except BaseException as why:
             self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
