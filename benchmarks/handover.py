@@ -1,15 +1,15 @@
 """How long do clients wait when their wave is handed over?
 
-    python -m benchmarks.handover [--waves 100] [--scenes loopback] [--quick] [--json]
+    python -m benchmarks.handover [--waves 20] [--rounds 5] [--scenes loopback] [--quick] [--json]
 
 Waves of 1,000 subjects move while 50 connections write 1,000 transactions a second of a row or two, a fifth of them for
 the wave that is about to be handed over, the others for everybody; then they are rolled back, which is as many
-handovers again. ``pause_ms``: how long each transaction took that met a handover (refused with DM001 or DM002, and
-tried before the new home had answered anyone of the wave), from its first try to its acknowledgement at the new home;
-``longest_ms``: of each handover only the longest. ``saturated``: the same with writers as fast as they can.
-``crowded``: all 1,000 a second are for the wave, so that each connection waits. ``mixed``: the application's whole mix,
-orders and all. ``wan``: the mover reaches the target through a line of that round trip; clients do not.
-``failed_requests`` are transactions that a retry at the home did not serve."""
+handovers again; and so, with other users, in each round. ``pause_ms``: how long each transaction took that met a
+handover (refused with DM001 or DM002, and tried before the new home had answered anyone of the wave), from its first
+try to its acknowledgement at the new home; ``longest_ms``: of each handover only the longest. ``saturated``: the same
+with writers as fast as they can. ``crowded``: all 1,000 a second are for the wave, so that each connection waits.
+``mixed``: the application's whole mix, orders and all. ``wan``: the mover reaches the target through a line of that
+round trip; clients do not. ``failed_requests`` are transactions that a retry at the home did not serve."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from domicile.world.traffic import Config
 
 SCENES = ("loopback", "saturated", "crowded", "mixed", "wan")
 SUBJECTS = 1_000  # of a wave
-WAVES = 100
+WAVES, ROUNDS = 20, 5
 CONNECTIONS = 50
 RATE = 1_000.0
 # No order changes hands across waves: while they are rolled back, each such row waits for the other wave's stream.
@@ -89,7 +89,8 @@ SEQUENCES = """
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One measurement: its users are those of one market, ids without a gap from ``first`` on."""
+    """One measurement: its users are those of one market, ids without a gap from ``first`` on. ``waves`` of each of its
+    rounds, which are moves one after the other."""
 
     name: str
     market: str
@@ -97,6 +98,7 @@ class Scene:
     rate: float | None
     rtt_ms: float = 0.0
     first: int = 1
+    rounds: int = 1
     back: bool = False  # rolled back, too
     focused: float = FOCUSED
     weights: Mapping[str, float] = field(default_factory=lambda: LIGHT)
@@ -111,12 +113,17 @@ class Scene:
 
     @property
     def last(self) -> int:
-        return self.first + self.canary + self.waves * SUBJECTS - 1
+        return self.first + self.rounds * (self.canary + self.waves * SUBJECTS) - 1
 
-    def users(self, no: int) -> range:
-        """The ids of the users of that wave; the canary is the first."""
-        begin = self.first + self.canary + (no - 2) * SUBJECTS
-        return range(self.first, self.first + self.canary) if no == 1 else range(begin, begin + SUBJECTS)
+    def begin(self, number: int) -> int:
+        """The first user of a round."""
+        return self.first + number * (self.canary + self.waves * SUBJECTS)
+
+    def users(self, number: int, no: int) -> range:
+        """The ids of the users of that wave of a round; the canary is the first."""
+        first = self.begin(number)
+        begin = first + self.canary + (no - 2) * SUBJECTS
+        return range(first, first + self.canary) if no == 1 else range(begin, begin + SUBJECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ class Measured:
     """What came out of a scene, without the canary. ``movers`` are the pauses as the mover measured them."""
 
     account: Account
-    waves: dict[int, int]
+    waves: dict[int, int]  # by user; each wave of each round has a number of its own
     movers: Spread
     tries: int
     clean: bool
@@ -155,12 +162,12 @@ def spread(found: Spread) -> dict[str, float | None]:
     return {"p50": found.p50, "p99": found.p99, "max": found.max}
 
 
-def scenes(waves: int) -> tuple[Scene, ...]:
+def scenes(waves: int, rounds: int) -> tuple[Scene, ...]:
     """All of them, over users who do not overlap."""
-    few = max(2, waves // 10)
+    few = max(2, waves // 2)
     plain = (
-        Scene("loopback", "IN", waves, RATE, back=True),
-        Scene("saturated", "ID", max(2, waves // 4), None),
+        Scene("loopback", "IN", waves, RATE, rounds=rounds, back=True),
+        Scene("saturated", "ID", waves, None),
         Scene("crowded", "TW", few, RATE, focused=1.0),
         Scene("mixed", "HK", few, RATE, weights=MIXED),
         Scene("wan", "MY", few, RATE, rtt_ms=50.0),
@@ -224,33 +231,59 @@ async def play(scene: Scene, settled: tuple[int, int], state: Path, source: str,
     )
     async with delayed(target, scene.rtt_ms) as line:
         place = workspace(state, source, line if scene.rtt_ms else target)
-        plan = await commands.plan(place, Question(STORE, SOURCE, TARGET, where=f"market = '{scene.market}'"))
         async with writers(config) as busy:
             await busy.focus(*settled)
             await asyncio.sleep(WARM_SECONDS)
-            focus = _Focus(scene, busy)
-            await focus.at(1)
-            await asyncio.sleep(BEFORE_SECONDS)
-            moved = await commands.apply(place, plan, mode=Mode.LIVE, on_progress=focus.watch)
-            _require(moved, Status.WAITING)
-            pauses = _pauses(moved)
-            tries = sum(w.live.tries for w in moved.waves[1:] if w.live)
-            if scene.back:
-                moved = await commands.rollback(place, moved.move_id, on_progress=focus.watch)
-                pauses += _pauses(moved)
+            pauses, tries = [], 0
+            for number in range(scene.rounds):
+                moved = await _round(scene, number, busy, place)
+                pauses += moved.pauses
+                tries += moved.tries
             account = await busy.stop()
     found = await verdict(account, sites, Law(visited=(str(TARGET),) if scene.back else ()))
     if not found.clean:
         _bench.say(f"NOT CLEAN: {found}")
-    waves = {user: no for no in range(2, scene.waves + 2) for user in scene.users(no)}
+    waves = {
+        user: number * (scene.waves + 2) + no
+        for number in range(scene.rounds)
+        for no in range(2, scene.waves + 2)
+        for user in scene.users(number, no)
+    }
     return Measured(account, waves, Spread.of(pauses), tries, found.clean, time.monotonic() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """A round: the mover's own pauses, in ms, and how many tries it needed beyond the first."""
+
+    pauses: list[float]
+    tries: int
+
+
+async def _round(scene: Scene, number: int, busy: Writers, place: Workspace) -> _Moved:
+    """Move the users of one round (and back)."""
+    first, last = scene.begin(number), scene.begin(number + 1) - 1
+    where = f"market = '{scene.market}' and id between {first} and {last}"
+    plan = await commands.plan(place, Question(STORE, SOURCE, TARGET, where=where))
+    focus = _Focus(scene, number, busy)
+    await focus.at(1)
+    await asyncio.sleep(BEFORE_SECONDS)
+    moved = await commands.apply(place, plan, mode=Mode.LIVE, on_progress=focus.watch)
+    _require(moved, Status.WAITING)
+    pauses = _pauses(moved)
+    tries = sum(w.live.tries for w in moved.waves[1:] if w.live)
+    if scene.back:
+        moved = await commands.rollback(place, moved.move_id, on_progress=focus.watch)
+        pauses += _pauses(moved)
+    return _Moved(pauses, tries)
 
 
 class _Focus:
     """Keeps the writers on the wave that is at work."""
 
-    def __init__(self, scene: Scene, busy: Writers) -> None:
+    def __init__(self, scene: Scene, number: int, busy: Writers) -> None:
         self._scene = scene
+        self._number = number
         self._busy = busy
         self._no = 0
         self._orders: set[asyncio.Task[None]] = set()
@@ -258,14 +291,15 @@ class _Focus:
     def watch(self, status: MoveStatus) -> None:
         no = next((w.no for w in status.waves if w.status is Status.RUNNING), self._no)
         if no != self._no:
-            _bench.say(f"{self._scene.name} {self._scene.rtt_ms or ''}: wave {no} of {len(status.waves)}")
+            about = f"{self._scene.name} {self._scene.rtt_ms or ''}"
+            _bench.say(f"{about}: round {self._number + 1}, wave {no} of {len(status.waves)}")
             order = asyncio.create_task(self.at(no))
             self._orders.add(order)
             order.add_done_callback(self._orders.discard)
 
     async def at(self, no: int) -> None:
         self._no = no
-        users = self._scene.users(no)
+        users = self._scene.users(self._number, no)
         await self._busy.focus(users[0], users[-1])
 
 
@@ -280,14 +314,14 @@ def _require(moved: MoveStatus, status: Status) -> None:
         raise RuntimeError(f"the move is {moved.status}: {why or moved.error_message}")
 
 
-async def run(waves: int, names: Collection[str] = SCENES) -> dict[str, object]:
+async def run(waves: int, rounds: int, names: Collection[str] = SCENES) -> dict[str, object]:
     """The scenes of these names on one pair of servers."""
     result: dict[str, object] = {"subjects": SUBJECTS, "connections": CONNECTIONS, "rate": RATE}
     wan: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="domicile-bench-state-") as state:
         Path(state).chmod(0o711)
         async with _bench.clusters("source", "target", settings=SETTINGS) as (source, target):
-            all_scenes = scenes(waves)
+            all_scenes = scenes(waves, rounds)
             _bench.say(f"filling the source with {all_scenes[-1].last:,} users")
             await build(source.conninfo(), target.conninfo(), all_scenes)
             for scene in (s for s in all_scenes if s.name in names):
@@ -307,11 +341,17 @@ async def run(waves: int, names: Collection[str] = SCENES) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = _bench.parser("handover", __doc__ or "", SUBJECTS)
-    parser.add_argument("--waves", type=int, default=WAVES, help=f"of the first scene, each moved twice ({WAVES})")
+    parser.add_argument(
+        "--waves", type=int, default=WAVES, help=f"of each round, moved twice in the first scene ({WAVES})"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"of the first scene, each there and back ({ROUNDS})"
+    )
     parser.add_argument("--quick", action="store_true", help="three waves a scene: a look, not a figure")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES, help="only these")
     options = parser.parse_args(arguments)
-    _bench.show(asyncio.run(run(3 if options.quick else options.waves, options.scenes)), as_json=options.json)
+    waves, rounds = (3, 1) if options.quick else (options.waves, options.rounds)
+    _bench.show(asyncio.run(run(waves, rounds, options.scenes)), as_json=options.json)
 
 
 if __name__ == "__main__":
