@@ -344,9 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--waves", type=int, default=WAVES, help=f"of each round, moved twice in the first scene ({WAVES})"
     )
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"of the first scene, each there and back ({ROUNDS})"
-    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of the first scene, there and back ({ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="three waves a scene: a look, not a figure")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES, help="only these")
     options = parser.parse_args(arguments)

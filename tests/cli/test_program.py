@@ -1,149 +1,21 @@
-"""The program as its users run it: real processes, real databases, pipes, terminals and signals."""
+"""The program as its users run it: real processes, real databases, pipes and terminals."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 import fcntl
 import json
 import os
 from pathlib import Path
 import pty
 import re
-import signal
 import struct
 import subprocess
-import sys
 import termios
-import time
-from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-import pytest
-from tests.conftest import ROOT, create_database, drop_database
-
-from domicile.sites.embedded import EmbeddedCluster
-
-PROGRAM = str(Path(sys.executable).parent / "domicile")
-SCHEMA = """
-create schema app;
-create table app.account (id bigint primary key, market text not null, email text unique not null);
-create table app.note (id bigint primary key, account_id bigint not null references app.account (id), body text);
-create index on app.note (account_id);
-"""
-ROWS = """
-insert into app.account select n, case when n % 3 = 0 then 'CN' else 'IN' end, 'u' || n || '@example.com'
-  from generate_series(1, 60) n;
-insert into app.note select n, 1 + n % 60, repeat('text ', 20) from generate_series(1, 3000) n;
-"""
-MAP = """\
-version: 1
-dataset: app
-subject: {table: app.account, key: id, market: subject.market}
-tables:
-  app.account: {role: subject}
-  app.note: {role: owned, owner: account_id -> app.account(id)}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """One ended call."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """A folder with a configuration of two sites, and the two databases behind it."""
-
-    folder: Path
-    source: str
-    target: str
-    environ: Mapping[str, str]
-
-    def domicile(self, *arguments: str, stdin: str | None = None, **environ: str) -> Done:
-        ended = subprocess.run(
-            [PROGRAM, *arguments],
-            cwd=self.folder,
-            env={**self.environ, **environ},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        shown = ended.stdout + ended.stderr
-        for conninfo in (self.source, self.target):
-            assert str(conninfo_to_dict(conninfo)["password"]) not in shown
-        return Done(ended.returncode, ended.stdout, ended.stderr)
-
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-        """Begin a call; its stderr grows in the file ``talk``."""
-        with (self.folder / "talk").open("w") as talk:
-            return subprocess.Popen(
-                [PROGRAM, *arguments],
-                cwd=self.folder,
-                env={**self.environ, **environ},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=talk,
-                text=True,
-            )
-
-    def talk(self) -> str:
-        return (self.folder / "talk").read_text()
-
-    def plan(self, where: str = "market = 'IN'", name: str = "plan.json") -> str:
-        made = self.domicile("plan", "app", "--from", "beijing", "--to", "singapore", "--where", where, "-o", name)
-        assert made.code == 0, made.err
-        return name
-
-    def move(self) -> str:
-        return str(self.domicile("status", "--json").json["moves"][-1]["move_id"])
-
-    def at(self, conninfo: str) -> tuple[int, int]:
-        with psycopg.connect(conninfo) as conn:
-            row = conn.execute("select (select count(*) from app.account), (select count(*) from app.note)").fetchone()
-        assert row is not None
-        return row[0], row[1]
-
-
-@pytest.fixture
-async def desk(pg18: EmbeddedCluster, tmp_path: Path) -> AsyncIterator[Desk]:
-    """Sixty accounts at beijing, twenty of them of China; an empty singapore; the control database beside them."""
-    names = [await create_database(pg18, prefix) for prefix in ("beijing", "singapore", "control")]
-    source, target = (pg18.conninfo(name) for name in names[:2])
-    for conninfo, statements in ((source, SCHEMA + ROWS), (target, SCHEMA)):
-        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
-            await conn.execute(statements.encode())
-    parameters = conninfo_to_dict(source)
-    without = make_conninfo("", **{k: v for k, v in parameters.items() if k not in ("password", "dbname")})
-    (tmp_path / "domicile.yaml").write_text(
-        f"""version: 1
-control: "{make_conninfo(without, dbname=names[2])} password=${{SITE_PASSWORD}}"
-sites:
-  beijing: {{jurisdiction: CN, conninfo: "{without} password=${{SITE_PASSWORD}}"}}
-  singapore: {{jurisdiction: SG, conninfo: "{without} password=${{SITE_PASSWORD}}"}}
-datasets:
-  app: {{map: app.map.yaml, at: {{beijing: dbname={names[0]}, singapore: dbname={names[1]}}}}}
-limits: {{canary_subjects_max: 2, wave_subjects_max: 8, settle_seconds: 0}}
-"""
-    )
-    (tmp_path / "app.map.yaml").write_text(MAP)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOMICILE_", "PG", "COLUMNS", "NO_COLOR"))}
-    yield Desk(tmp_path, source, target, {**kept, "SITE_PASSWORD": str(parameters["password"]), "TERM": "xterm"})
-    for name in names:
-        await drop_database(pg18, name)
+from tests.cli.desk import PROGRAM, Desk
+from tests.conftest import ROOT
 
 
 def test_init_writes_what_the_program_reads(tmp_path: Path) -> None:
@@ -363,81 +235,6 @@ def test_a_reader_that_goes_away(desk: Desk) -> None:
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (141, "")
-
-
-def wait_for(process: subprocess.Popen[str], desk: Desk, pattern: str) -> str:
-    """Until the process has said so in its progress, which names the move first."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = re.search(rf"^(\S+): .*{pattern}", desk.talk(), re.MULTILINE)
-        if found:
-            return found[1]
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    pytest.fail(f"it never said {pattern!r} but: {desk.talk()}")
-
-
-@pytest.mark.parametrize(
-    ("cold", "point"),
-    [
-        ((), "live.verify"),
-        pytest.param(("--cold",), "verify.before", marks=pytest.mark.campaign),
-    ],
-)
-def test_the_second_ctrl_c_stops_at_once_and_resume_goes_on(desk: Desk, cold: tuple[str, ...], point: str) -> None:
-    process = desk.start("apply", desk.plan(), *cold, "--yes", "--json", DOMICILE_FAILPOINT=f"{point}:pause")
-    move = wait_for(process, desk, "wave 1: verify")
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None, "the first only asks"
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "stopping at the next safe point" in desk.talk()
-    assert json.loads(out)["error"] == "interrupted"
-    resumed = desk.domicile("resume", move, "--json")
-    assert (resumed.code, resumed.json["status"]) == (0, "waiting"), resumed.err
-    assert desk.at(desk.target) == (40, 2000)
-
-
-def test_the_first_ctrl_c_ends_after_the_wave_at_work(desk: Desk) -> None:
-    process = desk.start("apply", desk.plan(), "--yes", "--json")
-    wait_for(process, desk, "[1-9]/6 waves")
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    status = json.loads(out)
-    assert process.returncode == (130 if status["status"] == "paused" else 0), desk.talk()
-    phases = {w["phase"] for w in status["waves"]}
-    assert phases <= {"soak", "planned"}, "every wave is whole"
-    resumed = desk.domicile("resume", status["move_id"], "--json")
-    assert (resumed.code, resumed.json["status"]) == (0, "waiting")
-
-
-def test_a_command_that_only_looks_ends_at_once(desk: Desk) -> None:
-    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    with psycopg.connect(desk.source) as conn, psycopg.connect(desk.source, autocommit=True) as eye:
-        conn.execute("lock table app.note in access exclusive mode")
-        process = desk.start("map", "check", "app", "--site", "beijing")
-        while eye.execute(waits).fetchone() == (0,) and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert desk.talk().startswith("error[interrupted]: stopped\nsafe: Nothing was changed.")
-
-
-def test_pause_and_abort_from_another_terminal(desk: Desk) -> None:
-    process = desk.start("apply", desk.plan(), "--yes", DOMICILE_FAILPOINT="copy.before:pause")
-    move = wait_for(process, desk, "wave 1: copy")
-    paused = desk.domicile("pause", move, "--json")
-    assert (paused.code, paused.json["pause_requested"]) == (0, True)
-    process.kill()
-    process.communicate()
-    assert desk.domicile("abort", move).code == 2
-    aborted = desk.domicile("abort", move, "--yes", "--json")
-    assert (aborted.code, aborted.json["status"]) == (0, "aborted")
-    assert (desk.at(desk.source), desk.at(desk.target)) == ((60, 3000), (0, 0))
 
 
 def on_a_terminal(desk: Desk, arguments: tuple[str, ...], answer: bytes = b"", **environ: str) -> tuple[int, str]:

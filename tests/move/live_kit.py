@@ -31,6 +31,8 @@ from domicile.world.account import Account
 from domicile.world.oracle import Copies, Law
 from domicile.world.traffic import Config, Traffic
 
+TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
+MOVE_SLOT = "select * from pg_replication_slots where database = current_database()"
 INDIA = "market = 'IN'"
 QUIET = 3  # every so many-th user is left alone by the writers
 RATE = 60.0

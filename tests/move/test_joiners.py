@@ -1,126 +1,38 @@
-"""Who signs up, joins, leaves, is deleted or is merged during a move: nobody is lost, nobody has two homes."""
+"""Who signs up, joins, is deleted or is merged during a move: nobody is lost, nobody has two homes."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
 import json
 
 import psycopg
 import pytest
-from tests.move.places import SOURCE, TARGET, Place, apply_cold, every_row, execute, scalar, together
+from tests.move.cold_kit import (
+    COPY,
+    DELETE,
+    FENCE,
+    HANDOVER,
+    MERGE,
+    ONE_WAVE,
+    ORDERS,
+    PREPARE,
+    PRESENT,
+    SIGN_UP,
+    VERIFY,
+    carried,
+    finished,
+    paused,
+    people,
+    through,
+)
+from tests.move.places import TARGET, Place, every_row, execute, scalar, together
 from tests.move.test_cold_move import in_scope
 
 from domicile import commands
-from domicile.commands.desk import carrier_for, open_desk
-from domicile.commands.moves import create, freeze_cohort
-from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.phase import PHASES_OF, Phase, Status
-from domicile.model.plan import Limits, Mode, Question, SignUps
-from domicile.model.report import LEFT, MoveStatus
+from domicile.commands.desk import open_desk
+from domicile.model.phase import Phase, Status
+from domicile.model.plan import SignUps
 from domicile.move import begin, sweep
-from domicile.move.carrier import Carrier
-from domicile.move.eject import eject, eject_leavers, leavers
-from domicile.move.failpoints import Failpoints
-from domicile.move.run import Outcome, run_phase
-from domicile.postgres import waves
-
-INDIA = "market = 'IN'"
-INDIANS = "select array_agg(id order by id) from store.user_account where market = 'IN'"
-SIGN_UP = """
-    insert into store.user_account (email, phone, full_name, market, locale, created_at)
-    values ('new@example.org', '+91 0000', 'New', 'IN', 'en_IN', now()) returning id"""
-# What an application does to a user, in the order of its foreign keys.
-DELETE = """
-    delete from store.payment where order_id in (select id from store.orders where user_id = {0});
-    delete from store.order_item where order_id in (select id from store.orders where user_id = {0});
-    delete from store.orders where user_id = {0};
-    delete from store.address where user_id = {0};
-    delete from store.device where user_id = {0};
-    delete from store.review where user_id = {0};
-    delete from store.cart_item where cart_id in (select id from store.cart where user_id = {0});
-    delete from store.cart where user_id = {0};
-    delete from store."Wishlist" where user_id = {0};
-    delete from store.photo where user_id = {0};
-    delete from store.referral where inviter_id = {0};
-    delete from store.user_account where id = {0}"""
-MERGE = """
-    update store.orders set user_id = {1} where user_id = {0};
-    update store.address set user_id = {1} where user_id = {0};
-    update store.device set user_id = {1} where user_id = {0};
-    update store.review set user_id = {1} where user_id = {0};
-    update store.photo set user_id = {1} where user_id = {0};
-    update store.referral set inviter_id = {1} where inviter_id = {0}"""
-PRESENT = "select count(*) from store.user_account where id = %s"
-ORDERS = "select count(*) from store.orders where user_id = %s"
-
-
-async def paused(place: Place, where: str = INDIA, sign_ups: SignUps = SignUps.REFUSE) -> MoveStatus:
-    """A move that has begun, stopped between two waves: sign-ups are refused, the last wave has not begun."""
-    plan = await commands.plan(place.workspace, Question(place.dataset, SOURCE, TARGET, where, sign_ups=sign_ups))
-    stop = asyncio.Event()
-    stop.set()
-    now = await apply_cold(place.workspace, plan, stop=stop)
-    assert now.status is Status.PAUSED, now
-    return now
-
-
-async def people(place: Place) -> list[int]:
-    """The Indians of the source, in key order."""
-    found = await scalar(place.source, INDIANS)
-    assert isinstance(found, list)
-    return found
-
-
-@asynccontextmanager
-async def carried(place: Place, where: str = INDIA, limits: Limits | None = None) -> AsyncIterator[Carrier]:
-    """A move that has begun, whose phases the test carries out by itself."""
-    question = Question(place.dataset, SOURCE, TARGET, where)
-    plan = await commands.plan(place.workspace, question, limits=limits)
-    async with open_desk(place.workspace) as desk:
-        record = await create(desk, plan, Mode.COLD)
-        async with carrier_for(desk, record.move_id) as carrier:
-            await freeze_cohort(desk, carrier, plan)
-            await begin.run(carrier)
-            yield carrier
-
-
-ONE_WAVE = Limits(wave_subjects_max=500, canary_subjects_max=0, chunk_rows=50, purge_chunk_rows=50, settle_seconds=0)
-
-
-async def through(carrier: Carrier, no: int, *phases: Phase) -> None:
-    for phase in phases:
-        outcome = await run_phase(carrier, no, phase)
-        wave = await carrier.figures.wave(carrier.move.move_id, no)
-        assert outcome is Outcome.DONE, wave.error_message
-
-
-PREPARE, FENCE, COPY, VERIFY, HANDOVER = PHASES_OF[Mode.COLD]
-
-
-async def wave_at(carrier: Carrier, no: int = 1) -> tuple[int, int]:
-    """The wave's ids at source and target."""
-    async with carrier.sites() as (source, target):
-        here = await waves.find_wave(source, carrier.move.move_id, no)
-        there = await waves.find_wave(target, carrier.move.move_id, no)
-    assert here is not None
-    return here.id, there.id if there else 0
-
-
-async def gone_from(carrier: Carrier, no: int = 1) -> list[int]:
-    at_source, _ = await wave_at(carrier, no)
-    async with carrier.source() as source:
-        return await leavers(source, carrier.move.move_id, at_source, carrier.move.data_map)
-
-
-async def finished(place: Place, move_id: str) -> None:
-    """Purged, and done."""
-    assert (await commands.purge(place.workspace, move_id)).left_at_source == 0
-    (now,) = await commands.status(place.workspace, move_id)
-    assert now.status is Status.DONE, now
-
+from domicile.move.run import Outcome
 
 # Sign-ups
 
@@ -242,77 +154,6 @@ async def test_a_sweep_that_was_cut_is_found_again_and_forgotten_by_an_abort(sto
     assert await scalar(store.source, "select count(*) from domicile.move") == 0
 
 
-# Leavers
-
-
-async def test_who_leaves_the_cohort_before_their_wave_stays_home(store: Place) -> None:
-    now = await paused(store)
-    everybody = await people(store)
-    moves_away, deleted = everybody[-1], everybody[-2]
-    orders = await scalar(store.source, ORDERS, moves_away)
-    await execute(
-        store.source,
-        f"update store.user_account set market = 'CN' where id = {moves_away}",
-        DELETE.format(deleted),
-    )
-    done = await commands.resume(store.workspace, now.move_id)
-    assert done.status is Status.WAITING
-    assert sum(w.subjects for w in done.waves) == len(everybody) - 2
-    account = await commands.report(store.workspace, now.move_id)
-    assert [(e.reason, e.subjects) for e in account.ejected] == [(LEFT, 2)]
-    named = await scalar(store.source, "select array_agg(subject order by subject) from domicile.ejected")
-    assert named == sorted([moves_away, deleted]), "names are at the source"
-    assert await scalar(store.target, "select count(*) from domicile.ejected") == 0
-
-    touched = "update store.user_account set locale = 'zh_CN' where id = %s returning id"
-    assert await scalar(store.source, touched, moves_away) == moves_away, "the source serves them"
-    assert (await commands.where(store.workspace, "store", str(moves_away))).home == SOURCE
-    await finished(store, now.move_id)
-    assert await scalar(store.source, ORDERS, moves_away) == orders
-    assert await scalar(store.target, PRESENT, moves_away) == 0
-    assert (
-        await scalar(store.target, "select count(*) from store.user_account where market = 'IN'") == len(everybody) - 2
-    )
-
-
-async def test_who_left_and_came_back_is_swept(store: Place) -> None:
-    async with carried(store, limits=ONE_WAVE) as carrier:
-        one = (await people(store))[0]
-        change = "update store.user_account set market = '{}' where id = {}"
-        await execute(store.source, change.format("CN", one))
-        before = (await carrier.figures.wave(carrier.move.move_id, 1)).subjects
-        assert await eject_leavers(carrier, 1)
-        assert (await carrier.figures.wave(carrier.move.move_id, 1)).subjects == before - 1
-        assert await sweep.run(carrier) == 0
-        await execute(store.source, change.format("IN", one))
-        assert await sweep.run(carrier) == 2
-
-
-async def test_a_wave_that_everybody_has_left_has_nothing_to_do(store: Place) -> None:
-    now = await paused(store)
-    last = now.waves[-1].no
-    await execute(
-        store.source,
-        f"""update store.user_account set market = 'CN' where id in (select m.subject from domicile.member as m
-            join domicile.wave as w on w.id = m.wave where w.no = {last})""",
-    )
-    done = await commands.resume(store.workspace, now.move_id)
-    assert done.status is Status.WAITING
-    assert (done.waves[-1].phase, done.waves[-1].subjects) == (Phase.PLANNED, 0)
-    await finished(store, now.move_id)
-
-
-async def test_nobody_is_taken_out_of_a_wave_whose_members_all_belong(store: Place) -> None:
-    async with carried(store, "market = 'IN' and email like '%@%' -- 100%", ONE_WAVE) as carrier:
-        assert await gone_from(carrier) == []
-        others = await scalar(store.source, "select count(*) from store.user_account where market = 'CN'")
-        await execute(store.source, "update store.user_account set full_name = 'x' where market = 'CN'")
-        assert await gone_from(carrier) == []
-        await execute(store.source, "update store.user_account set market = 'CN' where market = 'IN'")
-        assert len(await gone_from(carrier)) == (await carrier.figures.wave(carrier.move.move_id, 1)).subjects
-        assert others
-
-
 # Deleted and merged after their wave has been prepared: their rows are nobody's, or another's
 
 
@@ -366,93 +207,3 @@ async def test_one_who_was_merged_before_their_wave_is_taken_out(store: Place) -
     assert done.status is Status.WAITING
     await finished(store, now.move_id)
     assert await scalar(store.target, ORDERS, stays) == orders
-
-
-# Ejection
-
-
-async def _rows_of(conninfo: str, subjects: Sequence[int]) -> int:
-    found = await scalar(
-        conninfo,
-        """select (select count(*) from store.user_account where id = any(%(s)s)) + (select count(*) from store.orders
-           where user_id = any(%(s)s)) + (select count(*) from store.order_item where order_id in
-           (select id from store.orders where user_id = any(%(s)s)))""".replace("%(s)s", f"array{list(subjects)}"),
-    )
-    assert isinstance(found, int)
-    return found
-
-
-async def test_members_are_taken_out_of_a_wave_that_is_copied(store: Place) -> None:
-    """The first, some neighbours and the last: the ordinals have gaps from now on, and nobody is passed over."""
-    async with carried(store, limits=ONE_WAVE) as carrier:
-        everybody = await people(store)
-        taken = [1, 4, 5, 6, len(everybody)]
-        who = [everybody[n - 1] for n in taken]
-        rest = [p for p in everybody if p not in who]
-        rows = await _rows_of(store.source, rest)
-        outsiders = await scalar(store.target, "select count(*) from store.user_account")
-        await through(carrier, 1, PREPARE, FENCE, COPY)
-        assert await _rows_of(store.target, who) > len(who)
-        assert await eject(carrier, 1, taken, "a discrepancy that stayed") == len(rest)
-        assert await _rows_of(store.target, who) == 0
-        assert await _rows_of(store.target, rest) == rows
-        assert await carrier.directory.reserved(carrier.move.move_id, 1) == len(rest)
-        assert (await carrier.figures.wave(carrier.move.move_id, 1)).subjects == len(rest)
-        touched = "update store.user_account set locale = locale where id = %s returning id"
-        assert await scalar(store.source, touched, who[0]) == who[0], "under the fence of the others"
-        with pytest.raises(psycopg.Error, match="between two sites"):
-            await scalar(store.source, touched, rest[0])
-        await through(carrier, 1, VERIFY, HANDOVER)
-        with pytest.raises(DomicileError) as refused:
-            await eject(carrier, 1, [2], "too late")
-        assert refused.value.code is ErrorCode.PHASE_FORBIDS
-        assert await sweep.run(carrier) == 0, "they fit the condition, and are not taken again"
-        await begin.end(carrier, Outcome.DONE)
-    assert (await commands.verify(store.workspace, carrier.move.move_id)).clean
-    await finished(store, carrier.move.move_id)
-    assert await _rows_of(store.source, rest) == 0
-    assert await _rows_of(store.target, rest) == rows
-    assert await scalar(store.source, "select count(*) from store.user_account where id = any(%s)", who) == len(who)
-    assert await scalar(store.target, "select count(*) from store.user_account") == outsiders + len(rest)  # type: ignore[operator]
-
-
-async def test_a_wave_with_gaps_steps_back_and_goes_again(store: Place) -> None:
-    """Copied, cleaned and copied again by ranges of ordinals: the last member is past the number of members."""
-    async with carried(store, limits=ONE_WAVE) as carrier:
-        everybody = await people(store)
-        assert await eject(carrier, 1, [1, 2, 3], "for the test") == len(everybody) - 3
-        before = await every_row(store.target)
-        await through(carrier, 1, PREPARE, FENCE, COPY)
-        assert await _rows_of(store.target, everybody[-1:]) > 0, "the last member is there"
-        await begin.end(carrier, Outcome.ABORTED)
-        assert await every_row(store.target) == before
-
-
-@pytest.mark.parametrize("point", ["eject.target_cleaned", "eject.source_forgot"])
-async def test_an_ejection_that_was_cut_is_found_and_finished(store: Place, point: str) -> None:
-    async with carried(store, limits=ONE_WAVE) as carrier:
-        who = (await people(store))[1]
-        await through(carrier, 1, PREPARE, FENCE, COPY)
-        broken = replace(carrier, move=replace(carrier.move, failpoints=Failpoints(f"{point}:error")))
-        with pytest.raises(DomicileError, match="failpoint"):
-            await eject(broken, 1, [2], "for the test")
-        assert await gone_from(carrier) == ([2] if point == "eject.target_cleaned" else []), "though they fit"
-        left = (await carrier.figures.wave(carrier.move.move_id, 1)).subjects - 1
-        for _ in range(2):
-            assert await eject(carrier, 1, await gone_from(carrier), LEFT) == left
-            assert await gone_from(carrier) == []
-            assert (await carrier.figures.wave(carrier.move.move_id, 1)).subjects == left
-        assert await carrier.directory.reserved(carrier.move.move_id, 1) == left
-        assert await scalar(store.source, "select array_agg(reason) from domicile.ejected") == ["for the test"]
-        await through(carrier, 1, VERIFY, HANDOVER)
-        assert await scalar(store.source, PRESENT, who) == 1
-        assert await scalar(store.target, PRESENT, who) == 0
-
-
-async def test_another_process_that_took_over_ejects_alone(store: Place) -> None:
-    async with carried(store, limits=ONE_WAVE) as carrier:
-        zombie = replace(carrier, move=replace(carrier.move, generation=carrier.move.generation - 1))
-        with pytest.raises(DomicileError) as caught:
-            await eject(zombie, 1, [1], "for the test")
-        assert caught.value.code is ErrorCode.LEASE_LOST
-        assert await scalar(store.source, "select count(*) from domicile.ejected") == 0

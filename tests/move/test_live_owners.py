@@ -10,6 +10,7 @@ import random
 
 import psycopg
 import pytest
+from tests.move.cold_kit import DELETE, MERGE
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
@@ -29,7 +30,6 @@ from tests.move.live_kit import (
     through,
 )
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar
-from tests.move.test_joiners import DELETE, MERGE
 
 from domicile import commands
 from domicile.model.errors import ErrorCode

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 import time
 
 import psycopg
@@ -16,6 +14,7 @@ from tests.move.live_kit import (
     COPY,
     ONE,
     PREPARE,
+    TOUCH,
     arrived_whole,
     begun,
     busy,
@@ -27,7 +26,6 @@ from tests.move.live_kit import (
     people,
     plan_of,
     refused,
-    small_store,
     through,
     traces,
     until,
@@ -39,12 +37,7 @@ from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
-from domicile.move import live_verify
-from domicile.move.live_wave import open_live
-from domicile.sites.embedded import EmbeddedCluster
-from domicile.stream import catchup
 
-TOUCH = "update store.user_account set full_name = full_name || '!' where id = {}"
 WALSENDERS = """
     select count(pg_terminate_backend(active_pid)) from pg_replication_slots
     where database = current_database() and active_pid is not null"""
@@ -53,30 +46,12 @@ SESSIONS = """
     where datname = current_database() and starts_with(application_name, 'domicile') and pid <> pg_backend_pid()"""
 
 
-MOVE_SLOT = "select * from pg_replication_slots where database = current_database()"
 SLOTS = "select count(*) from pg_replication_slots where database = current_database()"
 DROP_SLOTS = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()"
-WAITS_FOR_STANDBY = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
-# Whoever had begun by then counts as seen by the snapshot.
-FORGET = "update domicile.wave set seam = '{0}:{0}:'"
-OWN_XID = "select pg_current_xact_id()::text::bigint + 1"
 HUGE = """
     insert into store.review (user_id, product_id, stars, body)
     select u.id, 1, 1 + n % 5, 'huge' from store.user_account as u, generate_series(1, 600) as n
     where u.market in ('IN', 'MY')"""
-
-
-@pytest.fixture
-async def place_15(
-    pg15: EmbeddedCluster,
-    pg18: EmbeddedCluster,
-    store_source_15: str,
-    store_target: str,
-    scratch: Path,
-    tmp_path: Path,
-) -> AsyncIterator[Place]:
-    async with small_store((pg15, pg18), (store_source_15, store_target), scratch / tmp_path.name) as place:
-        yield place
 
 
 async def served(place: Place) -> None:
@@ -299,145 +274,6 @@ async def test_a_prepared_transaction_is_named_until_somebody_ends_it(place: Pla
     moved = await commands.resume(place.workspace, carrier.move.move_id)
     assert moved.status is Status.WAITING, moved
     await arrived_whole(place, residents)
-
-
-# Transactions across the seam
-
-LATE = (
-    "update store.user_account set full_name = full_name || ' (late)' where id = {0}",
-    "insert into store.review (user_id, product_id, stars, body) values ({0}, 1, 5, 'late')",
-    """insert into store.orders (user_id, address_id, currency, total)
-       select {0}, min(id), 'INR', 1 from store.address where user_id = {0}""",
-    """insert into store.order_item (order_id, line_no, product_id, quantity, unit_price)
-       values (currval('store.orders_id_seq'), 1, 1, 1, 1)""",
-)
-ARRIVED_LATE = """
-    select (select count(*) from store.user_account where full_name like '%% (late)')
-        + (select count(*) from store.review where body = 'late')"""
-
-
-@pytest.mark.parametrize("forgotten", [False, True], ids=["by xid", "control"])
-async def test_a_transaction_from_before_the_snapshot_that_commits_behind_it(place: Place, forgotten: bool) -> None:
-    """It is in the stream and in no copy. The control forgets who was running at the snapshot, as a seam by numbers
-    alone would: what is lost then must be seen before the handover."""
-    residents = await owned(place.target)
-    one = (await people(place.source))[0]
-    async with begun(place) as carrier:
-        await through(carrier, PREPARE)
-        late = [statement.format(one) for statement in LATE]
-        async with open_transaction(place.source, *late) as transaction:
-            behind = await (await transaction.execute(OWN_XID)).fetchone()
-            assert behind is not None
-            await through(carrier, COPY)
-            assert await scalar(place.target, ARRIVED_LATE) == 0
-            await transaction.commit()
-        if forgotten:
-            await execute(place.target, FORGET.format(*behind))
-            assert (await refused(carrier)).error_code == ErrorCode.DISCREPANCY
-            return
-        await through(carrier, CATCHUP)
-    assert await scalar(place.target, ARRIVED_LATE) == 2
-    await arrived_whole(place, residents)
-
-
-@asynccontextmanager
-async def commits_hang(conninfo: str) -> AsyncIterator[None]:
-    """Commits that want a standby are in the log, and nobody sees them before the end of the block."""
-    probe = ("set synchronous_commit = on", "select pg_logical_emit_message(true, 'probe', '')")
-    probes: list[asyncio.Task[None]] = []
-
-    async def hanging() -> bool:
-        if not probes or probes[-1].done():
-            probes.append(asyncio.create_task(execute(conninfo, *probe)))
-        return bool(await scalar(conninfo, WAITS_FOR_STANDBY))
-
-    try:
-        await execute(conninfo, "alter system set synchronous_standby_names = 'nobody'", "select pg_reload_conf()")
-        await until(hanging)
-        yield
-    finally:
-        await execute(conninfo, "alter system reset synchronous_standby_names", "select pg_reload_conf()")
-        await asyncio.gather(*probes)
-
-
-@pytest.mark.parametrize("forgotten", [False, True], ids=["by xid", "control"])
-async def test_a_commit_that_is_in_the_log_before_anybody_sees_it(place_15: Place, forgotten: bool) -> None:
-    """Its position lies before the snapshot, which does not see it: a seam by position would lose it."""
-    place = place_15
-    residents = await owned(place.target)
-    one = (await people(place.source))[0]
-    database = await scalar(place.source, "select current_database()")
-    async with begun(place) as carrier:
-        await through(carrier, PREPARE)
-        await execute(place.source, f"alter database {database} set synchronous_commit = local")
-        late = [statement.format(one) for statement in LATE]
-        async with open_transaction(place.source, "set local synchronous_commit = on", *late) as transaction:
-            behind = await (await transaction.execute(OWN_XID)).fetchone()
-            assert behind is not None
-            async with commits_hang(place.source):
-                hanging = asyncio.create_task(transaction.commit())
-                await until(lambda: scalar(place.source, f"{WAITS_FOR_STANDBY} having count(*) > 1"))
-                await through(carrier, COPY)
-                assert not hanging.done()
-            await hanging
-        if forgotten:
-            await execute(place.target, FORGET.format(*behind))
-            assert (await refused(carrier)).error_code == ErrorCode.DISCREPANCY
-            return
-        await through(carrier, CATCHUP)
-    assert await scalar(place.target, ARRIVED_LATE) == 2
-    await arrived_whole(place, residents)
-
-
-async def test_nothing_is_acknowledged_that_the_target_has_not_committed(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Somebody's lock holds a change up at the target. Nor is a marker behind it said to be reached."""
-    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.1)
-    one = (await people(place.source))[0]
-    async with begun(place) as carrier:
-        await through(carrier, PREPARE, COPY)
-        async with open_live(carrier, 1) as live:
-            async with open_transaction(place.target, "lock table store.user_account"):
-                async with open_transaction(place.source, TOUCH.format(one)) as writer:
-                    row = await (await writer.execute("select pg_current_wal_insert_lsn()::text")).fetchone()
-                    assert row is not None
-                    await writer.commit()
-                beyond = f"select confirmed_flush_lsn > '{row[0]}' from ({MOVE_SLOT}) as s"
-                await asyncio.sleep(3.0)
-                assert await scalar(place.source, beyond) is False
-                reached = asyncio.create_task(live_verify.mark(live))
-                await asyncio.wait([reached], timeout=1.0)
-                assert not reached.done()
-            await reached
-            await until(lambda: scalar(place.source, beyond))
-
-
-async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in the log, and applied; the snapshot of the next wave might miss it all the same."""
-    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.1)
-    place = place_15
-    one = (await people(place.source))[0]
-    applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
-    database = await scalar(place.source, "select current_database()")
-    async with begun(place) as carrier:
-        await through(carrier, PREPARE, COPY)
-        await execute(place.source, f"alter database {database} set synchronous_commit = local")
-        async with (
-            open_live(carrier, 1),
-            open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer,
-        ):
-            row = await (await writer.execute("select pg_current_wal_insert_lsn()::text")).fetchone()
-            assert row is not None
-            beyond = f"select confirmed_flush_lsn > '{row[0]}' from ({MOVE_SLOT}) as s"
-            async with commits_hang(place.source):
-                hanging = asyncio.create_task(writer.commit())
-                await until(lambda: scalar(place.target, applied))
-                await asyncio.sleep(3.0)
-                assert not hanging.done()
-                assert await scalar(place.source, beyond) is False
-            await hanging
-            await until(lambda: scalar(place.source, beyond))
 
 
 async def test_a_huge_transaction(place: Place) -> None:

@@ -41,7 +41,7 @@ from tests.move.live_kit import (
 )
 from tests.move.places import Place, execute, scalar
 from tests.move.test_live_owners import GIVE, ORDER
-from tests.move.test_live_trouble import WAITS_FOR_STANDBY, commits_hang
+from tests.move.test_live_seam import WAITS_FOR_STANDBY, commits_hang
 
 from domicile import commands
 from domicile.commands.desk import open_desk

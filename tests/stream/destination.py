@@ -173,3 +173,18 @@ async def destination(
         layout = build_layout(mapped, plans, found, await read_identities(conn, mapped.in_scope()))
         await conn.execute(b"set search_path = ''")
         yield Destination(conninfo, conn, mapped, layout)
+
+
+async def seed(shop: Destination) -> None:
+    """Orders 10 (with two lines) and 20 of user 1; order 900 of a stranger."""
+    await shop.conn.execute(
+        b"""insert into public.users values (1, 'a'), (2, 'b'), (101, 'z');
+            insert into public.orders values (10, 1, 'A', 'long'), (20, 1, 'B', 'long'), (900, 101, 'Z', 'theirs');
+            insert into public.item values (10, 1, 'pen'), (10, 2, 'ink'), (20, 1, 'cup'), (900, 1, 'theirs')"""
+    )
+
+
+async def everything(shop: Destination) -> list[object]:
+    """All rows, and the position."""
+    tables = ("users", "orders", "item")
+    return [await shop.rows(f"select * from public.{t} order by 1, 2") for t in tables] + [await shop.stored_position()]

@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _CARRYING = "carrying the wave"
 LOOK_SECONDS = 0.1
-REST_SHARE = 0.25  # of settle_seconds, after the handover
+SERVED_SECONDS = 0.1  # until those who waited for a handover are served at the new home, all at once
+REST_SHARE = 0.25  # of settle_seconds, until the application is back at its own pace
 UNREACHABLE_SECONDS_MAX = 60.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
 # Why a handover steps back and is tried again; everything else ends the wave's attempt.
@@ -92,8 +93,9 @@ async def _carry_over(carrier: Carrier, no: int) -> list[int]:
                     return gone
             await _hand_over(live, monitor)
             await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
+        # Meanwhile we ask nothing of anybody; to end a session would cost a server a millisecond or two.
+        await asyncio.sleep(SERVED_SECONDS)
         await recover(carrier, no)  # publishes it
-        # Everybody who waited comes to the new home at once, and is served before we close sessions and ask for more.
         await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     return []
 
