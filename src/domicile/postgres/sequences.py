@@ -6,7 +6,9 @@ goes forward and blocks nobody. A long way is one setval under the lock of ALTER
 that nextval respects: it waits for transactions that drew a value, so it is tried for a short time, and
 again.
 
-The step of a sequence is kept: sites that share ids by residue (1, 3, 5 and 2, 4, 6) go on doing so.
+The step of a sequence is kept: sites that share ids by residue (1, 3, 5 and 2, 4, 6) go on doing so. So is its range:
+it does not follow ids that it will not meet, beyond its limit or farther ahead than it comes in years, such as those
+of a site whose ids begin elsewhere. There it would give what that site gives.
 Values which a session drew in advance (CACHE > 1) are out of reach and may still appear: `Advanced.cache`
 says so."""
 
@@ -24,6 +26,7 @@ from domicile.postgres.failures import SAFE, told
 from domicile.postgres.ownership import ident
 
 HEADROOM_VALUES = 100_000  # beyond the source's highest id: what it may give out until the next wave
+AHEAD_VALUES_MAX = 10**11  # nobody meets an id that is farther ahead: at 1,000 values a second in three years
 WALK_VALUES_MAX = 200_000  # nextval calls, about 0.1 s
 WALKS_MAX = 10
 LOCK_TIMEOUT_MS = 100  # so long at most does anybody's nextval wait for us
@@ -38,7 +41,7 @@ _FACTS = """
         join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
     where n.nspname = %s and c.relname = %s"""
 _REACHED = "select case when is_called then last_value else last_value - %s end from {sequence}"
-_EXTREME = "select pg_catalog.{extreme}({column})::numeric::bigint from {table}"
+_EXTREME = "select pg_catalog.{extreme}({column})::numeric::bigint from {table} where {column} {within} {horizon}"
 _WALK = "select pg_catalog.count(pg_catalog.nextval({sequence})) from pg_catalog.generate_series(1, %s)"
 # The increment is set to what it is: the statement is there for its lock. What follows it reads under that
 # lock.
@@ -54,17 +57,13 @@ _SET = """
 @dataclass(frozen=True, slots=True)
 class Advanced:
     """One sequence of the target: ``before`` and ``after`` are the last values given; equal when nothing
-    was needed.
-
-    ``out_of_reach``: the ids that arrive lie beyond its limit, so it can never meet them and was left alone.
-    """
+    was needed."""
 
     sequence: TableName
     columns: tuple[str, ...]
     before: int
     after: int
     cache: int = 1
-    out_of_reach: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,11 @@ class _Sequence:
     @property
     def limit(self) -> int:
         return self.highest if self.upward else self.lowest
+
+    def horizon(self, reached: int) -> int:
+        """What it will not come beyond."""
+        ahead = reached + AHEAD_VALUES_MAX * self.increment
+        return min(ahead, self.limit) if self.upward else max(ahead, self.limit)
 
     def beyond(self, value: int, limit: int) -> bool:
         """True when ``value`` comes after ``limit`` in the sequence's own direction."""
@@ -126,13 +130,11 @@ async def _advance(
     used: int | None = None
     with told("source", f"sequence {name}"):
         for table, column in columns:
-            value = await _extreme(source, source_schema, table, column, sequence)
+            value = await _extreme(source, source_schema, table, column, sequence, sequence.horizon(before))
             if value is not None and (used is None or sequence.beyond(value, used)):
                 used = value
     if used is None:
         return Advanced(name, shown, before, before, sequence.cache)
-    if sequence.beyond(used, sequence.limit):
-        return Advanced(name, shown, before, before, sequence.cache, out_of_reach=True)
     # A small type must not be used up by the headroom: at most a tenth of what is left.
     left = abs(sequence.limit - used) // 10 // abs(sequence.increment)
     goal = used + min(headroom, left) * sequence.increment
@@ -182,9 +184,9 @@ async def _leap(target: AsyncConnection, sequence: _Sequence, goal: int) -> None
 
 
 async def _extreme(
-    source: AsyncConnection, schema: Schema, table: TableName, column: str, sequence: _Sequence
+    source: AsyncConnection, schema: Schema, table: TableName, column: str, sequence: _Sequence, horizon: int
 ) -> int | None:
-    """The source's furthest id in the sequence's direction; None where there is none.
+    """The source's furthest id in the sequence's direction, up to the horizon; None where there is none.
 
     A column that is no number (``'INV-' || nextval(...)``) is judged by the source's own sequence.
     """
@@ -194,13 +196,16 @@ async def _extreme(
             extreme=sql.SQL("max" if sequence.upward else "min"),
             column=sql.Identifier(column),
             table=ident(table),
+            within=sql.SQL("<=" if sequence.upward else ">="),
+            horizon=sql.Literal(horizon),
         )
         row = await (await source.execute(statement)).fetchone()
         return None if row is None or row[0] is None else int(row[0])
     if at_source.default_sequence is None:
         return None
     facts = await _facts(source, at_source.default_sequence)
-    return await _reached(source, at_source.default_sequence, facts.increment)
+    reached = await _reached(source, at_source.default_sequence, facts.increment)
+    return None if sequence.beyond(reached, horizon) else reached
 
 
 async def _facts(conn: AsyncConnection, name: TableName) -> _Sequence:
