@@ -47,6 +47,16 @@ def test_it_sees_what_ended_before_and_nothing_else(seam: Seam, offset: int) -> 
         assert seam.sees(xid)
 
 
+@given(seams(), st.integers(0, 3000), st.integers(-3000, 6000))
+def test_with_its_own_transaction_it_sees_that_one_more(seam: Seam, ahead: int, offset: int) -> None:
+    """Also of a transaction that took its number after the snapshot: whoever took one in between may be running."""
+    own = seam.xmax + ahead
+    other = own + offset
+    assert seam.with_seen(own).sees(other) == (other == own or seam.sees(other))
+    for running in seam.running:
+        assert seam.with_seen(running).sees(running)
+
+
 @given(seams(), st.integers(-(WRAP // 2) + 1, WRAP // 2 - 1))
 @example(Seam(WRAP - 2, WRAP + 2, frozenset()), -3)
 @example(Seam(WRAP - 2, WRAP + 2, frozenset()), 0)
