@@ -113,7 +113,7 @@ class Scene:
 
     @property
     def last(self) -> int:
-        return self.first + self.rounds * (self.canary + self.waves * SUBJECTS) - 1
+        return self.begin(self.rounds) - 1
 
     def begin(self, number: int) -> int:
         """The first user of a round."""
@@ -347,9 +347,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of the first scene, there and back ({ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="three waves a scene: a look, not a figure")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES, help="only these")
-    options = parser.parse_args(arguments)
-    waves, rounds = (3, 1) if options.quick else (options.waves, options.rounds)
-    _bench.show(asyncio.run(run(waves, rounds, options.scenes)), as_json=options.json)
+    given = parser.parse_args(arguments)
+    waves, rounds = (3, 1) if given.quick else (given.waves, given.rounds)
+    _bench.show(asyncio.run(run(waves, rounds, given.scenes)), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -43,24 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--versions", choices=installed_pairs(), help="source-target; without it all, stage by stage")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--record", action="store_true", help="add the figures to those in reliability/results")
-    options = parser.parse_args(arguments)
-    kept = record.read(RECORD) if options.record else {}
-    seed = options.seed or len(kept.get("campaigns", ())) + 1
+    given = parser.parse_args(arguments)
+    kept = record.read(RECORD) if given.record else {}
+    seed = given.seed or len(kept.get("campaigns", ())) + 1
     try:
-        kinds = frozenset(map(Kind, options.only.split(","))) if options.only else frozenset(Kind)
+        kinds = frozenset(map(Kind, given.only.split(","))) if given.only else frozenset(Kind)
     except ValueError as error:
         parser.error(str(error))
     say(f"seed {seed}")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both take the stage down first
     tally = Tally.behind(kept, seed, say)
     before = len(tally.violations)
-    versions = (options.versions,) if options.versions else installed_pairs()
+    versions = (given.versions,) if given.versions else installed_pairs()
     with suppress(KeyboardInterrupt):  # what was seen until then is told
-        asyncio.run(campaign(tally, kinds, options.minutes * 60, versions))
-    figures = {"seed": seed, "minutes": options.minutes, "versions": list(versions), **tally.figures()}
-    if options.record:
+        asyncio.run(campaign(tally, kinds, given.minutes * 60, versions))
+    figures = {"seed": seed, "minutes": given.minutes, "versions": list(versions), **tally.figures()}
+    if given.record:
         record.write(RECORD, {**figures, **_together(kept, figures), "raw": tally.raw()})
-    if options.json:
+    if given.json:
         print(json.dumps(figures))
     else:
         for key, value in figures.items():

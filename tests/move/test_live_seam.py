@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.move.live_kit import (
     MOVE_SLOT,
     PREPARE,
     TOUCH,
+    Owned,
     arrived_whole,
     begun,
     open_transaction,
@@ -28,6 +29,7 @@ from tests.move.places import Place, execute, scalar
 
 from domicile.model.errors import ErrorCode
 from domicile.move import live_verify
+from domicile.move.carrier import Carrier
 from domicile.move.live_wave import open_live
 from domicile.sites.embedded import EmbeddedCluster
 from domicile.stream import catchup
@@ -66,6 +68,19 @@ ARRIVED_LATE = """
         + (select count(*) from store.review where body = 'late')"""
 
 
+async def arrived_late(
+    place: Place, carrier: Carrier, behind: Sequence[object], residents: Owned, *, forgotten: bool
+) -> None:
+    """What was written late is at the target; with the seam ``forgotten``, it is missed before the handover."""
+    if forgotten:
+        await execute(place.target, FORGET.format(*behind))
+        assert (await refused(carrier)).error_code == ErrorCode.DISCREPANCY
+        return
+    await through(carrier, CATCHUP)
+    assert await scalar(place.target, ARRIVED_LATE) == 2
+    await arrived_whole(place, residents)
+
+
 @pytest.mark.parametrize("forgotten", [False, True], ids=["by xid", "control"])
 async def test_a_transaction_from_before_the_snapshot_that_commits_behind_it(place: Place, forgotten: bool) -> None:
     """It is in the stream and in no copy. The control forgets who was running at the snapshot, as a seam by numbers
@@ -81,13 +96,7 @@ async def test_a_transaction_from_before_the_snapshot_that_commits_behind_it(pla
             await through(carrier, COPY)
             assert await scalar(place.target, ARRIVED_LATE) == 0
             await transaction.commit()
-        if forgotten:
-            await execute(place.target, FORGET.format(*behind))
-            assert (await refused(carrier)).error_code == ErrorCode.DISCREPANCY
-            return
-        await through(carrier, CATCHUP)
-    assert await scalar(place.target, ARRIVED_LATE) == 2
-    await arrived_whole(place, residents)
+        await arrived_late(place, carrier, behind, residents, forgotten=forgotten)
 
 
 @asynccontextmanager
@@ -130,13 +139,7 @@ async def test_a_commit_that_is_in_the_log_before_anybody_sees_it(place_15: Plac
                 await through(carrier, COPY)
                 assert not hanging.done()
             await hanging
-        if forgotten:
-            await execute(place.target, FORGET.format(*behind))
-            assert (await refused(carrier)).error_code == ErrorCode.DISCREPANCY
-            return
-        await through(carrier, CATCHUP)
-    assert await scalar(place.target, ARRIVED_LATE) == 2
-    await arrived_whole(place, residents)
+        await arrived_late(place, carrier, behind, residents, forgotten=forgotten)
 
 
 async def test_nothing_is_acknowledged_that_the_target_has_not_committed(
