@@ -65,14 +65,14 @@ class Outcome:
 
 def judge(target: Target, given: Input) -> Outcome:
     """Try one input."""
-    begun = time.process_time()
     code, fault, about = "", "", ""
+    refused: DomicileError | None = None
+    begun = time.process_time()
     try:
         with _bounded():
             code = target.run(given)
     except DomicileError as error:
-        code = str(error.code)
-        fault, about = _judged_error(error, leaks=target.secret(given))
+        code, refused = str(error.code), error
     except Broken as broken:
         code, fault, about = "broken", f"broken: {str(broken).partition(':')[0]}", str(broken)
     except _OutOfTime:
@@ -82,17 +82,19 @@ def judge(target: Target, given: Input) -> Outcome:
     except Exception as error:
         code = "crash"
         fault, about = f"{_kind(error)} in {_place(error)}", "".join(traceback.format_exception(error)[-6:])
-    seconds = time.process_time() - begun
+    seconds = time.process_time() - begun  # the target's, without our own judging
+    if refused is not None:
+        fault, about = _judged_error(refused, target, given)
     if not fault and seconds > CPU_SECONDS_MAX:
         fault = "out of time"
     return Outcome(code, seconds, fault, about)
 
 
-def _judged_error(error: DomicileError, *, leaks: bool) -> tuple[str, str]:
+def _judged_error(error: DomicileError, target: Target, given: Input) -> tuple[str, str]:
     said = repr(error.as_dict()) + str(error) + repr(error.__cause__)
     if not error.__suppress_context__:
         said += repr(error.__context__)
-    if leaks and MARKER in said:
+    if MARKER in said and target.secret(given):
         return f"leak in {error.code}", said[:2_000]
     if str(error.code) not in _CODES or not error.message or not error.safe:
         return "an error without code, words or what is safe", said[:2_000]
