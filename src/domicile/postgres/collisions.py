@@ -25,13 +25,13 @@ from domicile.model.datamap import DataMap
 from domicile.model.schema import Schema, Table, TableName
 from domicile.postgres.failures import told
 from domicile.postgres.ownership import Fragment, column, ident, owner_joins
+from domicile.postgres.pipelined import pipelined
 from domicile.postgres.transfer import transfer
 from domicile.postgres.unique_keys import Key, expression, listed, primary_key_text, read_keys
 
 EXAMPLES_MAX = 5
 OWNED = "owner"  # in place of a key's name: rows that belong to the subjects already
 
-_ARRIVING = TableName("pg_temp", "domicile_arriving")
 _SUBJECTS = TableName("pg_temp", "domicile_subjects")
 _MEMBERS = TableName("domicile", "member")
 _SECRET = "select pg_catalog.set_config('domicile.secret', %s, false)"
@@ -132,41 +132,76 @@ class _Check:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One thing to be counted at the target; ``shown`` selects examples of it, where rows have a key to be named by."""
+
+    table: TableName
+    key: str
+    what: str
+    count: sql.Composed
+    shown: sql.Composed | None
+
+
 async def _find(check: _Check, at_target: Members) -> tuple[Collision, ...]:
-    found: list[Collision] = []
-    for name in check.data_map.in_scope():
-        table = check.target_schema.tables[name]
-        keys = await read_keys(check.target, table, private=check.private)
-        if keys:
-            found += await _taken(check, table, keys)
-        if not _keyed_by_owner(check.data_map, table):
-            found += await _owned(check, table, at_target)
-    return tuple(found)
-
-
-async def _taken(check: _Check, table: Table, keys: Sequence[Key]) -> list[Collision]:
-    what = f"key check of {table.name}"
-    found = []
-    with told("target", what):
+    """One round trip for what is asked of all tables, not one for each: the line to the target may be long."""
+    tables = [check.target_schema.tables[name] for name in check.data_map.in_scope()]
+    keys = await read_keys(check.target, tables, private=check.private)
+    with told("target", "key check"):
         async with check.target.transaction():
-            shape, out = _private(check, table.name, keys) if check.private else _plain(check, table.name, keys)
-            await check.target.execute(shape)
-            take = sql.SQL("copy {} from stdin").format(ident(_ARRIVING))
-            await transfer(check.source, check.target, (out, take), threading.Event(), what)
-            await check.target.execute(sql.SQL("analyze {}").format(ident(_ARRIVING)))
-            for number, key in enumerate(keys):
-                sides = _private_sides(table, key, number) if check.private else _plain_sides(table, key)
-                if collision := await _compare(check.target, table, key, sides):
-                    found.append(collision)
-            await check.target.execute(sql.SQL("drop table {}").format(ident(_ARRIVING)))
-    return found
+            places = await _bring(check, [(table, keys[table.name]) for table in tables if keys[table.name]])
+            questions: list[_Question] = []
+            for table in tables:
+                for number, key in enumerate(keys[table.name]):
+                    place = places[table.name]
+                    sides = (
+                        _private_sides(table, place, key, number) if check.private else _plain_sides(table, place, key)
+                    )
+                    questions.append(_taken(table, key, sides))
+                if not _keyed_by_owner(check.data_map, table):
+                    questions.append(_owned(check, table, at_target))
+            return await _answers(check.target, questions)
 
 
-def _plain(check: _Check, table: TableName, keys: Sequence[Key]) -> tuple[sql.Composed, sql.Composed]:
+async def _bring(check: _Check, keyed: Sequence[tuple[Table, Sequence[Key]]]) -> dict[TableName, TableName]:
+    """What the keys of the arriving rows are made of, in temporary tables of the transaction: each one's name."""
+    if not keyed:
+        return {}
+    places: dict[TableName, TableName] = {}
+    shapes: list[sql.Composed] = []
+    outs: list[tuple[str, sql.Composed, sql.Composed]] = []
+    for number, (table, keys) in enumerate(keyed):
+        place = TableName("pg_temp", f"domicile_arriving_{number}")
+        compose = _private if check.private else _plain
+        shape, out = compose(check, table.name, place, keys)
+        places[table.name] = place
+        shapes.append(shape)
+        outs.append((f"key check of {table.name}", out, sql.SQL("copy {} from stdin").format(ident(place))))
+    await check.target.execute(sql.SQL("; ").join(shapes))
+    for what, out, take in outs:
+        await transfer(check.source, check.target, (out, take), threading.Event(), what)
+    await check.target.execute(sql.SQL("analyze {}").format(sql.SQL(", ").join(map(ident, places.values()))))
+    return places
+
+
+async def _answers(target: AsyncConnection, questions: Sequence[_Question]) -> tuple[Collision, ...]:
+    """How many rows each question finds, and examples where there are any."""
+    counted = await pipelined(target, "target", [(q.what, q.count) for q in questions])
+    found = [(q, int(rows[0][0])) for q, rows in zip(questions, counted, strict=True) if rows[0][0]]
+    with_examples = [q for q, _ in found if q.shown is not None]
+    shown = await pipelined(target, "target", [(q.what, q.shown) for q in with_examples if q.shown is not None])
+    examples = dict(zip(map(id, with_examples), shown, strict=True))
+    return tuple(
+        Collision(q.table, q.key, count, tuple(tuple(map(str, row[0])) for row in examples.get(id(q), ())))
+        for q, count in found
+    )
+
+
+def _plain(check: _Check, table: TableName, place: TableName, keys: Sequence[Key]) -> tuple[sql.Composed, sql.Composed]:
     """The columns that the keys are made of, as they are."""
     names = sorted(set(chain.from_iterable(k.columns for k in keys)))
-    shape = sql.SQL("create temp table domicile_arriving on commit drop as select {} from {} with no data").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)), ident(table)
+    shape = sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
+        sql.Identifier(place.name), sql.SQL(", ").join(map(sql.Identifier, names)), ident(table)
     )
     out = sql.SQL("copy (select {} {}) to stdout").format(
         sql.SQL(", ").join(column("t", n) for n in names), check.rows(table)
@@ -174,7 +209,9 @@ def _plain(check: _Check, table: TableName, keys: Sequence[Key]) -> tuple[sql.Co
     return shape, out
 
 
-def _private(check: _Check, table: TableName, keys: Sequence[Key]) -> tuple[sql.Composed, sql.Composed]:
+def _private(
+    check: _Check, table: TableName, place: TableName, keys: Sequence[Key]
+) -> tuple[sql.Composed, sql.Composed]:
     """The keys' own expressions, computed at the source: integers, and hashes of everything else."""
     columns, values = [], []
     for number, key in enumerate(keys):
@@ -184,7 +221,9 @@ def _private(check: _Check, table: TableName, keys: Sequence[Key]) -> tuple[sql.
             columns.append(sql.SQL("{} {}").format(name, sql.SQL("bigint" if integer else "bytea")))
             value = _hidden(expression(text), integer=integer)
             values.append(sql.SQL("case when {} then {} end").format(key.condition, value))
-    shape = sql.SQL("create temp table domicile_arriving ({}) on commit drop").format(sql.SQL(", ").join(columns))
+    shape = sql.SQL("create temp table {} ({}) on commit drop").format(
+        sql.Identifier(place.name), sql.SQL(", ").join(columns)
+    )
     # One relation in FROM, under the table's name: so the index' expressions find their columns, and
     # nothing else.
     out = sql.SQL("copy (select {} from (select t.* {}) as {}) to stdout").format(
@@ -193,19 +232,19 @@ def _private(check: _Check, table: TableName, keys: Sequence[Key]) -> tuple[sql.
     return shape, out
 
 
-def _plain_sides(table: Table, key: Key) -> tuple[Fragment, Fragment]:
+def _plain_sides(table: Table, place: TableName, key: Key) -> tuple[Fragment, Fragment]:
     arriving = sql.SQL("select {keys} from {relation} as {alias} where {condition}").format(
         keys=listed(map(expression, key.expressions)),
-        relation=ident(_ARRIVING),
+        relation=ident(place),
         alias=sql.Identifier(table.name.name),
         condition=key.condition,
     )
     return arriving, _held(table, key, map(expression, key.expressions))
 
 
-def _private_sides(table: Table, key: Key, number: int) -> tuple[Fragment, Fragment]:
+def _private_sides(table: Table, place: TableName, key: Key, number: int) -> tuple[Fragment, Fragment]:
     names = [_private_name(number, position) for position in range(len(key.expressions))]
-    arriving = sql.SQL("select {} from {}").format(listed(names), ident(_ARRIVING))
+    arriving = sql.SQL("select {} from {}").format(listed(names), ident(place))
     hidden = (
         _hidden(expression(text), integer=integer) for text, integer in zip(key.expressions, key.integers, strict=True)
     )
@@ -223,23 +262,15 @@ def _held(table: Table, key: Key, values: Iterable[Fragment]) -> Fragment:
     )
 
 
-async def _compare(
-    target: AsyncConnection, table: Table, key: Key, sides: tuple[Fragment, Fragment]
-) -> Collision | None:
+def _taken(table: Table, key: Key, sides: tuple[Fragment, Fragment]) -> _Question:
     arriving, held = sides
-    meets = key.meets
     count = sql.SQL("select count(*) from ({}) as a where exists (select from ({}) as h where {})").format(
-        arriving, held, meets
+        arriving, held, key.meets
     )
-    row = await (await target.execute(count)).fetchone()
-    assert row is not None
-    if not row[0]:
-        return None
     shown = sql.SQL("select h.example from ({}) as h where exists (select from ({}) as a where {}) limit {}").format(
-        held, arriving, meets, sql.Literal(EXAMPLES_MAX)
+        held, arriving, key.meets, sql.Literal(EXAMPLES_MAX)
     )
-    rows = await (await target.execute(shown)).fetchall() if table.primary_key else []
-    return Collision(table.name, key.name, int(row[0]), tuple(tuple(map(str, r[0])) for r in rows))
+    return _Question(table.name, key.name, f"key check of {table.name}", count, shown if table.primary_key else None)
 
 
 def _keyed_by_owner(data_map: DataMap, table: Table) -> bool:
@@ -249,7 +280,7 @@ def _keyed_by_owner(data_map: DataMap, table: Table) -> bool:
     return table.name == data_map.subject.table and key in (table.primary_key, *plain)
 
 
-async def _owned(check: _Check, table: Table, members: Members) -> list[Collision]:
+def _owned(check: _Check, table: Table, members: Members) -> _Question:
     joins, owner = owner_joins(check.data_map, table.name)
     value = _hidden(owner, integer=_integer_key(check)) if check.private else owner
     rows = sql.SQL("from {table} as t {joins} join {members} as m on m.subject = {value} where m.wave = {wave}").format(
@@ -259,14 +290,9 @@ async def _owned(check: _Check, table: Table, members: Members) -> list[Collisio
         value=value,
         wave=sql.Literal(members.wave),
     )
-    with told("target", f"owner check of {table.name}"):
-        row = await (await check.target.execute(sql.SQL("select count(*) {}").format(rows))).fetchone()
-        assert row is not None
-        if not row[0]:
-            return []
-        shown = sql.SQL("select {} {} limit {}").format(primary_key_text(table, "t"), rows, sql.Literal(EXAMPLES_MAX))
-        found = await (await check.target.execute(shown)).fetchall() if table.primary_key else []
-    return [Collision(table.name, OWNED, int(row[0]), tuple(tuple(map(str, r[0])) for r in found))]
+    count = sql.SQL("select count(*) {}").format(rows)
+    shown = sql.SQL("select {} {} limit {}").format(primary_key_text(table, "t"), rows, sql.Literal(EXAMPLES_MAX))
+    return _Question(table.name, OWNED, f"owner check of {table.name}", count, shown if table.primary_key else None)
 
 
 @asynccontextmanager

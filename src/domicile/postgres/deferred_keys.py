@@ -32,10 +32,12 @@ async def broken(
     target: AsyncConnection, data_map: DataMap, target_schema: Schema, wave_id: int
 ) -> tuple[Collision, ...]:
     """Rows of the wave at the target that share a deferrable key with another row. Reads only."""
+    tables = [target_schema.tables[name] for name in data_map.in_scope()]
+    keys = await read_keys(target, tables, private=False)
     found = [
         await _doubled(target, data_map, table, key, wave_id)
-        for table in (target_schema.tables[name] for name in data_map.in_scope())
-        for key in await read_keys(target, table, private=False)
+        for table in tables
+        for key in keys[table.name]
         if not key.immediate
     ]
     return tuple(c for c in found if c is not None)

@@ -70,7 +70,11 @@ _REGISTER = """
     insert into domicile.guarded (relation, table_name, joins) values (%s, %s, %s)
     on conflict (relation) do update set table_name = excluded.table_name, joins = excluded.joins"""
 _FENCE = "update domicile.wave set mark = %s, home = %s, epoch = %s where id = %s"
-_MAY_SET_DEADLOCK_TIMEOUT = "select pg_catalog.has_parameter_privilege('deadlock_timeout', 'set')"
+# Autovacuum is asked to give way only when the deadlock check runs, after 1 s by default.
+_LIMITS = """
+    select pg_catalog.set_config('lock_timeout', {lock}, true);
+    select pg_catalog.set_config('deadlock_timeout', {deadlock}, true)
+    where pg_catalog.has_parameter_privilege('deadlock_timeout', 'set')"""
 
 
 async def install(
@@ -230,15 +234,12 @@ async def with_lock(
 
 
 async def _try(conn: Connection, relation: Relation, statements: Sequence[sql.Composed], lock_timeout_ms: int) -> bool:
-    may_set = await (await conn.execute(_MAY_SET_DEADLOCK_TIMEOUT)).fetchone()
+    limits = sql.SQL(_LIMITS).format(
+        lock=sql.Literal(f"{lock_timeout_ms}ms"), deadlock=sql.Literal(f"{max(1, lock_timeout_ms // 2)}ms")
+    )
     try:
-        async with conn.transaction():
-            await _set_local(conn, "lock_timeout", lock_timeout_ms)
-            if may_set and may_set[0]:
-                # Autovacuum is asked to give way only when the deadlock check runs, after 1 s by default.
-                await _set_local(conn, "deadlock_timeout", max(1, lock_timeout_ms // 2))
-            for statement in statements:
-                await conn.execute(statement)
+        # One text is one transaction, and one round trip: others may be waiting behind the lock.
+        await conn.execute(sql.SQL("; ").join((limits, *statements)))
     except (errors.LockNotAvailable, errors.DeadlockDetected):
         return False
     except errors.InsufficientPrivilege as error:
@@ -249,10 +250,6 @@ async def _try(conn: Connection, relation: Relation, statements: Sequence[sql.Co
             hint=f"alter table {relation.name} owner to ...; or make the mover's role a member of the owner's.",
         ) from error
     return True
-
-
-async def _set_local(conn: Connection, name: str, milliseconds: int) -> None:
-    await conn.execute("select pg_catalog.set_config(%s, %s, true)", (name, f"{milliseconds}ms"))
 
 
 def _creation(relation: Relation, timing: sql.SQL) -> list[sql.Composed]:

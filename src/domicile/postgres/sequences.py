@@ -15,7 +15,7 @@ says so."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, errors, sql
@@ -24,6 +24,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Schema, TableName
 from domicile.postgres.failures import SAFE, told
 from domicile.postgres.ownership import ident
+from domicile.postgres.pipelined import pipelined
 
 HEADROOM_VALUES = 100_000  # beyond the source's highest id: what it may give out until the next wave
 AHEAD_VALUES_MAX = 10**11  # nobody meets an id that is farther ahead: at 1,000 values a second in three years
@@ -34,15 +35,14 @@ LOCK_TRIES_MAX = 40
 LOCK_PAUSE_S = 0.1
 
 _INTEGERS = ("int2", "int4", "int8", "numeric")
-_FACTS = """
-    select s.seqincrement, s.seqmin, s.seqmax, s.seqcache, pg_catalog.format_type(s.seqtypid, null)
-    from pg_catalog.pg_sequence as s
-        join pg_catalog.pg_class as c on c.oid = s.seqrelid
-        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-    where n.nspname = %s and c.relname = %s"""
-_REACHED = "select case when is_called then last_value else last_value - %s end from {sequence}"
+# The position read, or before the first value the one before it.
+_LOOK = """
+    select s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
+        case when q.is_called then q.last_value else q.last_value - s.seqincrement end
+    from pg_catalog.pg_sequence as s cross join {sequence} as q
+    where s.seqrelid = {name}"""
 _EXTREME = "select pg_catalog.{extreme}({column})::numeric::bigint from {table} where {column} {within} {horizon}"
-_WALK = "select pg_catalog.count(pg_catalog.nextval({sequence})) from pg_catalog.generate_series(1, %s)"
+_WALK = "select pg_catalog.count(pg_catalog.nextval({sequence})) from pg_catalog.generate_series(1, {steps})"
 # The increment is set to what it is: the statement is there for its lock. What follows it reads under that
 # lock.
 _LOCK = "set local lock_timeout = {timeout}; alter sequence {sequence} increment by {increment}"
@@ -73,6 +73,7 @@ class _Sequence:
     lowest: int
     highest: int
     cache: int
+    reached: int  # the last value given, or, before the first, the one before it
 
     @property
     def upward(self) -> bool:
@@ -82,10 +83,20 @@ class _Sequence:
     def limit(self) -> int:
         return self.highest if self.upward else self.lowest
 
-    def horizon(self, reached: int) -> int:
+    @property
+    def horizon(self) -> int:
         """What it will not come beyond."""
-        ahead = reached + AHEAD_VALUES_MAX * self.increment
+        ahead = self.reached + AHEAD_VALUES_MAX * self.increment
         return min(ahead, self.limit) if self.upward else max(ahead, self.limit)
+
+    def furthest(self, values: Sequence[int]) -> int | None:
+        """The one that comes last."""
+        return (max if self.upward else min)(values, default=None)
+
+    def goal(self, used: int, headroom: int) -> int:
+        """``headroom`` values beyond; a small type must not be used up by it: at most a tenth of what is left."""
+        left = abs(self.limit - used) // 10 // abs(self.increment)
+        return used + min(headroom, left) * self.increment
 
     def beyond(self, value: int, limit: int) -> bool:
         """True when ``value`` comes after ``limit`` in the sequence's own direction."""
@@ -112,49 +123,82 @@ async def advance(
         for column in target_schema.tables[table].columns:
             if column.default_sequence is not None:
                 feeds.setdefault(column.default_sequence, []).append((table, column.name))
-    return tuple([await _advance(source, target, source_schema, fed, headroom) for fed in sorted(feeds.items())])
+    names = sorted(feeds)
+    sequences = await _look(target, "target", names)
+    used = await _used(source, source_schema, {sequences[name]: feeds[name] for name in names})
+    goals = {name: sequences[name].goal(value, headroom) for name in names if (value := used[name]) is not None}
+    after = await _go(target, sequences, goals)
+    return tuple(
+        Advanced(
+            name,
+            tuple(f"{table}.{column}" for table, column in feeds[name]),
+            sequences[name].reached,
+            after[name].reached,
+            sequences[name].cache,
+        )
+        for name in names
+    )
 
 
-async def _advance(
-    source: AsyncConnection,
-    target: AsyncConnection,
-    source_schema: Schema,
-    fed: tuple[TableName, list[tuple[TableName, str]]],
-    headroom: int,
-) -> Advanced:
-    name, columns = fed
-    shown = tuple(f"{table}.{column}" for table, column in columns)
-    with told("target", f"sequence {name}"):
-        sequence = await _facts(target, name)
-        before = await _reached(target, name, sequence.increment)
-    used: int | None = None
-    with told("source", f"sequence {name}"):
+async def _used(
+    source: AsyncConnection, schema: Schema, feeds: Mapping[_Sequence, Sequence[tuple[TableName, str]]]
+) -> dict[TableName, int | None]:
+    """The source's furthest id in each sequence's direction, up to its horizon; None where there is none.
+
+    A column that is no number (``'INV-' || nextval(...)``) is judged by the source's own sequence.
+    """
+    asked: list[tuple[TableName, _Sequence, sql.Composed]] = []
+    values: dict[TableName, list[int]] = {sequence.name: [] for sequence in feeds}
+    theirs: dict[TableName, list[_Sequence]] = {}
+    for sequence, columns in feeds.items():
         for table, column in columns:
-            value = await _extreme(source, source_schema, table, column, sequence, sequence.horizon(before))
-            if value is not None and (used is None or sequence.beyond(value, used)):
-                used = value
-    if used is None:
-        return Advanced(name, shown, before, before, sequence.cache)
-    # A small type must not be used up by the headroom: at most a tenth of what is left.
-    left = abs(sequence.limit - used) // 10 // abs(sequence.increment)
-    goal = used + min(headroom, left) * sequence.increment
-    with told("target", f"sequence {name}"):
-        await _go(target, sequence, goal)
-        after = await _reached(target, name, sequence.increment)
-    return Advanced(name, shown, before, after, sequence.cache)
+            at_source = schema.tables[table].column(column)
+            if at_source.base_type in _INTEGERS:
+                asked.append((table, sequence, _extreme(sequence, table, column)))
+            elif at_source.default_sequence is not None:
+                theirs.setdefault(at_source.default_sequence, []).append(sequence)
+    found = await pipelined(source, "source", [(f"ids of {table}", statement) for table, _, statement in asked])
+    for (_, sequence, _), rows in zip(asked, found, strict=True):
+        if rows[0][0] is not None:
+            values[sequence.name].append(int(rows[0][0]))
+    for name, own in (await _look(source, "source", sorted(theirs))).items():
+        for sequence in theirs[name]:
+            if not sequence.beyond(own.reached, sequence.horizon):
+                values[sequence.name].append(own.reached)
+    return {sequence.name: sequence.furthest(values[sequence.name]) for sequence in feeds}
 
 
-async def _go(target: AsyncConnection, sequence: _Sequence, goal: int) -> None:
+def _extreme(sequence: _Sequence, table: TableName, column: str) -> sql.Composed:
+    return sql.SQL(_EXTREME).format(
+        extreme=sql.SQL("max" if sequence.upward else "min"),
+        column=sql.Identifier(column),
+        table=ident(table),
+        within=sql.SQL("<=" if sequence.upward else ">="),
+        horizon=sql.Literal(sequence.horizon),
+    )
+
+
+async def _go(
+    target: AsyncConnection, sequences: Mapping[TableName, _Sequence], goals: Mapping[TableName, int]
+) -> dict[TableName, _Sequence]:
+    """Forward, each to its goal; what they are then."""
+    now = dict(sequences)
     for _ in range(WALKS_MAX):
-        reached = await _reached(target, sequence.name, sequence.increment)
-        if not sequence.beyond(goal, reached):
-            return
-        steps = -(-abs(goal - reached) // abs(sequence.increment))
-        if steps > WALK_VALUES_MAX:
-            await _leap(target, sequence, goal)
-        else:
-            walk = sql.SQL(_WALK).format(sequence=_literal(sequence.name))
-            await target.execute(walk, (steps,))
+        behind = [name for name, goal in goals.items() if now[name].beyond(goal, now[name].reached)]
+        if not behind:
+            break
+        walks = []
+        for name in behind:
+            steps = -(-abs(goals[name] - now[name].reached) // abs(now[name].increment))
+            if steps > WALK_VALUES_MAX:
+                with told("target", f"sequence {name}"):
+                    await _leap(target, now[name], goals[name])
+            else:
+                walk = sql.SQL(_WALK).format(sequence=_literal(name), steps=sql.Literal(steps))
+                walks.append((f"sequence {name}", walk))
+        await pipelined(target, "target", walks)
+        now |= await _look(target, "target", behind)
+    return now
 
 
 async def _leap(target: AsyncConnection, sequence: _Sequence, goal: int) -> None:
@@ -183,49 +227,11 @@ async def _leap(target: AsyncConnection, sequence: _Sequence, goal: int) -> None
     )
 
 
-async def _extreme(
-    source: AsyncConnection, schema: Schema, table: TableName, column: str, sequence: _Sequence, horizon: int
-) -> int | None:
-    """The source's furthest id in the sequence's direction, up to the horizon; None where there is none.
-
-    A column that is no number (``'INV-' || nextval(...)``) is judged by the source's own sequence.
-    """
-    at_source = schema.tables[table].column(column)
-    if at_source.base_type in _INTEGERS:
-        statement = sql.SQL(_EXTREME).format(
-            extreme=sql.SQL("max" if sequence.upward else "min"),
-            column=sql.Identifier(column),
-            table=ident(table),
-            within=sql.SQL("<=" if sequence.upward else ">="),
-            horizon=sql.Literal(horizon),
-        )
-        row = await (await source.execute(statement)).fetchone()
-        return None if row is None or row[0] is None else int(row[0])
-    if at_source.default_sequence is None:
-        return None
-    facts = await _facts(source, at_source.default_sequence)
-    reached = await _reached(source, at_source.default_sequence, facts.increment)
-    return None if sequence.beyond(reached, horizon) else reached
-
-
-async def _facts(conn: AsyncConnection, name: TableName) -> _Sequence:
-    row = await (await conn.execute(_FACTS, (name.schema, name.name))).fetchone()
-    if row is None:
-        raise DomicileError(
-            ErrorCode.SCHEMA_CHANGED,
-            f"sequence {name} is gone",
-            facts={"sequence": str(name)},
-            hint="Bring the schemas of both sites together, then plan again.",
-        )
-    return _Sequence(name, row[0], row[1], row[2], row[3])
-
-
-async def _reached(conn: AsyncConnection, name: TableName, increment: int) -> int:
-    """The last value given, or, before the first, the one before it."""
-    statement = sql.SQL(_REACHED).format(sequence=ident(name))
-    row = await (await conn.execute(statement, (increment,))).fetchone()
-    assert row is not None
-    return int(row[0])
+async def _look(conn: AsyncConnection, side: str, names: Sequence[TableName]) -> dict[TableName, _Sequence]:
+    """What the sequences are now."""
+    asked = [(f"sequence {name}", sql.SQL(_LOOK).format(sequence=ident(name), name=_literal(name))) for name in names]
+    found = await pipelined(conn, side, asked)
+    return {name: _Sequence(name, *map(int, rows[0])) for name, rows in zip(names, found, strict=True)}
 
 
 def _literal(name: TableName) -> sql.Composable:

@@ -6,8 +6,9 @@ is, fully qualified: so ``citext`` is compared as citext, and a case-insensitive
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import AsyncConnection, sql
 
@@ -122,32 +123,42 @@ class Key:
         return sql.SQL("({} collate {})").format(_side("h", position), trusted(collation))
 
 
-async def read_keys(target: AsyncConnection, table: Table, *, private: bool) -> tuple[Key, ...]:
-    """The table's keys with those of its leaves. ``private``: only what hashes of values can be compared
-    by.
+async def read_keys(
+    target: AsyncConnection, tables: Sequence[Table], *, private: bool
+) -> dict[TableName, tuple[Key, ...]]:
+    """Each table's keys with those of its leaves, read in one round trip. ``private``: only what hashes of values can
+    be compared by.
     """
-    names = (table.name, *table.partitions)
-    with told("target", f"keys of {table.name}"):
+    root_of = {name: table for table in tables for name in (table.name, *table.partitions)}
+    names = sorted(root_of)
+    with told("target", "keys of the tables"):
         rows = await (await target.execute(_KEYS, ([n.schema for n in names], [n.name for n in names]))).fetchall()
-    keys = tuple(
-        Key(
-            name=row[2],
-            relation=TableName(row[0], row[1]),
-            only=table.kind is TableKind.ORDINARY,
-            expressions=tuple(row[3]),
-            operators=tuple(row[4]),
-            collations=tuple(row[5]),
-            integers=tuple(row[6]),
-            predicate=row[7],
-            bounds=row[8],
-            nulls_equal=row[9],
-            exclusion=row[10],
-            columns=tuple(row[11]),
-            immediate=row[12],
-        )
-        for row in rows
+    found: dict[TableName, list[Key]] = {table.name: [] for table in tables}
+    for row in rows:
+        relation = TableName(row[0], row[1])
+        table = root_of[relation]
+        key = _key(row, relation, only=table.kind is TableKind.ORDINARY)
+        if not private or _hashable(key):
+            found[table.name].append(key)
+    return {name: tuple(keys) for name, keys in found.items()}
+
+
+def _key(row: Sequence[Any], relation: TableName, *, only: bool) -> Key:
+    return Key(
+        name=row[2],
+        relation=relation,
+        only=only,
+        expressions=tuple(row[3]),
+        operators=tuple(row[4]),
+        collations=tuple(row[5]),
+        integers=tuple(row[6]),
+        predicate=row[7],
+        bounds=row[8],
+        nulls_equal=row[9],
+        exclusion=row[10],
+        columns=tuple(row[11]),
+        immediate=row[12],
     )
-    return tuple(k for k in keys if not private or _hashable(k))
 
 
 def expression(text: str) -> Fragment:

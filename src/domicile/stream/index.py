@@ -214,10 +214,15 @@ async def _portions(
 ) -> AsyncIterator[AsyncCursor[Any]]:
     fetch = sql.SQL("fetch {} from domicile_index").format(sql.Literal(FETCH_ROWS))
     async with conn.cursor(binary=layout.binary) as cursor:
-        await cursor.execute(sql.SQL("declare domicile_index no scroll cursor for {}").format(statement))
-        while (await cursor.execute(fetch)).rowcount:
+        async with conn.pipeline():  # mostly the first portion is all: one round trip
+            await conn.execute("close all")  # the table's before this one
+            await conn.execute(sql.SQL("declare domicile_index no scroll cursor for {}").format(statement))
+            await cursor.execute(fetch)
+        while cursor.rowcount:
             yield cursor
-        await cursor.execute("close domicile_index")
+            if cursor.rowcount < FETCH_ROWS:
+                return
+            await cursor.execute(fetch)
 
 
 def _empty_table(layout: Layout, table: StreamTable) -> TableIndex:
