@@ -48,6 +48,7 @@ from reliability.simulation.world import World
 MOVE = "move"
 NEAR_SECONDS = 0.0015
 UNREACHABLE_SECONDS_MAX = 4.0
+DRAINS_MAX = 5
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 1.0
 LIMITS = SimpleNamespace(
     pause_ms_max=600, lock_timeout_ms=100, fence_seconds_max=1.0, catch_up_seconds_max=8.0, handover_tries=20
@@ -302,12 +303,10 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
             try:
                 entered = await live.beside(_close(crossing, live, asking, no))
                 equal = await live.beside(live_verify.equal_rows(live))
-                now = await live.beside(asking.line.ask(lambda: crossing.origin.entered))
-                if now != entered:
-                    entered = await live.beside(_drain(crossing, asking))
                 if Flaw.DIRECTORY_FIRST in world.flaws:
                     await crossing.publish("", MOVE, no, Home(crossing.move.target_site, live.wave.epoch))
-                await live_handover.attempt(live, entered, cast("Any", locking), equal)
+                still = partial(_still_drained, crossing, asking, entered)
+                await live_handover.attempt(live, still, cast("Any", locking), equal)
                 world.count("rollbacks" if crossing.move.back else "handovers")
                 return
             except DomicileError as why:
@@ -324,6 +323,15 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
     finally:
         asking.line.cut(late=True, notice=0.01)
         locking.line.cut(late=True, notice=0.01)
+
+
+async def _still_drained(crossing: Crossing, asking: Conn, entered: int) -> int:
+    """As in move/live.py."""
+    for _ in range(DRAINS_MAX):
+        if await asking.line.ask(lambda: crossing.origin.entered) == entered:
+            break
+        entered = await _drain(crossing, asking)
+    return entered
 
 
 async def _close(crossing: Crossing, live: LiveWave, asking: Conn, no: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 import logging
 import time
 
@@ -28,6 +29,7 @@ from domicile.move.carrier import Carrier
 from domicile.move.live_handover import attempt, recover, rehearse, round_trip
 from domicile.move.live_wave import LiveWave, open_live, session
 from domicile.move.monitor import Monitor, monitored
+from domicile.move.reader import together
 from domicile.postgres import drain, guard, sequences, waves
 from domicile.postgres.drain import DrainReport
 from domicile.postgres.failures import explain, refusal_of
@@ -42,6 +44,7 @@ LOOK_SECONDS = 0.1
 SERVED_SECONDS = 0.1  # until those who waited for a handover are served at the new home, all at once
 REST_SHARE = 0.25  # of settle_seconds, until the application is back at its own pace
 UNREACHABLE_SECONDS_MAX = 60.0
+DRAINS_MAX = 5  # more right before the lock
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
 # Why a handover steps back and is tried again; everything else ends the wave's attempt.
 TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREPANCY)
@@ -135,10 +138,8 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                     await live_verify.until_few(live)
                     async with live.quiet():
                         equal = await live.beside(live_verify.equal_rows(live))
-                    now = await live.beside(drain.entered(asking))
-                    if now != drained.entered:  # it would end the try under the lock
-                        drained = await live.beside(_drain(live, asking))
-                    return await attempt(live, drained.entered, locking, equal)
+                    still = partial(_still_drained, live, asking, drained)
+                    return await attempt(live, still, locking, equal)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)
@@ -204,6 +205,16 @@ async def _drain(live: LiveWave, asking: AsyncConnection) -> DrainReport:
     return await guard.drain(asking, live.move.data_map.in_scope(), seconds_max=limits.fence_seconds_max)
 
 
+async def _still_drained(live: LiveWave, asking: AsyncConnection, drained: DrainReport) -> int:
+    """``entered`` as the last drain had it. Drains again where rows came into the wave since, which would end the try
+    under the lock; some come at any time where users give each other rows."""
+    for _ in range(DRAINS_MAX):
+        if await drain.entered(asking) == drained.entered:
+            break
+        drained = await _drain(live, asking)
+    return drained.entered
+
+
 async def _until_ready(live: LiveWave, monitor: Monitor) -> None:
     """Little is missing at the target, few rows wait to be compared, and no writer is older than a fence may wait.
 
@@ -243,7 +254,7 @@ async def _require_unchanged(live: LiveWave) -> None:
     changes, and nothing at all of a table that left the publication."""
     move, tables = live.move, live.move.data_map.in_scope()
     async with live.carrier.sites() as (source, target):
-        now = await read_schema(source), await read_schema(target)
+        now = await together([read_schema(source), read_schema(target)])
     sites = (move.source_site, move.target_site)
     for site, found, planned in zip(sites, now, (move.source_schema, move.target_schema), strict=True):
         if schema_digest(found, tables) != schema_digest(planned, tables):

@@ -19,7 +19,7 @@ so for it the wave is not fit and goes back (`recover`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 import secrets
 import time
@@ -58,18 +58,20 @@ _ARRIVE = b"""
     from done"""
 
 
-async def attempt(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
+async def attempt(
+    live: LiveWave, drained: Callable[[], Awaitable[int]], lock_session: psycopg.AsyncConnection, equal: Touched
+) -> None:
     """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
 
-    ``entered`` is what the drain reported, ``equal`` what `live_verify.equal_rows` found. Raises lease-lost untouched:
-    another process decides then.
+    ``drained`` looks a last time, and answers what the last drain reported as ``entered``; ``equal`` is what
+    `live_verify.equal_rows` found. Raises lease-lost untouched: another process decides then.
     """
     try:
         async with live.quiet():
             await live.beside(_expect(live))
             live.catchup.hold()
             await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
-            await _under_lock(live, entered, lock_session, equal)
+            await _under_lock(live, await live.beside(drained()), lock_session, equal)
     finally:
         live.catchup.go_on()
 

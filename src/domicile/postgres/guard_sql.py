@@ -139,7 +139,7 @@ class GuardSql:
                 continue
             columns.update(steps[0].to_columns)
             certain &= any(_demands(r, steps[0]) for r in self.schema.tables[child].references)
-        return frozenset(columns), certain
+        return frozenset(columns), certain or not columns
 
     def _relinked(self, table: TableName, links: frozenset[str]) -> sql.Composable:
         """True where an UPDATE leads other rows to this one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 import hashlib
 from importlib import resources
@@ -77,14 +77,21 @@ async def read_schema(conn: Connection) -> Schema:
     Needs no right but to connect; a table never analyzed that we may not read counts 0 rows. Changes nothing.
     """
     async with _steady(conn):
-        relations = [_relation(r) for r in await _rows(conn, "relations")]
-        oids = [r.oid for r in relations]
-        columns = _by_first(await _rows(conn, "columns", oids))
-        indexes = _by_first(await _rows(conn, "indexes", oids))
-        references = await _rows(conn, "references", oids)
-        triggers = _by_first(await _rows(conn, "triggers", oids))
-        enums = await _rows(conn, "enums")
-        [(version, encoding, collation, large_objects)] = await _rows(conn, "database")
+        [rows] = await _rows(conn, "relations")
+        relations = [_relation(r) for r in rows]
+        # One round trip for the rest: a site may be far away.
+        found = await _rows(
+            conn,
+            "columns",
+            "indexes",
+            "references",
+            "triggers",
+            "enums",
+            "database",
+            relations=[r.oid for r in relations],
+        )
+        columns, indexes, triggers = map(_by_first, (found[0], found[1], found[3]))
+        references, enums, [(version, encoding, collation, large_objects)] = found[2], found[4], found[5]
         counted = {r.oid: await _count(conn, r) for r in relations if r.rows is None}
 
     trees: dict[int, list[_Relation]] = defaultdict(list)
@@ -166,17 +173,21 @@ async def _steady(conn: Connection) -> AsyncIterator[None]:
     snapshot."""
     fresh = conn.info.transaction_status == TransactionStatus.IDLE
     async with conn.transaction():
-        if fresh:
-            await conn.execute("set transaction isolation level repeatable read, read only")
-        await conn.execute("select pg_catalog.set_config('search_path', '', true)")
+        async with conn.pipeline():
+            if fresh:
+                await conn.execute("set transaction isolation level repeatable read, read only")
+            await conn.execute("select pg_catalog.set_config('search_path', '', true)")
         yield
 
 
-async def _rows(conn: Connection, block: str, relations: Sequence[int] | None = None) -> Rows:
-    params = None if relations is None else {"relations": list(relations)}
-    async with conn.cursor(row_factory=_tuple_row) as cursor:
-        await cursor.execute(_STATEMENTS[block], params)
-        return await cursor.fetchall()
+async def _rows(conn: Connection, *blocks: str, relations: Sequence[int] = ()) -> list[Rows]:
+    """What each of the statements finds; some of them ask about ``relations``."""
+    async with AsyncExitStack() as stack:
+        cursors = [await stack.enter_async_context(conn.cursor(row_factory=_tuple_row)) for _ in blocks]
+        async with conn.pipeline():
+            for cursor, block in zip(cursors, blocks, strict=True):
+                await cursor.execute(_STATEMENTS[block], {"relations": list(relations)})
+        return [await cursor.fetchall() for cursor in cursors]
 
 
 def _tuple_row(cursor: Any) -> Any:
