@@ -68,7 +68,8 @@ bool ordered_back, published, home_again, rest;
 
 /* one arrival on its way */
 bool sent;
-byte sent_site, sent_lease, sent_term, sent_from, sent_to, sent_by, answer;
+byte sent_site, sent_lease, sent_term, sent_from, sent_to, sent_by;
+byte answer[FAULTS + 2];  /* to each process: 1 it arrived, 2 it was refused */
 
 #define accepts(x)  (mark[x] == OPEN || mark[x] == CLOSING || mark[x] == RESIDENT)
 #define visible(x)  (((1 << length[x]) - 1) & ~unseen[x])
@@ -261,12 +262,12 @@ end_line:
 			:: else -> home_again = true
 			fi;
 			if
-			:: sent_by -> answer = 1
+			:: sent_by -> answer[sent_by] = 1
 			:: else
 			fi
 		:: else ->
 			if
-			:: sent_by -> answer = 2
+			:: sent_by -> answer[sent_by] = 2
 			:: else
 			fi
 		fi;
@@ -289,9 +290,9 @@ end_line:
 inline peril() {
 	if
 	:: skip
-	:: faults > 0 && newest == me -> atomic { faults--; newest++; run Mover(newest) }; goto dead
+	:: atomic { faults > 0 && newest == me -> faults--; newest++; run Mover(newest) }; goto dead
 #if STALE
-	:: faults > 0 && newest == me -> atomic { faults--; newest++; run Mover(newest) }
+	:: atomic { faults > 0 && newest == me -> faults--; newest++; run Mover(newest) }
 #endif
 	fi
 }
@@ -408,11 +409,11 @@ drain:
 	atomic {
 		!sent ->
 		sent = true; sent_site = x; sent_lease = me; sent_term = current; sent_from = applied[x]; sent_to = last;
-		sent_by = me; answer = 0
+		sent_by = me; answer[me] = 0
 	};
 	if
-	:: atomic { answer == 1 -> answer = 0; goto release }
-	:: atomic { answer == 2 -> answer = 0; goto back }
+	:: atomic { answer[me] == 1 -> answer[me] = 0; goto release }
+	:: atomic { answer[me] == 2 -> answer[me] = 0; goto back }
 	:: atomic { faults > 0 && sent_by == me -> faults--; sent_by = 0 };   /* nobody hears how it ends */
 		atomic {
 			if

@@ -55,6 +55,17 @@ async def test_a_transaction_that_is_just_ending_is_waited_for(database: str) ->
             await raising
 
 
+async def test_who_comes_late_does_not_lower_the_generation(database: str) -> None:
+    async with await connect(database) as conn:
+        await site_schema.install(conn, "bigint")
+        for generation in (1, 3, 2):
+            await waves.register_move(conn, registered(generation))
+        await assert_lease(conn, MOVE, 3)
+        with pytest.raises(DomicileError) as lost:
+            await assert_lease(conn, MOVE, 2)
+        assert lost.value.code is ErrorCode.LEASE_LOST
+
+
 async def test_sessions_of_others_are_never_ended(database: str) -> None:
     async with await connect(database) as conn, await connect(database) as eye:
         await site_schema.install(conn, "bigint")

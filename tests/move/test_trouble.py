@@ -55,6 +55,7 @@ async def test_a_collision_fails_the_wave_and_changes_nothing(store: Place) -> N
     assert failed.status is Status.FAILED
     wave = failed.waves[-1]
     assert (wave.phase, wave.status, wave.error_code) == (Phase.PLANNED, Status.FAILED, ErrorCode.KEYS_COLLIDE)
+    assert "rows of the wave collide with rows at" in (wave.error_message or ""), "found before anything is copied"
     assert "resume" in failed.next
     source, _ = await both(store)
     assert source == before[0]

@@ -13,6 +13,7 @@ from domicile.model.verdict import Difference
 from domicile.move import differences, verify
 from domicile.postgres.checksum import mode_of, site_root
 from domicile.postgres.connect import connect
+from domicile.postgres.failures import told
 from domicile.postgres.hashing import Mode, common_mode, probe
 from domicile.postgres.introspect import read_schema
 from domicile.sites.embedded import EmbeddedCluster
@@ -121,6 +122,16 @@ async def test_no_value_of_a_row_is_in_an_error(sites18: Sites) -> None:
         await verify.run(move, await sites18.wave())
     assert "example.com" not in f"{caught.value.message}{caught.value.facts}"
     assert caught.value.__cause__ is None
+
+
+async def test_what_postgresql_says_does_not_hang_on_our_error(sites18: Sites) -> None:
+    """Its message quotes the value: a log that prints causes would have it."""
+    with pytest.raises(DomicileError) as caught, told("target", "a cast"):
+        await sites18.target.execute("select 'someone@example.com'::integer")
+    error = caught.value
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+    assert "example.com" not in f"{error}{error.as_dict()}"
 
 
 @pytest.mark.parametrize("point", ["verify.before", "verify.done"])
