@@ -144,10 +144,8 @@ async def _wait(conn: Connection, found: Sequence[Relation], started: float, sec
         await asyncio.sleep(pause)
         pause = min(pause * 2, POLL_SECONDS_MAX)
         present = {b.transaction: b for b in await holders(conn, found, WRITE_MODES)}
-        left = waiting.keys() - present.keys()
-        # PREPARE TRANSACTION gives a transaction another name: one that left may have come back as any of these.
-        renamed = {t for t, b in present.items() if b.pid is None} if left else set()
-        waiting = {t: present[t] for t in (waiting.keys() & present.keys()) | renamed}
+        # One that was prepared meanwhile has the name it had.
+        waiting = {t: present[t] for t in waiting.keys() & present.keys()}
     return total
 
 
