@@ -1,14 +1,14 @@
 """What copy and stream make of a long line, beside raw TCP with as many streams?
 
-    python -m benchmarks.wan [--rows 600000] [--repeat 3] [--mbit 0] [--quick] [--json]     (root, Linux)
+    python -m benchmarks.wan [--rows 600000] [--repeat 3] [--mbit 100] [--quick] [--json]     (root, Linux)
 
 The mover runs beside the source; the target is behind a line of 170 ms round trip that loses 0.5 % of the packets each
 way. ``copy``: a wave of ``--rows`` rows through `move.copy.run` with four streams, against four TCP connections that
 carry as many bytes. ``stream``: a third as many changes, all of the wave, through `open_live`, against one connection
 that carries as many bytes as its session. Both ways include connecting; ours everything that is asked and answered on
-the way. ``copy_ratio`` and ``stream_ratio`` are our bytes/s over raw TCP's, ``ratio`` the lower one. What the two do
-where there is no line is reported too: a busy machine may be slower than the line, and says nothing about it then;
-``--mbit`` makes the line narrower.
+the way. ``copy_ratio`` and ``stream_ratio`` are our bytes/s over raw TCP's, ``ratio`` the lower one. The line is
+``--mbit`` wide, 0: as wide as this machine makes it. What the two do where there is no line is reported too: a machine
+that is slower without a line than raw TCP is with one says nothing about the line.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ ROWS = 600_000
 STREAMS = 4
 ROUND_TRIP_MS = 170.0
 LOSS_PERCENT = 0.5
+MBIT = 100.0
 CHANGES_PART = 3  # one change for so many rows copied
 VAST_ROWS = 1_000_000_000
 LOOK_SECONDS = 0.02
@@ -210,7 +211,9 @@ async def _run(conninfo: str, script: str) -> None:
 def main() -> None:
     options = _bench.parser("wan", __doc__ or "", ROWS)
     options.add_argument("--quick", action="store_true", help="150,000 rows, once")
-    options.add_argument("--mbit", type=float, default=0.0, help="the line's width (default: what the machine makes)")
+    options.add_argument(
+        "--mbit", type=float, default=MBIT, help=f"the line's width; 0: what the machine makes ({MBIT:g})"
+    )
     chosen = options.parse_args()
     rest_the_collector()  # as the program does
     if why := _netdelay.unavailable():
