@@ -6,9 +6,10 @@ ARGS   ?=
 # Tests mostly wait for servers and processes: three at once fill two cores.
 WORKERS ?= 3
 SEEDS ?= 10000
+SCHEMAS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaign model simulate chaos mutants fuzz oracle page lint format bench clean
+.PHONY: help setup demo test campaign model simulate chaos schemas mutants fuzz oracle page lint format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,8 +44,12 @@ model: setup ## the handover explored state by state, by our own checker and by 
 simulate: setup ## random worlds under virtual time and crashes: make simulate SEEDS=100000
 	$(BIN)/python -m reliability.simulation --seeds $(SEEDS) --jobs 2 $(ARGS)
 
-chaos: setup ## everything broken for real while users write: make chaos ARGS="--minutes 60 --seed 7"
+chaos: setup ## everything broken for real while users write, then schemas: make chaos ARGS="--minutes 60 --seed 7"
 	$(BIN)/python -m reliability.chaos $(ARGS)
+	$(BIN)/python -m reliability.schemas --count $(SCHEMAS) --jobs 2
+
+schemas: setup ## random schemas moved while users write: make schemas SCHEMAS=500 ARGS="--seed 7 --json"
+	$(BIN)/python -m reliability.schemas --count $(SCHEMAS) --jobs 2 $(ARGS)
 
 mutants: setup ## bugs planted one by one, and which test catches each
 	$(BIN)/python -m reliability.mutants $(ARGS)

@@ -29,7 +29,10 @@ SHORT: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
         {"pause_ms": "p50 <= 10, p99 <= 50, max <= 100", "failed_requests": "0"},
     ),
     ("foreground", ("--quick",), {"tps_ratio": ">= 0.95", "p99_ratio": "<= 1.1"}),
+    ("classify", ("--rows", "90"), {"precision": ">= 0.98", "recall": ">= 0.9"}),
     ("stream", ("--quick",), {"ratio_full": ">= 0.9", "ratio_filtered": ">= 1.5"}),
+    ("survey", ("--quick",), {"precision": ">= 0.99", "recall": ">= 0.98", "undecided": "", "seconds": "<= 60"}),
+    ("evidence", ("--quick",), {"append_per_s": "", "proof_per_s": "", "verify_seconds": "<= 60"}),
     ("wan", ("--quick", "--mbit", "40"), {"ratio": ">= 0.8", "skipped": ""}),
 )
 

@@ -307,6 +307,17 @@ SECTIONS = (
         everything,
     ),
     Section(
+        "schemas",
+        "Random schemas",
+        "Schemas that nobody designed, with every built-in type and types of their own, every kind of key and of owner"
+        " path, partitions, references and names that need care, laid out in another way at each site: each is moved"
+        " while users write, perhaps moved back, and purged, and after each step every row of both sites is what the"
+        " writers were promised; or it is refused by name, where it must be.",
+        "what the drawings do not have (`--show` prints one); tables of more than some hundred rows.",
+        "python -m reliability.schemas --count {count} --seed {seed}",
+        everything,
+    ),
+    Section(
         "oracle",
         "Oracle",
         "Through handovers and rollbacks of real servers, writers who know each acknowledged write find none"

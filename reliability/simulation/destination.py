@@ -312,7 +312,7 @@ class Pipe:
 
 
 _COLUMNS = tuple(
-    tuple(SiteColumn(name, 20, "bigint", always=False) for name in table.columns) for table in LAYOUT.tables
+    tuple(SiteColumn(name, 20, "bigint", always=False, read=True) for name in table.columns) for table in LAYOUT.tables
 )
 
 

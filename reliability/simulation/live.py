@@ -48,7 +48,6 @@ from reliability.simulation.world import World
 MOVE = "move"
 NEAR_SECONDS = 0.0015
 UNREACHABLE_SECONDS_MAX = 4.0
-DRAINS_MAX = 5
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 1.0
 LIMITS = SimpleNamespace(
     pause_ms_max=600, lock_timeout_ms=100, fence_seconds_max=1.0, catch_up_seconds_max=8.0, handover_tries=20
@@ -305,8 +304,10 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
                 equal = await live.beside(live_verify.equal_rows(live))
                 if Flaw.DIRECTORY_FIRST in world.flaws:
                     await crossing.publish("", MOVE, no, Home(crossing.move.target_site, live.wave.epoch))
-                still = partial(_still_drained, crossing, asking, entered)
-                await live_handover.attempt(live, still, cast("Any", locking), equal)
+                drains = live_handover.Drains(
+                    entered, lambda: asking.line.ask(lambda: crossing.origin.entered), partial(_drain, crossing, asking)
+                )
+                await live_handover.attempt(live, drains, cast("Any", locking), equal)
                 world.count("rollbacks" if crossing.move.back else "handovers")
                 return
             except DomicileError as why:
@@ -323,15 +324,6 @@ async def _hand_over(crossing: Crossing, live: LiveWave, no: int) -> None:
     finally:
         asking.line.cut(late=True, notice=0.01)
         locking.line.cut(late=True, notice=0.01)
-
-
-async def _still_drained(crossing: Crossing, asking: Conn, entered: int) -> int:
-    """As in move/live.py."""
-    for _ in range(DRAINS_MAX):
-        if await asking.line.ask(lambda: crossing.origin.entered) == entered:
-            break
-        entered = await _drain(crossing, asking)
-    return entered
 
 
 async def _close(crossing: Crossing, live: LiveWave, asking: Conn, no: int) -> int:

@@ -57,9 +57,9 @@ VALUES: dict[str, tuple[str, ...]] = {
     "pg_snapshot": ("'10:20:10,14,15'",),
     "xid8": ("'18446744073709551615'",),
     "tsvector": ("""'a:1A fat:2 ''it''''s'':3'""",),
-    "tsquery": ("'fat & (rat | !cat:*B)'",),
-    "int2vector": ("'1 2 3'",),
-    "oidvector": ("'1 2 3'",),
+    "tsquery": ("'fat & (rat | !cat:*B)'", "''"),
+    "int2vector": ("'1 2 3'", "''"),
+    "oidvector": ("'1 2 3'", "''"),
     "refcursor": ("'cursor'",),
     "int4range": ("'[1,5)'", "'empty'", "'(,)'"),
     "int8range": ("'[1,5)'",),
@@ -73,14 +73,14 @@ VALUES: dict[str, tuple[str, ...]] = {
     "tsmultirange": ("'{[2024-01-01,2024-02-01)}'",),
     "tstzmultirange": ("'{[2024-01-01 00:00+00,)}'",),
     "datemultirange": ("'{[2024-01-01,2024-02-01)}'",),
-    # Text, because these hold object ids or have no binary form.
-    "regclass": ("'pg_catalog.pg_class'",),
+    # Text, because these hold object ids or have no binary form; and those above, for their empty values.
+    "regclass": ("'pg_catalog.pg_class'", "'-'", "'4294967295'"),
     "regtype": ("'integer'",),
     "regproc": ("'pg_catalog.now'",),
     "regnamespace": ("'pg_catalog'",),
     "aclitem": ("'postgres=r/postgres'",),
 }
-TEXT_ONLY = {"regclass", "regtype", "regproc", "regnamespace", "aclitem"}
+TEXT_ONLY = {"tsquery", "int2vector", "oidvector", "regclass", "regtype", "regproc", "regnamespace", "aclitem"}
 WIDENED = {"aclitem"}  # in PostgreSQL 16
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 import re
 
 import pytest
-from tests.planner.planning import KIND, LINE, NOTE, Shop, check, run, shop_map
+from tests.planner.planning import KIND, LINE, NOTE, Shop, ask, check, run, shop_map
 
-from domicile.model.datamap import OwnerStep, Role, SharedPolicy, TableRule
+from domicile.model.datamap import DataMap, OwnerStep, Role, SharedPolicy, TableRule
 from domicile.model.errors import ErrorCode
+from domicile.model.ids import Ids
 from domicile.model.plan import SignUps, WayBack
 from domicile.model.schema import TableName
+from domicile.planner import checks_rows
+from domicile.planner.numbering import Place, look
+from domicile.postgres.failures import told
 
 
 async def test_nothing_speaks_against_it(still_shop: Shop) -> None:
     plan = await still_shop.plan()
-    assert [c for c in plan.checks if not c.passed] == []
+    assert [c.name for c in plan.checks if not c.passed] == ["ids apart"], "both sites begin at 1, as they come"
     assert "entirely" in check(plan, "reversible until a wave's handover").detail
 
 
@@ -191,6 +196,7 @@ async def test_keys_that_are_taken(shop: Shop) -> None:
     assert '1 of "Shop".order under order_total_key are taken, for example (90001)' in found.detail
     assert '1 of "Shop".note belong to the cohort already' in found.detail
     assert "u0001" not in found.detail
+    assert found.detail.endswith("; 5 keys asked")
 
 
 async def test_ordinary_role(shop: Shop) -> None:
@@ -234,6 +240,53 @@ async def test_sequences_are_named(shop: Shop) -> None:
     assert 'to be advanced at singapore beyond what arrives: "Shop".order.id' in found.detail
     assert "CACHE > 1" in found.detail
     assert not found.blocking
+
+
+async def test_ids_of_both_sites(shop: Shop) -> None:
+    """Sites that number in one range: told with the key's name and the way until they meet, and not refused."""
+    run(
+        shop.target,
+        """insert into "Shop"."User" values ('other', 'SG');
+        insert into "Shop"."order" values (90001, 'other', 'basic', 90001)""",
+    )
+    plan = await shop.plan()
+    found = check(plan, "ids apart")
+    assert not found.passed
+    assert not found.blocking
+    said = re.search(r'"Shop".order.id, ([0-9,]+) values ahead', found.detail)
+    assert said, found.detail
+    assert "later moves will collide" in found.detail
+    [(last,)] = ask(shop.source, 'select max(id) from "Shop"."order"')
+    assert int(said[1].replace(",", "")) == 0, "the target's sequence begins among the source's rows"
+    assert "domicile ids shop --plan ranges" in found.hint
+    run(shop.target, f'alter table "Shop"."order" alter id set start {10**12} set minvalue {10**12} restart')
+    run(shop.source, f"""select setval('"Shop".order_id_seq', {last})""")
+    run(shop.source, f'alter table "Shop"."order" alter id set maxvalue {10**12 - 1}')
+    apart = check(await shop.plan(), "ids apart")
+    assert not apart.passed
+    assert f"{90001 - last - 1:,} values ahead" in apart.detail, "a row of the other site lies ahead"
+    run(shop.source, """select setval('"Shop".order_id_seq', 90001)""")
+    assert check(await shop.plan(), "ids apart").detail == "1 numberings do not meet"
+    run(shop.source, """select setval('"Shop".order_id_seq', 1)""")
+    behind = check(await shop.plan(), "ids apart").detail
+    assert 'a site comes to ids of its own rows, so that inserts will fail: "Shop".order.id at beijing' in behind
+
+
+async def test_ids_that_take_long_to_look_at(still_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that no index begins with is read whole: the plan does not wait for it, and goes on."""
+
+    async def slow(places: Sequence[Place], data_map: DataMap) -> Ids:
+        with told(places[0].site, "values"):
+            await places[0].conn.execute("select pg_sleep(20)")
+        return await look(places, data_map)
+
+    monkeypatch.setattr(checks_rows, "IDS_TIMEOUT_MS", 50)
+    monkeypatch.setattr(checks_rows, "look", slow)
+    plan = await still_shop.plan()
+    found = check(plan, "ids apart")
+    assert "not looked at: no answer within 0.05 s" in found.detail
+    assert "domicile ids shop" in found.hint
+    assert plan.checks[-1] != found, "what comes after it was looked at"
 
 
 async def test_references(shop: Shop) -> None:

@@ -197,8 +197,8 @@ async def test_replica_identity_full_with_equal_rows(any_database: str, binary: 
             "update t set n = 6 where big = 'y'",
             "update t set user_id = 9 - user_id where n = 6",
         )
-        entered = 0
         for transaction in await wave.transactions():
+            assert not transaction.enter, "looked up at the origin, it would be taken for its equals"
             for change in transaction.changes:
                 if change.op is not Op.INSERT:
                     rows[wave.fields_of(table, change.key if change.old_key is None else change.old_key)] -= 1
@@ -206,11 +206,6 @@ async def test_replica_identity_full_with_equal_rows(any_database: str, binary: 
                     assert None not in change.fields
                     assert b"".join(f or b"" for f in change.fields) == change.key
                     rows[wave.fields_of(table, change.key)] += 1
-            for no, key in transaction.enter:
-                rows[wave.fields_of(table, key)] += 1
-                wave.index.add(no, key)
-                entered += 1
-        assert entered == 1
         assert +rows == Counter(await wave.everything(table))
         assert content(wave.index) == content(await load(wave.conn, wave.layout, mapped, 1))
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+import json
 from pathlib import Path
 import re
 
+from jsonschema import Draft202012Validator
 import pytest
 from tests.samples import EXAMPLES
+import yaml
 
 from domicile.model.datamap import Role, SharedPolicy
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import TableName
 from domicile.survey.datamap_file import dump, load, parse
+from domicile.survey.datamap_keys import SCHEMA_NAME, json_schema, json_schema_text
+from domicile.survey.datamap_text import WIDTH, list_lines
 
 GOOD = """\
 # a shop
@@ -67,6 +73,12 @@ def test_dump_reads_back_equal() -> None:
     assert "  # why\n" in text
 
 
+def test_a_line_break_in_a_name_does_not_end_a_comment() -> None:
+    data_map = parse(GOOD)
+    text = dump(data_map, {TableName("store", "item"): ["odd\nversion: 7\x0b"]}, ["a\rb"])
+    assert parse(text) == data_map
+
+
 def test_digest_is_of_the_meaning() -> None:
     again = GOOD.replace("# a shop\n", "").replace("[email, no]", "[no, email]").replace("      from", "   from")
     assert parse(again).digest == parse(GOOD).digest
@@ -106,7 +118,15 @@ def changed(old: str, new: str) -> str:
         (changed('  store."Order Line": {role: owned', '  store.other: {role: owned'), 13, "not in the data map"),
         (changed("id <- store.user_account(address_id)", "id -> store.log(id)"), 18, "whose role is local"),
         (changed("id <- store.user_account(address_id)", "id -> store.address(id)"), 18, "runs in a circle"),
-        (changed("personal: [email, no]", "personal: {email: x}"), 11, "must be a list"),
+        (changed("personal: [email, no]", "personal: email"), 11, "a list of columns, or a mapping"),
+        (changed("[email, no]", "{email: user.contact.mail}"), 11, "'user.contact.mail' is no category"),
+        (changed("[email, no]", "{email: [user, usr]}"), 11, "'usr' is no category"),
+        (changed("[email, no]", "{email: []}"), 11, "a personal column has a category"),
+        (changed("[email, no]", "{email: system.operations}"), 11, "'system.operations' is no category"),
+        (changed("[email, no]", "{email: user, email: user}"), 11, "comes twice"),
+        (changed("[email, no]", "[email], not_personal: [email]"), 11, "under personal and under not_personal"),
+        (changed("[email, no]", "[email], not_personal: everything"), 11, "or the word all_others"),
+        (changed("[email, no]", "[email], identities: [email]"), 11, "identities must be a mapping"),
         (changed("dataset: shop", "dataset: {}"), 3, "dataset must be a text"),
     ],
 )  # fmt: skip
@@ -124,6 +144,85 @@ def test_a_misspelt_key_gets_a_suggestion() -> None:
     with pytest.raises(DomicileError) as caught:
         parse(changed("object_keys:", "object_key:"))
     assert "'object_keys'" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("user.contact.mail", "Did you mean 'user.contact.email'?"),
+        ("imei", "Did you mean 'user.device.imei'?"),
+        ("system.operations", "list it under not_personal"),
+        ("qqqq", "Write: user, where none fits better."),
+    ],
+)
+def test_an_unknown_category_gets_the_nearest(text: str, hint: str) -> None:
+    with pytest.raises(DomicileError) as caught:
+        parse(changed("[email, no]", f"{{email: {text}}}"))
+    assert hint in caught.value.hint
+
+
+CLASSIFIED = changed(
+    "personal: [email, no]",
+    "personal: {email: user.contact.email, no: [user, user.device.imei]}, not_personal: [shade],"
+    " identities: {email: email}",
+).replace("role: local", "role: local, not_personal: all_others")
+
+
+def test_columns_with_their_categories() -> None:
+    data_map = parse(CLASSIFIED)
+    rule = data_map.tables[TableName("store", "user_account")]
+    assert rule.personal == ("email", "no")
+    assert rule.categories == {"email": ("user.contact.email",), "no": ("user", "user.device.imei")}
+    assert [rule.is_classified(c) for c in ("email", "shade", "fresh")] == [True, True, False]
+    log = data_map.tables[TableName("store", "log")]
+    assert log.is_classified("whatever")
+    assert data_map.tables[TableName("store", "odd")].is_classified("whatever"), "nobody has said"
+    assert parse(dump(data_map)) == data_map
+
+
+def test_the_digest_knows_categories_and_not_what_is_not_personal() -> None:
+    assert parse(CLASSIFIED).digest != parse(GOOD).digest
+    assert parse(CLASSIFIED.replace("[shade]", "[shade, tint]")).digest == parse(CLASSIFIED).digest
+    assert parse(CLASSIFIED.replace("user.contact.email", "user.contact")).digest != parse(CLASSIFIED).digest
+
+
+def test_lists_are_filled_so_that_a_new_name_changes_the_last_line() -> None:
+    names = [f"column_{n:03d}" for n in range(60)]
+    made = [list_lines("not_personal", names[:end]) for end in range(1, 60)]
+    for shorter, longer in pairwise(made):
+        assert longer[: len(shorter) - 1] == shorter[:-1]
+        assert all(len(line) <= WIDTH + 1 for line in longer)
+
+
+def test_the_committed_schema_is_current_and_valid() -> None:
+    committed = (EXAMPLES.parent / "schemas" / SCHEMA_NAME).read_text(encoding="utf-8")
+    assert committed == json_schema_text(), "write it again: domicile map schema"
+    Draft202012Validator.check_schema(json.loads(committed))
+
+
+@pytest.mark.parametrize("text", [GOOD, CLASSIFIED, dump(parse(CLASSIFIED))], ids=["good", "classified", "dumped"])
+def test_the_schema_takes_what_the_program_takes(text: str) -> None:
+    Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("version: 1", "version: 2"),
+        ("role: local", "rolle: local"),
+        ("role: local", "role: lokal"),
+        ("{role: shared, policy: refuse}", "{role: shared}"),
+        ("{role: reference}", '{role: reference, owner: "a -> b(c)"}'),
+        ("user.contact.email", "user.contact.mail"),
+        ("all_others", "everything"),
+    ],
+)
+def test_the_schema_refuses_what_the_program_refuses(old: str, new: str) -> None:
+    assert old in CLASSIFIED
+    changed_text = CLASSIFIED.replace(old, new)
+    assert not Draft202012Validator(json_schema()).is_valid(yaml.safe_load(changed_text))
+    with pytest.raises(DomicileError):
+        parse(changed_text)
 
 
 def test_no_file(tmp_path: Path) -> None:

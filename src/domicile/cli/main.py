@@ -20,7 +20,15 @@ from typing import Annotated, NoReturn
 from rich.text import Text
 import typer
 
-from domicile.cli import demo, look_commands, move_commands, setup_commands, worker_command
+from domicile.cli import (
+    demo,
+    evidence_commands,
+    ids_command,
+    look_commands,
+    move_commands,
+    setup_commands,
+    worker_command,
+)
 from domicile.cli.output import Output, ReaderGone
 from domicile.cli.session import Session, session_of
 from domicile.model.errors import DomicileError, ErrorCode
@@ -33,9 +41,11 @@ EXIT_PIPE_CLOSED = 141  # as a shell reports SIGPIPE: whoever read our output ha
 app = typer.Typer(name="domicile", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(demo.group)
 app.add_typer(setup_commands.group)
+app.add_typer(ids_command.group)
 app.add_typer(look_commands.group)
 app.add_typer(move_commands.group)
 app.add_typer(worker_command.group)
+app.add_typer(evidence_commands.group)
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:

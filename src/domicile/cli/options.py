@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+import stat
+from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 import typer
@@ -72,12 +75,44 @@ def write_new(path: Path, text: str, *, force: bool) -> None:
             hint="Name another file, or replace it with --force.",
         ) from None
     except OSError as error:
-        raise DomicileError(
-            ErrorCode.CONFIG_INVALID,
-            f"{path} cannot be written: {error.strerror}",
-            facts={"file": str(path)},
-            hint="Name a file in a folder that you may write to.",
-        ) from None
+        raise _unwritable(path, error) from None
+
+
+def rewrite(path: Path, text: str, read: bytes) -> None:
+    """Put ``text`` in the place of a file that was read as ``read``: all of it or nothing of it, where a link leads,
+    with the file's mode. Raises DomicileError (file-exists where the file has changed since; config-invalid).
+    """
+    temporary: Path | None = None
+    try:
+        target = path.resolve()
+        with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text.encode())
+            file.flush()
+            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            os.fsync(file.fileno())
+        if target.read_bytes() != read:
+            raise DomicileError(
+                ErrorCode.FILE_EXISTS,
+                f"{path} has been changed since it was read, and was left as it is",
+                facts={"file": str(path)},
+                hint="Run the command again: it starts from the file as it is now.",
+            )
+        temporary.replace(target)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> DomicileError:
+    return DomicileError(
+        ErrorCode.CONFIG_INVALID,
+        f"{path} cannot be written: {error.strerror}",
+        facts={"file": str(path)},
+        hint="Name a file in a folder that you may write to.",
+    )
 
 
 def read_text(path: Path, code: ErrorCode) -> str:

@@ -13,7 +13,7 @@ from domicile.cli.tables import Col, hanging, table
 from domicile.postgres.site_probe import Lack, SiteReport, Weight
 
 if TYPE_CHECKING:  # the survey is imported by the commands that run it
-    from domicile.survey.gaps import Finding
+    from domicile.commands.maps import PlacedFinding
 
 _WEIGHTS = {
     Weight.BLOCKS: ("blocks", "red"),
@@ -52,7 +52,7 @@ def _lack(lack: Lack) -> Iterator[tuple[Text, str]]:
     yield Text(), f"{lack.mend}  -- as {lack.who}" if ";" in lack.mend else lack.mend
 
 
-def findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
+def findings(found: Sequence[PlacedFinding]) -> Iterator[RenderableType]:
     """What the map check found, worst first as it comes, each with what to do."""
     yield hanging(pair for finding in found for pair in _finding(finding))
     errors = sum(str(f.level) == "error" for f in found)
@@ -60,7 +60,7 @@ def findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
     yield Text(f"{units.plural(errors, 'error')}, {units.plural(warnings, 'warning')}")
 
 
-def _finding(finding: Finding) -> Iterator[tuple[Text, Text]]:
+def _finding(finding: PlacedFinding) -> Iterator[tuple[Text, Text]]:
     level = str(finding.level)
     yield Text(level, style=_LEVELS[level]), Text.assemble((f"{finding.table}: ", "bold"), finding.message)
     if finding.hint:

@@ -52,15 +52,19 @@ class Session:
         """Run something that only looks: Ctrl-C ends it at once."""
         return interrupt.run(lambda _: work(), self.output.say)
 
-    def run_move(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
+    def run_move(
+        self,
+        work: Callable[[asyncio.Event], Coroutine[Any, Any, T]],
+        at_once: tuple[str, str] = (interrupt.AT_ONCE, interrupt.SEE),
+    ) -> tuple[T, bool]:
         """Run something that changes sites: the first Ctrl-C asks for the next safe point. Also returns
-        whether it was asked.
+        whether it was asked. ``at_once``: what is safe after a second one, and what to do next.
         """
 
         async def supervised(stopping: interrupt.Stopping) -> tuple[T, bool]:
             return await work(stopping.event), stopping.asked
 
-        return interrupt.run(supervised, self.output.say, safe_point=True)
+        return interrupt.run(supervised, self.output.say, safe_point=True, at_once=at_once)
 
 
 def session_of(context: typer.Context, *, json: bool = False) -> Session:

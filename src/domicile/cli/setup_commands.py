@@ -1,22 +1,22 @@
-"""Getting ready: init, sites, survey, map check."""
+"""Getting ready: init, sites, survey."""
 
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import Annotated
 
 from rich.text import Text
 import typer
 
-from domicile.cli import render_sites
+from domicile.cli import map_commands, render_sites, render_survey
 from domicile.cli.options import AsJson, DatasetName, Force, OutputFile, SiteOption, write_new
 from domicile.cli.session import session_of
 from domicile.model.errors import EXIT_REFUSED, EXIT_UNREACHABLE
 from domicile.settings import SCHEMA_NAME, json_schema_text
 
 group = typer.Typer()
-map_group = typer.Typer(no_args_is_help=True)
-group.add_typer(map_group, name="map", help="Look after the data map of a dataset.")
+group.add_typer(map_commands.group, name="map", help="Look after the data map of a dataset.")
 
 
 @group.command()
@@ -59,6 +59,12 @@ def survey(
     subject: Annotated[
         str, typer.Option(metavar="TABLE", help="The subject table, when the survey should not choose it.")
     ] = "",
+    explain: Annotated[
+        str, typer.Option(metavar="TABLE", help="Show instead why this table gets its role, with paths and counts.")
+    ] = "",
+    update: Annotated[
+        Path | None, typer.Option(metavar="MAP", help="Add what is new to this map, in place, and keep all else of it.")
+    ] = None,
     output: OutputFile = None,
     force: Force = False,
     json: AsJson = False,
@@ -66,10 +72,22 @@ def survey(
     """Inspect a live database and draft its data map. Reads samples and catalogues; changes nothing."""
     from domicile import commands
 
+    if explain and (output or update):
+        raise typer.BadParameter("--explain writes no map; leave --output and --update out")
+    if update and subject:
+        raise typer.BadParameter("--update keeps the map's own subject; leave --subject out")
     session = session_of(context, json=json)
     workspace = session.workspace()
+    if explain:
+        found = session.run(lambda: commands.survey_explain(workspace, dataset, site, explain, subject=subject or None))
+        session.output.result(found, *render_survey.explanation(found))
+        return
+    if update:
+        map_commands.update_map(session, update, output, (dataset, site), force=force)
+        return
     draft = session.run(lambda: commands.survey(workspace, dataset, site, subject=subject or None))
     if output:
+        map_commands.write_schema(output, force=force)
         write_new(output, draft.text, force=force)
     if json:
         session.output.result(draft)
@@ -84,18 +102,3 @@ def survey(
             ("next: ", "bold"), f"read the comments, decide, then: domicile map check {dataset} --site {site}"
         )
     )
-
-
-@map_group.command()
-def check(context: typer.Context, dataset: DatasetName, site: SiteOption, json: AsJson = False) -> None:
-    """Compare the data map with the live database: new tables, orphans, rows with two owners, missing
-    indexes.
-    """
-    from domicile import commands
-
-    session = session_of(context, json=json)
-    workspace = session.workspace()
-    findings = session.run(lambda: commands.map_check(workspace, dataset, site))
-    session.output.result({"findings": findings}, *render_sites.findings(findings))
-    if any(str(f.level) == "error" for f in findings):
-        raise typer.Exit(EXIT_REFUSED)

@@ -2,7 +2,9 @@
 
 from domicile.commands.afterwards import purge, rollback, soak
 from domicile.commands.detached import apply_detached, purge_detached, resume_detached
-from domicile.commands.inspect import map_check, plan, sites, survey
+from domicile.commands.ids import apply_ids, ids, plan_ids
+from domicile.commands.inspect import plan, sites, survey, survey_explain
+from domicile.commands.maps import map_check, map_export, map_update
 from domicile.commands.moves import abort, apply, pause, resume
 from domicile.commands.reading import report, status, verify, where
 
@@ -10,9 +12,14 @@ __all__ = [
     "abort",
     "apply",
     "apply_detached",
+    "apply_ids",
+    "ids",
     "map_check",
+    "map_export",
+    "map_update",
     "pause",
     "plan",
+    "plan_ids",
     "purge",
     "purge_detached",
     "report",
@@ -23,6 +30,7 @@ __all__ = [
     "soak",
     "status",
     "survey",
+    "survey_explain",
     "verify",
     "where",
 ]

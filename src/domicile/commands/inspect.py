@@ -1,4 +1,4 @@
-"""Sites, survey, map check and plan: they look, and change nothing."""
+"""Sites, survey and plan: they look, and change nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from domicile.planner import condition
 from domicile.planner.build import build
 from domicile.planner.request import PlanRequest
 from domicile.postgres.connect import SESSION, connect
-from domicile.postgres.introspect import read_schema
 from domicile.postgres.site_probe import SiteReport, probe
 from domicile.survey.discover import Draft, draft
-from domicile.survey.gaps import Finding, check_map
+from domicile.survey.explain import Explanation, explain
 
 
 async def sites(workspace: Workspace) -> tuple[SiteReport, ...]:
@@ -37,11 +36,12 @@ async def survey(workspace: Workspace, dataset: str, site: str, *, subject: str 
         return await draft(conn, DatasetName(dataset), subject=subject)
 
 
-async def map_check(workspace: Workspace, dataset: str, site: str) -> tuple[Finding, ...]:
-    """The data map against the live schema of one site, worst findings first."""
-    data_map = load_map(workspace, dataset)
+async def survey_explain(
+    workspace: Workspace, dataset: str, site: str, table: str, *, subject: str | None = None
+) -> Explanation:
+    """Why the survey gives one table its role, with the other paths it could have. Raises map-incomplete."""
     async with await connect(workspace.conninfo(dataset, site), settings=SESSION) as conn:
-        return await check_map(conn, data_map, await read_schema(conn))
+        return await explain(conn, table, subject=subject)
 
 
 async def plan(workspace: Workspace, question: Question, *, limits: Limits | None = None) -> Plan:

@@ -172,12 +172,12 @@ async def _presence(data_map: DataMap, site: SiteName, conninfo: str, subject: s
         if found is None:
             return Presence(site, False, "", 0), ""
         # format_type writes a type's name as SQL reads it.
-        key = sql.SQL("%s::") + sql.SQL(found[0])
+        key = sql.SQL("{}::{}").format(subject, sql.SQL(found[0]))  # no parameter: "%" may stand in names
         statement = sql.SQL("select exists (select 1 from {} where {} = {key}), ({key})::text").format(
             ident(rule.table), sql.Identifier(rule.key), key=key
         )
         try:
-            row = await (await conn.execute(statement, (subject, subject))).fetchone()
+            row = await (await conn.execute(statement)).fetchone()
         except (errors.DataError, UnicodeEncodeError):  # the latter: an argument that was not UTF-8
             raise DomicileError(
                 ErrorCode.CONDITION_INVALID,

@@ -87,7 +87,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TableRule:
-    """What the map says of one table."""
+    """What the map says of one table.
+
+    ``categories`` gives each column of ``personal`` its categories (`model.categories`), or is empty: then the map only
+    lists the columns.
+    """
 
     table: TableName
     role: Role
@@ -96,6 +100,16 @@ class TableRule:
     personal: tuple[str, ...] = ()  # columns that hold personal values, for reports and policy
     object_keys: tuple[str, ...] = ()  # columns that hold keys of objects
     references: tuple[str, ...] = ()  # references without a foreign key, as owner-step text, proven like declared ones
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    not_personal: tuple[str, ...] | None = None  # columns looked at and found not personal; None: nobody has said
+    others_not_personal: bool = False  # instead of a list: whatever column is listed nowhere, also one to come
+    identities: Mapping[str, str] = field(default_factory=dict, hash=False)  # column -> what a person asks by (email)
+
+    def is_classified(self, column: str) -> bool:
+        """Whether the map says of this column what it is. Always True where it does not list what is not personal."""
+        if self.not_personal is None or self.others_not_personal:
+            return True
+        return column in self.personal or column in self.object_keys or column in self.not_personal
 
 
 @dataclass(frozen=True, slots=True)

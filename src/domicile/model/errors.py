@@ -54,6 +54,7 @@ class ErrorCode(StrEnum):
     REFERENCE_MISSING = "reference-missing"
     VERDICT_MISSING = "verdict-missing"
     CLUSTER_FAILED = "cluster-failed"
+    EVIDENCE_INVALID = "evidence-invalid"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
 
@@ -95,6 +96,7 @@ _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
         ErrorCode.VERDICT_MISSING: EXIT_REFUSED,
         ErrorCode.WAY_BACK_CLOSED: EXIT_REFUSED,
         ErrorCode.DISCREPANCY: EXIT_DISCREPANCY,
+        ErrorCode.EVIDENCE_INVALID: EXIT_USAGE,
         ErrorCode.INTERRUPTED: EXIT_INTERRUPTED,
     }
 )

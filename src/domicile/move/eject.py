@@ -122,7 +122,7 @@ async def _out_of_target(carrier: Carrier, no: int, ordinals: Sequence[int]) -> 
                 await assert_lease(target, move.move_id, move.generation)
                 for table in tables:
                     for first, last in _runs(some):
-                        await target.execute(delete_rows_of_wave(move.data_map, table), (record.id, first, last))
+                        await target.execute(delete_rows_of_wave(move.data_map, table, record.id, first, last))
                 await target.execute(_TAKE_OUT, (record.id, list(some)))
 
 

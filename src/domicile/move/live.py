@@ -26,12 +26,11 @@ from domicile.model.phase import ORDER, Phase
 from domicile.model.report import LEFT, InTheWay
 from domicile.move import eject, live_verify, slices, verify
 from domicile.move.carrier import Carrier
-from domicile.move.live_handover import attempt, recover, rehearse, round_trip
+from domicile.move.live_handover import Drains, attempt, recover, rehearse, round_trip
 from domicile.move.live_wave import LiveWave, open_live, session
 from domicile.move.monitor import Monitor, monitored
 from domicile.move.reader import together
 from domicile.postgres import drain, guard, sequences, waves
-from domicile.postgres.drain import DrainReport
 from domicile.postgres.failures import explain, refusal_of
 from domicile.postgres.introspect import read_schema, schema_digest
 from domicile.postgres.lease import assert_lease
@@ -44,7 +43,6 @@ LOOK_SECONDS = 0.1
 SERVED_SECONDS = 0.1  # until those who waited for a handover are served at the new home, all at once
 REST_SHARE = 0.25  # of settle_seconds, until the application is back at its own pace
 UNREACHABLE_SECONDS_MAX = 60.0
-DRAINS_MAX = 5  # more right before the lock
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
 # Why a handover steps back and is tried again; everything else ends the wave's attempt.
 TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREPANCY)
@@ -138,8 +136,8 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                     await live_verify.until_few(live)
                     async with live.quiet():
                         equal = await live.beside(live_verify.equal_rows(live))
-                    still = partial(_still_drained, live, asking, drained)
-                    return await attempt(live, still, locking, equal)
+                    drains = Drains(drained, partial(drain.entered, asking), partial(_drain, live, asking))
+                    return await attempt(live, drains, locking, equal)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)
@@ -184,7 +182,7 @@ def _lost(live: LiveWave) -> DomicileError:
     )
 
 
-async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
+async def _close(live: LiveWave, asking: AsyncConnection) -> int:
     """The wave is closing, and its writers from before have ended. Nobody waits; idempotent."""
     move, wave = live.move, live.wave
     tables = move.data_map.in_scope()
@@ -199,20 +197,11 @@ async def _close(live: LiveWave, asking: AsyncConnection) -> DrainReport:
     return await _drain(live, asking)
 
 
-async def _drain(live: LiveWave, asking: AsyncConnection) -> DrainReport:
-    """Everybody who wrote before the wave was closing has ended."""
+async def _drain(live: LiveWave, asking: AsyncConnection) -> int:
+    """Everybody who wrote before the wave was closing has ended; what `drain.entered` was when that began."""
     limits = live.move.plan.limits
-    return await guard.drain(asking, live.move.data_map.in_scope(), seconds_max=limits.fence_seconds_max)
-
-
-async def _still_drained(live: LiveWave, asking: AsyncConnection, drained: DrainReport) -> int:
-    """``entered`` as the last drain had it. Drains again where rows came into the wave since, which would end the try
-    under the lock; some come at any time where users give each other rows."""
-    for _ in range(DRAINS_MAX):
-        if await drain.entered(asking) == drained.entered:
-            break
-        drained = await _drain(live, asking)
-    return drained.entered
+    report = await guard.drain(asking, live.move.data_map.in_scope(), seconds_max=limits.fence_seconds_max)
+    return report.entered
 
 
 async def _until_ready(live: LiveWave, monitor: Monitor) -> None:

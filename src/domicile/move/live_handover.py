@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 import secrets
 import time
 from typing import TypeVar
@@ -46,6 +47,7 @@ from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
+DRAINS_MAX = 5  # more, right before the lock
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has.
 _ARRIVE = b"""
@@ -58,22 +60,47 @@ _ARRIVE = b"""
     from done"""
 
 
-async def attempt(
-    live: LiveWave, drained: Callable[[], Awaitable[int]], lock_session: psycopg.AsyncConnection, equal: Touched
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Drains:
+    """``last`` is what the last drain reported as ``entered``; how it is asked now, and how to drain ``again``, which
+    answers the same of that drain."""
+
+    last: int
+    entered: Callable[[], Awaitable[int]]
+    again: Callable[[], Awaitable[int]]
+
+
+async def attempt(live: LiveWave, drains: Drains, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
     """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
 
-    ``drained`` looks a last time, and answers what the last drain reported as ``entered``; ``equal`` is what
-    `live_verify.equal_rows` found. Raises lease-lost untouched: another process decides then.
+    ``equal`` is what `live_verify.equal_rows` found. Raises lease-lost untouched: another process decides then.
     """
     try:
         async with live.quiet():
             await live.beside(_expect(live))
-            live.catchup.hold()
-            await live.beside(live.catchup.landed())  # over a long line it would cost the pause another round trip
-            await _under_lock(live, await live.beside(drained()), lock_session, equal)
+            entered = await live.beside(_held(live, drains))
+            await _under_lock(live, entered, lock_session, equal)
     finally:
         live.catchup.go_on()
+
+
+async def _held(live: LiveWave, drains: Drains) -> int:
+    """The stream is held, what it sent has landed, and nobody has come into the wave since the last drain: its
+    ``entered``. Where users give each other rows somebody does at any time, which would end the try under the lock.
+    Drained again while the stream goes on: who came in may have something for it to do."""
+    last = drains.last
+    for _ in range(DRAINS_MAX):
+        if await drains.entered() != last:
+            last = await drains.again()
+            continue
+        live.catchup.hold()
+        await live.catchup.landed()  # over a long line it would cost the pause another round trip
+        if await drains.entered() == last:
+            return last
+        live.catchup.go_on()
+    live.catchup.hold()
+    await live.catchup.landed()
+    return last
 
 
 async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> None:

@@ -119,8 +119,10 @@ async def rows_left(carrier: Carrier, source: AsyncConnection, wave_id: int) -> 
     """Rows of the wave's subjects in the in-scope tables of the source."""
     left = 0
     for table in carrier.move.data_map.in_scope():
-        statement = sql.SQL("select count(*) {} where m.wave = %s").format(rows_of_wave(carrier.move.data_map, table))
-        row = await (await source.execute(statement, (wave_id,))).fetchone()
+        rows = rows_of_wave(carrier.move.data_map, table)
+        row = await (
+            await source.execute(sql.SQL("select count(*) {} where m.wave = {}").format(rows, wave_id))
+        ).fetchone()
         assert row is not None
         left += row[0]
     return left
@@ -143,7 +145,7 @@ async def _purge_chunk(
     async with source.transaction():
         await assert_lease(source, move.move_id, move.generation)
         for table in reversed(move.data_map.in_scope()):
-            cursor = await source.execute(delete_rows_of_wave(move.data_map, table), (wave_id, *subjects))
+            cursor = await source.execute(delete_rows_of_wave(move.data_map, table, wave_id, *subjects))
             await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))
 
 

@@ -112,8 +112,8 @@ async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forg
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
             for table in tables:
-                statement = delete_rows_of_wave(move.data_map, table)
-                cursor = await target.execute(statement, (wave_id, first, first + CLEAN_SUBJECTS))
+                statement = delete_rows_of_wave(move.data_map, table, wave_id, first, first + CLEAN_SUBJECTS)
+                cursor = await target.execute(statement)
                 removed[str(table)] += cursor.rowcount
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)

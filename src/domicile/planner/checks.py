@@ -43,6 +43,7 @@ ASKING: tuple[Callable[[Preflight], Awaitable[Check]], ...] = (
     rows.references_from_outside,
     rows.loose_references_from_outside,
     rows.keys_free,
+    rows.ids_apart,
 )
 """What needs to read rows."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from psycopg import sql
 
 from domicile.model.datamap import DataMap, Role, SharedPolicy
-from domicile.model.errors import ErrorCode
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.ids import Meeting
 from domicile.model.plan import Check
 from domicile.model.schema import TableName
 from domicile.planner.checks_schema import listed, path_is_single, path_is_total, schemas_equal
 from domicile.planner.cohort import COHORT, COHORT_WAVE
 from domicile.planner.facts import Preflight
+from domicile.planner.numbering import Place, look
 from domicile.postgres.collisions import OWNED, Collision, Members, find_for_cohort
 from domicile.postgres.ownership import ident, owner_joins
 from domicile.postgres.references import (
@@ -21,8 +25,11 @@ from domicile.postgres.references import (
     referring_rows,
     shown,
 )
+from domicile.postgres.unique_keys import read_keys
 
 MEMBERS = Members(COHORT, COHORT_WAVE)
+IDS_TIMEOUT_MS = 5_000  # of a statement: where no index leads by a key's number, its table is read whole
+_TIMED_OUT = "57014"
 _TWO_OWNERS = """
     select count(*) from (
         select from {table} as t {joins} left join pg_temp.domicile_cohort as c on c.subject = {owner}
@@ -79,13 +86,69 @@ async def keys_free(p: Preflight) -> Check:
     if not schemas_equal(p).passed:
         return Check(name, False, "not looked at while the schemas differ", "Bring the schemas together.", code=code)
     found = await find_for_cohort(p.source, p.target, p.request.data_map, p.target_schema, Members(COHORT, COHORT_WAVE))
+    asked, left_out = await _keys_asked(p)
+    detail = listed(_collision(p, c) for c in found) or f"nothing of {p.subjects} subjects meets a row there"
+    detail += f"; {asked} keys asked"
+    if left_out:
+        detail += f", not before the copy: {listed(left_out)}"
     return Check(
         name,
         not found,
-        listed(_collision(p, c) for c in found) or f"nothing of {p.subjects} subjects meets a row there",
+        detail,
         hint=f"Give one side other keys, or remove what is left of these subjects at {p.request.target}.",
         code=code,
     )
+
+
+async def _keys_asked(p: Preflight) -> tuple[int, list[str]]:
+    """How many keys of the target's a plan asks, and which can only be asked when values may travel."""
+    tables = [p.target_schema.tables[t] for t in p.in_scope]
+    everything = await read_keys(p.target, tables, private=False)
+    private = await read_keys(p.target, tables, private=True)
+    left_out = [f"{k.name} of {t}" for t, keys in everything.items() for k in keys if k not in private[t]]
+    return sum(map(len, private.values())), left_out
+
+
+async def ids_apart(p: Preflight) -> Check:
+    """Ids that will be given out at both sites: this cohort may get across, and a later one will not."""
+    name = "ids apart"
+    places = (
+        Place(p.request.source, p.source, p.source_schema),
+        Place(p.request.target, p.target, p.target_schema),
+    )
+    hint = f"Give each site ids of its own: domicile ids {p.request.dataset} --plan ranges"
+    budget = f"set local statement_timeout = {IDS_TIMEOUT_MS}"
+    try:
+        # Rolled back, whatever comes: the time limit ends with it, and a statement that fails does no harm to the plan.
+        async with p.source.transaction(force_rollback=True), p.target.transaction(force_rollback=True):
+            await p.source.execute(budget)
+            await p.target.execute(budget)
+            found = await look(places, p.request.data_map)
+    except DomicileError as error:
+        if error.facts.get("sqlstate") == _TIMED_OUT:
+            seconds = f"{IDS_TIMEOUT_MS / 1000:g} s"
+            why = f"not looked at: no answer within {seconds}, a key has no index that begins with its number"
+            return Check(name, False, why, f"Look without haste: domicile ids {p.request.dataset}", blocking=False)
+        if "sequences" not in error.facts:
+            raise
+        return Check(name, False, f"not looked at: {error.message}", error.hint, blocking=False)
+    near = [(", ".join(n.columns), m) for n in found.numberings for m in n.meetings if m.near]
+    return Check(
+        name,
+        not near,
+        "; ".join(_meetings(near)) or f"{len(found.numberings)} numberings do not meet",
+        hint=hint,
+        blocking=False,
+    )
+
+
+def _meetings(near: Sequence[tuple[str, Meeting]]) -> Iterator[str]:
+    between = [f"{columns}, {m.values_ahead:,} values ahead" for columns, m in near if m.site != m.other]
+    own = [f"{columns} at {m.site}, {m.values_ahead:,} values ahead" for columns, m in near if m.site == m.other]
+    if between:
+        yield f"the sites number in the same range, so that later moves will collide: {listed(between)}"
+    if own:
+        yield f"a site comes to ids of its own rows, so that inserts will fail: {listed(own)}"
 
 
 def _collision(p: Preflight, collision: Collision) -> str:

@@ -72,7 +72,8 @@ class Shape:
 
     table: TableName
     columns: tuple[Column, ...]
-    key: tuple[str, ...]
+    key: tuple[str, ...]  # what rows are told apart by
+    named: tuple[str, ...]  # by what a person is told of one: the primary key, whatever else tells rows apart
     rows: Fragment
     mode: Mode
 
@@ -84,7 +85,8 @@ class Shape:
         """
         like = like or table
         columns = tuple(table.column(name) for name in sorted(c.name for c in like.stored_columns))
-        return cls(table.name, columns, like.primary_key, rows_of_wave(data_map, table.name), mode)
+        key = like.primary_key
+        return cls(table.name, columns, key, key, rows_of_wave(data_map, table.name), mode)
 
     @property
     def bound(self) -> Fragment:
@@ -93,13 +95,13 @@ class Shape:
 
     @property
     def key_hash(self) -> Fragment:
-        """The hash of the primary key; a table without one is told apart by whole rows."""
+        """The hash of the key; a table without one is told apart by whole rows."""
         return self._hash([c for c in self.columns if c.name in self.key]) if self.key else self.bound
 
     @property
     def key_texts(self) -> Fragment:
         """The primary key's columns as text, in key order."""
-        return sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(column("t", name)) for name in self.key)
+        return sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(column("t", name)) for name in self.named)
 
     @property
     def column_hashes(self) -> Fragment:

@@ -34,7 +34,8 @@ def rows_of_wave(data_map: DataMap, table: TableName, alias: str = "t") -> Fragm
     """``from <table> t <joins> join domicile.member m on ...``: the rows of a wave's members, with
     ``m.ordinal`` and ``m.subject``.
 
-    The caller adds ``where m.wave = %s`` and, for a chunk, a range of ``m.ordinal``.
+    The caller adds ``where m.wave = ...`` (a literal: with parameters, a "%" in a name would be taken for one) and, for
+    a chunk, a range of ``m.ordinal``.
     """
     joins, owner = owner_joins(data_map, table, alias)
     return sql.SQL("from {table} as {alias} {joins} join domicile.member as m on m.subject = {owner}").format(
@@ -42,25 +43,28 @@ def rows_of_wave(data_map: DataMap, table: TableName, alias: str = "t") -> Fragm
     )
 
 
-def delete_rows_of_wave(data_map: DataMap, table: TableName) -> sql.Composed:
-    """``delete from <table> as t using ... where <owner predicate> and <wave and range of ordinals>``.
+def delete_rows_of_wave(data_map: DataMap, table: TableName, wave_id: int, first: int, last: int) -> sql.Composed:
+    """``delete from <table> as t using ... where <owner predicate> and <wave and range of ordinals>``: the rows of
+    members with an ordinal in (first, last].
 
-    Parameters in order: wave id, first ordinal (exclusive), last ordinal (inclusive). No statement of
-    domicile deletes an application's row without this predicate.
+    No statement of domicile deletes an application's row without this predicate. It has no parameters: with them, a
+    "%" in a name would be taken for one.
     """
     path = data_map.path(table)
     first_joins, owner = owner_joins(data_map, table)
     member = sql.SQL("domicile.member as m")
-    tail = sql.SQL("m.subject = {} and m.wave = %s and m.ordinal > %s and m.ordinal <= %s").format(owner)
+    tail = sql.SQL("m.subject = {} and m.wave = {} and m.ordinal > {} and m.ordinal <= {}").format(
+        owner, wave_id, first, last
+    )
     head = sql.SQL("delete from {} as t using ").format(ident(table))
     if first_joins == sql.Composed([]):  # the row itself names its owner
         return sql.SQL("{}{} where {}").format(head, member, tail)
     # The target of a DELETE cannot be joined in its USING list: the first step becomes part of WHERE, the
     # rest stay joins.
-    first, rest = path[0], path[1:]
+    step, rest = path[0], path[1:]
     joins, _ = _walk(data_map, rest, "p1", 2)
     return sql.SQL("{}{} as p1 {} cross join {} where {} and {}").format(
-        head, ident(first.to_table), joins, member, _condition(first, "t", "p1"), tail
+        head, ident(step.to_table), joins, member, _condition(step, "t", "p1"), tail
     )
 
 

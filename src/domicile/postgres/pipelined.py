@@ -15,7 +15,7 @@ async def pipelined(
 ) -> list[list[tuple[Any, ...]]]:
     """The rows of each statement, in order; with each goes what is being done, for an error's message. No COPY.
 
-    All or nothing, also in autocommit. ``side`` is ``source`` or ``target``. Raises DomicileError as `failures.told`.
+    All or nothing, also in autocommit. ``side`` names the site in an error. Raises DomicileError as `failures.told`.
     """
     if not asked:
         return []

@@ -14,6 +14,8 @@ from domicile.postgres.ownership import Fragment, column, ident, owner_joins, ro
 
 _SYSTEM = "pg_catalog"
 _BINARY_KINDS = frozenset("be")  # base types, and enums, whose binary form is the label
+# PostgreSQL sends their empty values in a binary form that it does not take back (15 to 18).
+_HALF_BINARY = frozenset({"tsquery", "int2vector", "oidvector"})
 
 
 def copy_out(data_map: DataMap, table: TablePlan, wave_id: int, first_ordinal: int, last_ordinal: int) -> sql.Composed:
@@ -66,6 +68,8 @@ def _needs_text(column: Column) -> str:
     """Why this column's binary form may not mean the same in another cluster; empty when it does."""
     if not column.has_binary:
         return f"{column.type_name} has no binary form"
+    if not _HALF_BINARY.isdisjoint({column.base_type, column.element_type}):
+        return f"an empty {column.type_name} has no binary form that can be read"
     if column.element_type and column.element_schema != _SYSTEM:
         return f"the binary form of {column.type_name} holds the object id of its element type"
     if column.element_type.startswith("reg") or _holds_object_ids(column):

@@ -25,6 +25,7 @@ from domicile.model.schema import Schema, TableName
 from domicile.postgres.failures import SAFE, told
 from domicile.postgres.ownership import ident
 from domicile.postgres.pipelined import pipelined
+from domicile.postgres.unique_keys import trusted
 
 HEADROOM_VALUES = 100_000  # beyond the source's highest id: what it may give out until the next wave
 AHEAD_VALUES_MAX = 10**11  # nobody meets an id that is farther ahead: at 1,000 values a second in three years
@@ -38,20 +39,21 @@ _INTEGERS = ("int2", "int4", "int8", "numeric")
 # The position read, or before the first value the one before it.
 _LOOK = """
     select s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
-        case when q.is_called then q.last_value else q.last_value - s.seqincrement end
+        case when q.is_called then q.last_value else q.last_value - s.seqincrement end,
+        pg_catalog.format_type(s.seqtypid, null)
     from pg_catalog.pg_sequence as s cross join {sequence} as q
     where s.seqrelid = {name}"""
 _EXTREME = "select pg_catalog.{extreme}({column})::numeric::bigint from {table} where {column} {within} {horizon}"
 _WALK = "select pg_catalog.count(pg_catalog.nextval({sequence})) from pg_catalog.generate_series(1, {steps})"
-# The increment is set to what it is: the statement is there for its lock. What follows it reads under that
-# lock.
-_LOCK = "set local lock_timeout = {timeout}; alter sequence {sequence} increment by {increment}"
+# The type is set to what it is: the statement is there for its lock. What follows it reads under that lock, the
+# increment too, which somebody may just have changed.
+_LOCK = "set local lock_timeout = {timeout}; alter sequence {sequence} as {type}"
 _SET = """
-    select pg_catalog.setval(
-        {name}, reached + pg_catalog.ceil(({goal} - reached)::numeric / {increment})::bigint * {increment})
-    from (select case when is_called then last_value else last_value - {increment} end as reached
-        from {sequence}) as now
-    where {increment} * ({goal} - reached)::numeric > 0"""
+    select pg_catalog.setval({name}, reached + pg_catalog.ceil(({goal} - reached)::numeric / step)::bigint * step)
+    from (select s.seqincrement as step,
+            case when q.is_called then q.last_value else q.last_value - s.seqincrement end as reached
+        from pg_catalog.pg_sequence as s cross join {sequence} as q where s.seqrelid = {name}) as now
+    where step * ({goal} - reached)::numeric > 0"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class _Sequence:
     highest: int
     cache: int
     reached: int  # the last value given, or, before the first, the one before it
+    type_name: str
 
     @property
     def upward(self) -> bool:
@@ -206,7 +209,7 @@ async def _leap(target: AsyncConnection, sequence: _Sequence, goal: int) -> None
     values = {
         "name": _literal(sequence.name),
         "sequence": ident(sequence.name),
-        "increment": sql.Literal(sequence.increment),
+        "type": trusted(sequence.type_name),
         "goal": sql.SQL("({})::bigint").format(sql.Literal(goal)),
         "timeout": sql.Literal(f"{LOCK_TIMEOUT_MS}ms"),
     }
@@ -231,7 +234,7 @@ async def _look(conn: AsyncConnection, side: str, names: Sequence[TableName]) ->
     """What the sequences are now."""
     asked = [(f"sequence {name}", sql.SQL(_LOOK).format(sequence=ident(name), name=_literal(name))) for name in names]
     found = await pipelined(conn, side, asked)
-    return {name: _Sequence(name, *map(int, rows[0])) for name, rows in zip(names, found, strict=True)}
+    return {name: _Sequence(name, *rows[0]) for name, rows in zip(names, found, strict=True)}
 
 
 def _literal(name: TableName) -> sql.Composable:

@@ -4,8 +4,8 @@ own blocks.
 Why not blocking calls: psycopg's get_copy_data and put_copy_data keep the GIL while libpq waits for the
 network, so one blocked stream would stop all others. Both ends are non-blocking here, and every wait is a
 poll() on their sockets, which releases the GIL. Rows are joined to 64 KiB writes: one call a row costs
-more than the row (measured: 40 % of the client's CPU). Memory: one write and libpq's buffers, or one row
-where a row is larger."""
+more than the row (measured: 40 % of the client's CPU). Memory: one write and libpq's buffers; where a row
+is larger, twice or three times the row (libpq's buffer, which grows by doubling, and the row)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def transfer(
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)  # that it was stopped is of no interest to anybody
         raise
 
 
@@ -143,16 +143,17 @@ class _Pump:
                     parts.append(row)
                     size += length
                     if size >= WRITE_BYTES:
-                        self._send(b"".join(parts))
+                        self._send_all(parts)
                         sent += size
                         begun = self._hold_back(size, begun)
                         size = 0
                         parts.clear()
+                        row = memoryview(b"")  # or a large one would be held until the next has come
                 elif length == 0:
                     self._wait_for_rows()
                 else:
                     break
-        self._send(b"".join(parts))
+        self._send_all(parts)
         return sent + size
 
     def _hold_back(self, size: int, begun: float) -> float:
@@ -165,7 +166,15 @@ class _Pump:
         self._heard = time.monotonic()
         return self._heard
 
-    def _send(self, block: bytes) -> None:
+    def _send_all(self, rows: list[memoryview]) -> None:
+        """Rows as one block; of a large row, its pieces: rows and messages need not end together, and libpq would copy
+        all of it once more."""
+        large = rows.pop() if rows and len(rows[-1]) > WRITE_BYTES else memoryview(b"")
+        self._send(b"".join(rows))
+        for start in range(0, len(large), WRITE_BYTES):
+            self._send(large[start : start + WRITE_BYTES])
+
+    def _send(self, block: bytes | memoryview) -> None:
         self._heard = time.monotonic()
         with _Lost(self, self._target):
             self._target.put_copy_data(block)

@@ -222,7 +222,8 @@ async def read_discrepancies(conn: AsyncConnection, move_id: MoveId) -> list[str
 
 async def presence(conn: AsyncConnection, subject: str, key_type: str) -> WaveRecord | None:
     """The latest mark this site has for a subject, or None when it never took part in a wave here."""
-    statement = sql.SQL(_PRESENCE).format(subject=sql.SQL("%s::") + sql.SQL(key_type))
+    # A parameter, so that no key stands in the server's log; a "%" in a type's name would be taken for another.
+    statement = sql.SQL(_PRESENCE).format(subject=sql.SQL("%s::") + sql.SQL(key_type.replace("%", "%%")))
     row = await (await conn.execute(statement, (subject,))).fetchone()
     return None if row is None else WaveRecord(0, row[0], SiteName(row[1]), row[2])
 

@@ -120,7 +120,7 @@ class CatchUp:
                 if few and (self._arrived or not self._held.is_set()):
                     await self._markers.linger()
         except BaseException as why:
-            self._markers.failure = why if isinstance(why, DomicileError) else _stopped()
+            self._markers.failure = why if isinstance(why, Exception) else _stopped()
             self._markers.disappoint(self._markers.failure)
             raise
 

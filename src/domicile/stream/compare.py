@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, LiteralString
 
@@ -208,7 +208,15 @@ def side(
     for reference in references:
         if reference.declared and reference.table in numbers:
             declared.setdefault(numbers[reference.table], []).append(reference)
-    return Side(layout, [shapes[table.name] for table in layout.tables], wave_id, data_map, declared)
+    keyed = named_by_stream(layout, shapes)
+    return Side(layout, [keyed[table.name] for table in layout.tables], wave_id, data_map, declared)
+
+
+def named_by_stream(layout: Layout, shapes: Mapping[TableName, Shape]) -> dict[TableName, Shape]:
+    """The same shapes, with rows named by what the stream tells them apart by: a table's primary key may be another,
+    or there may be none. Pure."""
+    keys = {t.name: () if t.identity is Identity.FULL else t.key for t in layout.tables}
+    return {name: replace(shape, key=keys[name]) for name, shape in shapes.items()}
 
 
 def no_rows(layout: Layout) -> Keys:

@@ -60,12 +60,14 @@ _SAME_MATCH = "t.ctid = same.line and t.tableoid = same.leaf"
 
 @dataclass(frozen=True, slots=True)
 class SiteColumn:
-    """One column at the destination. ``type`` is its name there; ``always``: GENERATED ALWAYS AS IDENTITY."""
+    """One column at the destination. ``type`` is its name there; ``always``: GENERATED ALWAYS AS IDENTITY; ``read``:
+    its values are read from their text by the type's own input, for which no cast may stand in."""
 
     name: str
     oid: int
     type: str
     always: bool
+    read: bool
 
 
 async def read_columns(conn: AsyncConnection[Any], layout: Layout) -> tuple[tuple[SiteColumn, ...], ...]:
@@ -77,7 +79,7 @@ async def read_columns(conn: AsyncConnection[Any], layout: Layout) -> tuple[tupl
     arguments = {"schemas": [t.name.schema for t in tables], "names": [t.name.name for t in tables]}
     with told("target", "reading the columns"):
         rows = await (await conn.execute(_COLUMNS, arguments)).fetchall()
-    found = {(no - 1, name): SiteColumn(name, oid, written, always) for no, name, oid, written, always in rows}
+    found = {(no - 1, name): SiteColumn(name, *facts) for no, name, *facts in rows}
     for table in tables:
         for name in table.columns:
             if (table.no, name) not in found:
@@ -233,7 +235,11 @@ class Dml:
     def _given(self, at: int, n: int) -> Fragment:
         """Column ``n`` of ``u`` as the type of the table's column ``at``."""
         value = sql.SQL("u.{}").format(_name(n))
-        return value if self.binary else sql.SQL("{}::{}").format(value, sql.SQL(self.columns[at].type))
+        if self.binary:
+            return value
+        # There are casts from text that are functions; from bpchar, of the same bytes, there is none.
+        text = sql.SQL("{}::pg_catalog.bpchar").format(value) if self.columns[at].read else value
+        return sql.SQL("{}::{}").format(text, sql.SQL(self.columns[at].type))
 
     def _value(self, at: int, n: int) -> Fragment:
         """Parameter ``n`` as the type of the table's column ``at``."""

@@ -16,6 +16,7 @@ Whoever compares must know: they count as touched by a transaction that nobody s
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,19 +69,18 @@ class Reparent:
                 for key in removed:
                     self.index.discard(table, key)
                     self.touch(table, key, transaction.xid)
-        entered: dict[tuple[int, Key], Fields] = {}
+        inserts: list[Change] = []
         unseen = transaction.xid
         if transaction.enter:
-            ahead, entered = await self._read(transaction)
+            ahead, inserts = await self._read(transaction)
             unseen = ahead.seam.xmax & _XID_MASK
             for no, key in transaction.enter:
                 self.read[no, key] = unseen
                 self.touch(no, key, unseen)
-            for (no, key), fields in entered.items():
-                self.index.add(no, key, fields)
+            for row in inserts:
+                self.index.add(row.table, row.key, row.fields)
             self.filter.skip(ahead)
             await self.apply.step(keep(ahead, self.index, self.apply.wave_id))
-        inserts = [Change(no, Op.INSERT, key, fields) for (no, key), fields in entered.items()]
         await self.apply.finish([_part_of(transaction, unseen, inserts, last=True)])
 
     def touch(self, no: int, key: Key, xid: int) -> None:
@@ -91,22 +91,27 @@ class Reparent:
         """The rows of the wave with these keys and all that hang from them, in the snapshot of ``conn``."""
         return [(table.no, key) async for table, key, _ in self._subtree(conn, self.layout.tables[no], keys)]
 
-    async def _read(self, transaction: Transaction) -> tuple[Ahead, dict[tuple[int, Key], Fields]]:
-        """The rows that came in with all that hangs from them, whole."""
+    async def _read(self, transaction: Transaction) -> tuple[Ahead, list[Change]]:
+        """The rows that came in with all that hangs from them, whole: as many as there are, of rows without a key."""
         with told("source", "reading rows that came into the wave"):
             seam, until = await self._snapshot_that_sees_what_was_read()
             try:
                 found: dict[tuple[int, Key], Fields] = {}
+                copies = Counter[tuple[int, Key]]()
                 known: list[tuple[int, Key]] = []
                 for no, keys in by_table(transaction.enter):
+                    here = Counter[tuple[int, Key]]()
                     async for table, key, fields in self._subtree(self.origin, self.layout.tables[no], keys):
                         if (table.no, key) in self.index:  # the stream carries it, from before or later on
                             known.append((table.no, key))
                         else:
                             found[table.no, key] = fields
+                            here[table.no, key] += 1
+                    copies |= here  # a row that two of them lead to is one row
             finally:
                 await self.origin.execute("rollback")
-        return Ahead(seam, until, found, known), found
+        inserts = [Change(no, Op.INSERT, key, found[no, key]) for no, key in copies.elements()]
+        return Ahead(seam, until, found, known), inserts
 
     async def _snapshot_that_sees_what_was_read(self) -> tuple[Seam, int]:
         pause = VISIBLE_SECONDS_MIN

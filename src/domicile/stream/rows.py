@@ -208,6 +208,11 @@ class RowFilter:
             if loose.anchor.of_key is None and self._index.canon_of(after) != key:
                 loose.asked.add(key)
         entering = self._work.enter.pop((self._no, self.read.key(old)), self) is None
+        if is_ours and self._keyless:
+            # Nothing hangs from it, and all of it is told. Looked up at the origin, it would be taken for its equals.
+            self._keys.add(self._index.canon_of(after))
+            self._work.changes.append(Change(self._no, _INSERT, after, row))
+            return
         if is_ours or (entering and owner is UNSENT):
             self._work.enter[self._no, after] = None
             return

@@ -12,6 +12,7 @@ from domicile.stream.fold import Fields, Sent
 from domicile.stream.layout import Identity
 from domicile.stream.params import TEXT_OID, array, by_column, split, values
 from domicile.stream.pipeline import Statement
+from domicile.stream.work import unclear
 
 ARRAY_BYTES_MAX = 64 * 1024 * 1024  # PostgreSQL takes up to 1 GB
 
@@ -27,8 +28,9 @@ class TableStatements:
         self._all = range(len(dml.columns))
         always = {at for at, c in enumerate(dml.columns) if c.always}
         self.keyless = dml.table.identity is Identity.FULL
-        self.key_fixed = not always.isdisjoint(self._key)
-        """PostgreSQL lets no UPDATE write the key."""
+        self._fixed = tuple(at in always for at in self._key)
+        self.key_fixed = any(self._fixed)
+        """PostgreSQL lets no UPDATE write the key, or a part of it."""
         self._guards = tuple(at for at in self._all if at in always and (self.keyless or at not in self._key))
         self._sets = tuple(at for at in self._all if at not in always and (self.keyless or at not in self._key))
 
@@ -70,14 +72,20 @@ class TableStatements:
         return self._one(self._text("delete one", None, self._dml.delete_one), split(key, len(self._key)))
 
     def update(self, key: Key, fields: Fields, new_key: Key | None = None) -> list[Statement]:
-        """Write the columns that were sent, and the key where it changes, in one row."""
+        """Write the columns that were sent, and the key where it changes, in one row.
+
+        Raises stream-unclear where what changes can be written by nobody, and not all of the row was sent.
+        """
         sent = tuple(f is not None for f in fields)
         sets, guards = _sent(sent, self._sets), _sent(sent, self._guards)
         given = [f for at in (*sets, *guards) if (f := fields[at]) is not None]
         rekey = new_key is not None and not self.keyless
         if rekey and new_key is not None:
-            sets = (*self._key, *sets)
-            given = [*split(new_key, len(self._key)), *given]
+            parts = list(zip(self._key, self._fixed, split(new_key, len(self._key)), strict=True))
+            if any(f and new != old for (_, f, new), old in zip(parts, split(key, len(self._key)), strict=True)):
+                raise unclear(f"gave a row of {self._dml.table.name} another key that only the server may give")
+            sets = (*(at for at, fixed, _ in parts if not fixed), *sets)
+            given = [*(part for _, fixed, part in parts if not fixed), *given]
         if not sets:
             return []
         text = self._text("update one", (sent, rekey), lambda: self._dml.update_one(sets, guards))

@@ -4,37 +4,35 @@ version: 1
 dataset: shop
 subject: {table: store.user_account, key: id, market: subject.market}
 tables:
-  store.user_account: {role: subject, personal: [email]}
+  store.user_account: {role: subject, personal: {email: user.contact.email}, not_personal: [id, market]}
   store.orders: {role: owned, owner: user_id -> store.user_account(id)}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 import hashlib
 import json
 from pathlib import Path
-import re
 from typing import TypeVar
 
+import yaml
+
+from domicile.model.categories import is_category, nearest
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, SharedPolicy, SubjectRule, TableRule
 from domicile.model.errors import DomicileError
 from domicile.model.schema import TableName
 from domicile.model.site import DatasetName
+from domicile.survey.datamap_keys import ALL_OTHERS, RULE, SUBJECT, TOP, VERSION
+from domicile.survey.datamap_text import dump
 from domicile.survey.yaml_nodes import Node, Source, suggestion
 
-VERSION = 1
-SIZE_MAX = 2_000_000  # characters: some twenty thousand tables
+__all__ = ["digest_of", "dump", "load", "parse", "read"]
 
-_TOP = ("version", "dataset", "subject", "tables")
-_SUBJECT = ("table", "key", "market")
-_RULE = ("role", "owner", "policy", "personal", "object_keys", "references")
-_PLAIN_SCALAR = re.compile(r"[A-Za-z_][A-Za-z0-9_.()\"]*\Z")
-_WORDS_OF_YAML = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+SIZE_MAX = 2_000_000  # characters: some four thousand tables with their columns
 
 E = TypeVar("E", bound=StrEnum)
-Comments = Mapping[TableName, Sequence[str]]
 
 
 def load(path: Path) -> DataMap:
@@ -57,8 +55,12 @@ def parse(text: str, name: str = "data map") -> DataMap:
     """Read a data map from its text; ``name`` stands for the file in messages. Raises as `load` does."""
     if len(text) > SIZE_MAX:
         raise Source(name).refuse(1, f"larger than {SIZE_MAX} characters: not a data map")
-    root = Source(name).compose(text)
-    top = root.fields("the data map", _TOP, _TOP)
+    return read(Source(name).compose(text))
+
+
+def read(root: Node) -> DataMap:
+    """Read a data map from the root of its document. Raises as `load` does."""
+    top = root.fields("the data map", TOP, TOP)
     if (version := top["version"].text("version")) != str(VERSION):
         raise top["version"].refuse(f"version {version} is not known; this domicile reads version {VERSION}")
     dataset = DatasetName(top["dataset"].text("dataset"))
@@ -79,65 +81,40 @@ def parse(text: str, name: str = "data map") -> DataMap:
 
 
 def digest_of(dataset: str, subject: SubjectRule, rules: Mapping[TableName, TableRule]) -> str:
-    """SHA-256 (hex) of the map's meaning: neither comments, order nor layout of the file change it."""
+    """SHA-256 (hex) of the map's meaning: neither comments, order nor layout of the file change it, nor which columns
+    are listed as not personal."""
     meaning = {
         "version": VERSION,
         "dataset": dataset,
         "subject": [str(subject.table), subject.key, " ".join(subject.market.split())],
-        "tables": {
-            str(table): [
-                rule.role,
-                str(rule.owner or ""),
-                rule.policy or "",
-                sorted(rule.personal),
-                sorted(rule.object_keys),
-                sorted(str(OwnerStep.parse(r)) for r in rule.references),
-            ]
-            for table, rule in rules.items()
-        },
+        "tables": {str(table): _meaning(rule) for table, rule in rules.items()},
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def dump(data_map: DataMap, comments: Comments | None = None, header: Sequence[str] = ()) -> str:
-    """The map as a file's text, tables by role and name, with comments above each. `parse` reads it back
-    equal."""
-    said = comments or {}
-    lines = [*_commented(header, ""), f"version: {VERSION}", f"dataset: {_scalar(data_map.dataset)}", ""]
-    lines += ["subject:", f"  table: {_scalar(str(data_map.subject.table))}"]
-    lines += [f"  key: {_scalar(data_map.subject.key)}"]
-    if market := data_map.subject.market:
-        lines += ["  # The subject's market: an SQL expression over alias subject, for the conditions of plans."]
-        lines += [f"  market: {_block_or_quoted(market)}"]
-    lines += ["", "tables:"]
-    for role in Role:
-        tables = data_map.of_role(role)
-        if not tables:
-            continue
-        lines += ["", f"  # --- {role}: {_MEANING[role]}"]
-        for table in tables:
-            lines += ["", *_commented(said.get(table, ()), "  "), *_rule_lines(data_map.tables[table])]
-    return "\n".join(lines) + "\n"
-
-
-_MEANING = {
-    Role.SUBJECT: "one row is one subject",
-    Role.OWNED: "every row has one owner and moves with it",
-    Role.SHARED: "rows that several subjects' rows refer to (policy: present or refuse)",
-    Role.REFERENCE: "the same at every site; never moved, its presence at the target is checked",
-    Role.LOCAL: "belongs to the site, never moves",
-    Role.UNDECIDED: "give each of these one of the roles above; a plan is refused until then",
-}
+def _meaning(rule: TableRule) -> list[object]:
+    meaning: list[object] = [
+        rule.role,
+        str(rule.owner or ""),
+        rule.policy or "",
+        sorted(rule.personal),
+        sorted(rule.object_keys),
+        sorted(str(OwnerStep.parse(r)) for r in rule.references),
+    ]
+    # Last, and only where there are some: the digest of a map without them is what it was before there were any.
+    if rule.categories or rule.identities:
+        meaning += [{c: sorted(found) for c, found in rule.categories.items()}, dict(rule.identities)]
+    return meaning
 
 
 def _subject(node: Node) -> SubjectRule:
-    given = node.fields("subject", _SUBJECT, ("table", "key"))
+    given = node.fields("subject", SUBJECT, ("table", "key"))
     market = given["market"].text("market") if "market" in given else ""
     return SubjectRule(given["table"].parsed("table", TableName.parse), given["key"].text("key"), market)
 
 
 def _rule(table: TableName, node: Node) -> TableRule:
-    given = node.fields(str(table), _RULE, ("role",))
+    given = node.fields(str(table), RULE, ("role",))
     role = _one_of(given["role"], "role", Role)
     owner = given["owner"].parsed("owner", OwnerStep.parse) if "owner" in given else None
     if owner is None and role is Role.OWNED:
@@ -151,15 +128,63 @@ def _rule(table: TableName, node: Node) -> TableRule:
         raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: present, or policy: refuse")
     if policy is not None and role is not Role.SHARED:
         raise given["policy"].refuse(f"{table} has a policy, but its role is {role}", "Policies are for shared tables.")
+    personal, categories = _personal(given["personal"]) if "personal" in given else ((), {})
+    others = "not_personal" in given and isinstance(given["not_personal"].raw, yaml.ScalarNode)
     return TableRule(
         table,
         role,
         owner,
         policy,
-        personal=given["personal"].texts("personal") if "personal" in given else (),
+        personal=personal,
         object_keys=given["object_keys"].texts("object_keys") if "object_keys" in given else (),
         references=_references(given["references"]) if "references" in given else (),
+        categories=categories,
+        not_personal=_not_personal(given["not_personal"], personal) if "not_personal" in given else None,
+        others_not_personal=others,
+        identities=_identities(given["identities"]) if "identities" in given else {},
     )
+
+
+def _personal(node: Node) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The columns, and the categories of each where the file gives them."""
+    if not isinstance(node.raw, yaml.MappingNode):
+        return node.texts("personal", "must be a list of columns, or a mapping of columns to categories"), {}
+    given = {key.text("a column"): _categories(value) for key, value in node.pairs("personal")}
+    return tuple(given), given
+
+
+def _categories(node: Node) -> tuple[str, ...]:
+    nodes = node.items("categories") if isinstance(node.raw, yaml.SequenceNode) else (node,)
+    for item in nodes:
+        text = item.text("a category")
+        if not is_category(text):
+            raise item.refuse(f"{text!r} is no category of personal data", _category_hint(text))
+    if not nodes:
+        raise node.refuse("a personal column has a category", "Write: user, where none fits better.")
+    return tuple(dict.fromkeys(item.text("a category") for item in nodes))
+
+
+def _category_hint(text: str) -> str:
+    if text == "system" or text.startswith("system."):
+        return "That is said of columns that are not personal: list it under not_personal."
+    near = nearest(text)
+    known = "The list is in: domicile map schema"
+    return f"Did you mean {near!r}? {known}" if near else f"Write: user, where none fits better. {known}"
+
+
+def _not_personal(node: Node, personal: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(node.raw, yaml.ScalarNode):
+        if node.text("not_personal") != ALL_OTHERS:
+            raise node.refuse(f"not_personal must be a list of columns: [one, two]; or the word {ALL_OTHERS}")
+        return ()
+    columns = node.texts("not_personal")
+    if both := [c for c in columns if c in personal]:
+        raise node.refuse(f"{both[0]} is listed under personal and under not_personal")
+    return columns
+
+
+def _identities(node: Node) -> dict[str, str]:
+    return {key.text("a column"): value.text("an identity") for key, value in node.pairs("identities")}
 
 
 def _references(node: Node) -> tuple[str, ...]:
@@ -197,42 +222,3 @@ def _path_leads_to_the_subject(root: Node, data_map: DataMap, table: TableName) 
         data_map.path(table)
     except DomicileError as error:
         raise root.source.refuse(data_map.line_of[table], error.message, error.hint) from None
-
-
-def _rule_lines(rule: TableRule) -> list[str]:
-    lines = [f"  {_scalar(str(rule.table))}:", f"    role: {rule.role}"]
-    if rule.owner is not None:
-        lines.append(f"    owner: {_scalar(str(rule.owner))}")
-    if rule.policy is not None:
-        lines.append(f"    policy: {rule.policy}")
-    for name, values in (
-        ("personal", rule.personal),
-        ("object_keys", rule.object_keys),
-        ("references", rule.references),
-    ):
-        if values:
-            lines.append(f"    {name}: [{', '.join(map(_scalar, values))}]")
-    return lines
-
-
-def _commented(lines: Sequence[str], indent: str) -> list[str]:
-    return [f"{indent}# {line}".rstrip() for line in lines]
-
-
-def _scalar(text: str) -> str:
-    if _PLAIN_SCALAR.match(text) and text.lower() not in _WORDS_OF_YAML:
-        return text
-    return "'" + text.replace("'", "''") + "'" if text.isprintable() else _escaped(text)
-
-
-def _block_or_quoted(text: str) -> str:
-    """A text of several lines as a person would write it, where YAML gives it back unchanged."""
-    lines = text.split("\n")
-    if text != text.strip() or any(line != line.rstrip() or not line.isprintable() for line in lines):
-        return _escaped(text)
-    return "\n".join(["|-", *(f"    {line}".rstrip() for line in lines)])
-
-
-def _escaped(text: str) -> str:
-    """In double quotes: a line break in a name is a line break again."""
-    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text) + '"'

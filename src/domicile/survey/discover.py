@@ -17,14 +17,21 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Persistence, Schema, Table, TableKind, TableName
 from domicile.model.site import DatasetName
 from domicile.postgres.introspect import read_schema
-from domicile.survey import datamap_file, market, undeclared
+from domicile.survey import datamap_file, market
 from domicile.survey.classify import Looks, look
+from domicile.survey.inside import report_keys_inside
 from domicile.survey.measure import Measure
-from domicile.survey.owners import follow_inverse, follow_references, references_from_scope
-from domicile.survey.state import CANDIDATE, State, holds_rows, step_to
+from domicile.survey.names import NameIndex
+from domicile.survey.owners import follow_inverse, follow_references
+from domicile.survey.remaining import (
+    decide_the_rest,
+    leave_open_what_inverse_reaches,
+    leave_open_what_waits,
+    name_references,
+)
+from domicile.survey.state import CANDIDATE, State, holds_rows
 from domicile.survey.subject import Candidate, choose
-
-REFERENCE_ROWS_MAX = 500_000  # more rows than this are hardly the same at every site
+from domicile.survey.undeclared import Finder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +60,8 @@ async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: str | None
     Reads samples, counts only; each measurement is bounded (`survey.measure`). Raises DomicileError
     (map-incomplete) when the subject table is not clear or ``subject`` cannot be it.
     """
-    schema = await read_schema(conn)
-    measure = Measure(conn)
-    looks = {n: await look(measure, t) if holds_rows(t) else Looks() for n, t in schema.tables.items()}
-    choice = choose(schema, looks, None if subject is None else _named(subject))
-    state = State(schema, measure, looks, choice[0].table, choice[0].key)
-    state.decide(state.subject, Role.SUBJECT)
-    _explain_subject(state, choice)
-    _set_aside(state)
-    await follow_references(state)
-    guessed = await _find_undeclared(state)
-    await follow_inverse(state)
-    await _leave_open_what_inverse_reaches(state)
-    _leave_open_what_waits(state)
-    _name_references(state)
-    _the_rest(state, guessed)
-    for table in state.rules:
-        _explain(state, state.table(table))
-    state.say_last()
-    markets = await market.candidates(measure, schema, state.subject)
+    state = await explore(conn, subject=subject)
+    markets = await market.candidates(state.measure, state.schema, state.subject)
     for number, found in enumerate(markets):
         said = "market: " if number == 0 else "market could also be: " + " ".join(found.expression.split()) + " -- "
         state.say(state.subject, said + found.why)
@@ -79,6 +69,32 @@ async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: str | None
     name = DatasetName(dataset)
     data_map = DataMap(name, rule, state.rules, datamap_file.digest_of(name, rule, state.rules))
     return Draft(data_map, {t: tuple(c) for t, c in state.comments.items()}, _header(state))
+
+
+async def explore(conn: AsyncConnection[Any], *, subject: str | None = None) -> State:
+    """All that `draft` finds about tables and their owners, with what shows it. Raises as `draft` does."""
+    schema = await read_schema(conn)
+    measure = Measure(conn)
+    looks = {n: await look(measure, t) if holds_rows(t) else Looks() for n, t in schema.tables.items()}
+    index = NameIndex(schema)
+    choice = choose(schema, looks, None if subject is None else _named(subject), index)
+    state = State(schema, measure, looks, choice[0].table, choice[0].key)
+    state.decide(state.subject, Role.SUBJECT)
+    _explain_subject(state, choice)
+    _set_aside(state)
+    await _find_undeclared(state, index)
+    await follow_references(state)
+    _offer_guesses(state)
+    await report_keys_inside(state, index)
+    await follow_inverse(state)
+    await leave_open_what_inverse_reaches(state)
+    leave_open_what_waits(state)
+    name_references(state)
+    decide_the_rest(state)
+    for table in state.rules:
+        _explain(state, state.table(table))
+    state.say_last()
+    return state
 
 
 def _named(table: str) -> TableName:
@@ -113,122 +129,31 @@ def _set_aside(state: State) -> None:
             state.say(table.name, f"inherits {', '.join(map(str, table.inherits))}, whose queries see these rows too")
 
 
-async def _find_undeclared(state: State) -> Mapping[TableName, list[undeclared.Undeclared]]:
-    """References without a foreign key, of every table; those into owned rows are returned for tables without
-    a role."""
-    guessed: dict[TableName, list[undeclared.Undeclared]] = {}
+async def _find_undeclared(state: State, index: NameIndex) -> None:
+    """References without a foreign key, of every table: proven ones are followed, others are offered."""
+    finder = Finder(state.measure, state.schema, state.subject, index)
     for name, table in sorted(state.schema.tables.items()):
         if not holds_rows(table):
             continue
-        for found in await undeclared.find(state.measure, state.schema, table, state.subject):
-            to_owned = state.in_scope(found.step.to_table) or found.step.to_table in state.waiting
-            if name not in state.rules and to_owned:
-                guessed.setdefault(name, []).append(found)
-            else:
-                state.say(
-                    name,
-                    f"without a foreign key: {found.step}; to have it proven, list it under references ({found.said})",
-                )
-    for name, steps in guessed.items():
-        state.leave_open(name, [s.step for s in steps])
-        state.say(name, *(f"without a foreign key: {s.step} ({s.said})" for s in steps))
-    return guessed
+        for found in await finder.find(table):
+            (state.proven if found.proven else state.guessed)[name].append(found)
 
 
-async def _leave_open_what_inverse_reaches(state: State) -> None:
-    """A table that refers to rows owned by inverse has an owner only as far as those rows have one:
-    measured."""
-    for table in state.pending():
-        for reference in table.references:
-            if not state.in_scope(reference.to_table) or not state.by_inverse(reference.to_table):
-                continue
-            step = step_to(reference)
-            measured = await state.measure.owned(table, (step, *state.path(step.to_table)), state.key)
-            if measured is not None and measured[1] and not measured[0]:
-                state.say(table.name, f"refers to {step.to_table}, but to rows without an owner only")
-                continue
-            state.leave_open(table.name, [step])
-            found = (
-                "not measured in time"
-                if measured is None
-                else f"{measured[0]} of {measured[1]} rows have an owner by it"
-            )
-            state.say(
-                table.name, f"its path leads over {step.to_table}, whose owner is measured, not declared; {found}"
-            )
-
-
-def _leave_open_what_waits(state: State) -> None:
-    while waiting := [
-        (t, [r for r in t.references if r.to_table in state.waiting and r.to_table != t.name])
-        for t in state.pending()
-        if any(r.to_table in state.waiting and r.to_table != t.name for r in t.references)
-    ]:
-        for table, references in waiting:
-            if references_from_scope(state, table):
-                # Owned rows need it at the target whatever is decided: the reference rule judges it.
-                state.waiting -= {r.to_table for r in references}
-                continue
-            state.leave_open(table.name, [step_to(r) for r in references])
-            state.say(table.name, f"{references[0].to_table} must be decided first")
-
-
-def _name_references(state: State) -> None:
-    """Tables that moved rows refer to, and those that these refer to, must be at the target: reference, when
-    it is plain."""
-    while needed := [t for t in state.pending() if references_from_scope(state, t) or _needed_by_reference(state, t)]:
-        for table in needed:
-            by = _needed_by_reference(state, table)
-            if by and not references_from_scope(state, table):
-                state.say(table.name, f"referred to by {', '.join(map(str, by))}, which must be at the target")
-            if state.looks[table.name].strong:
-                state.leave_open(table.name)
-                state.say(
-                    table.name,
-                    f"looks personal ({', '.join(state.looks[table.name].strong)}), but is no one subject's",
-                    f"{CANDIDATE} role: reference, if the same rows are at every site",
-                    f"{CANDIDATE} role: shared, with policy: present or policy: refuse",
-                )
-            elif table.rows_estimate > REFERENCE_ROWS_MAX:
-                state.leave_open(table.name)
-                state.say(
-                    table.name,
-                    "large for reference data",
-                    f"{CANDIDATE} role: reference, if the same rows are at every site",
-                    f"{CANDIDATE} role: shared, with policy: present or policy: refuse",
-                )
-            else:
-                state.decide(table.name, Role.REFERENCE)
-
-
-def _needed_by_reference(state: State, table: Table) -> list[TableName]:
-    return sorted(
-        name
-        for name, rule in state.rules.items()
-        if rule.role is Role.REFERENCE and any(r.to_table == table.name for r in state.table(name).references)
-    )
-
-
-def _the_rest(state: State, guessed: Mapping[TableName, object]) -> None:
-    """No reference leads from these to a subject, and nothing that moves refers to them."""
-    for table in state.pending():
-        looks = state.looks[table.name]
-        assert table.name not in guessed
-        if several := undeclared.polymorphic(table):
-            state.leave_open(table.name)
-            pair = " and ".join(several[0])
-            state.say(table.name, f"{pair} seem to refer to rows of several tables, which no owner path can follow")
-        elif looks.strong or looks.object_keys:
-            state.leave_open(table.name)
-            seen = ", ".join([*looks.strong, *looks.object_keys])
-            state.say(
-                table.name, f"no reference leads to a subject, yet it looks personal ({seen}): whose rows are these?"
-            )
-        else:
-            state.decide(table.name, Role.LOCAL)
-            state.say(
-                table.name, "no reference, declared or found by values, leads to a subject; nothing that moves needs it"
-            )
+def _offer_guesses(state: State) -> None:
+    """What is believed, but not proven: a question where a table has no owner yet, else worth knowing."""
+    for name in sorted(state.schema.tables):
+        guessed = state.guessed.get(name, [])
+        into_owned = [u for u in guessed if state.in_scope(u.step.to_table) or u.step.to_table in state.waiting]
+        if into_owned and name not in state.rules:
+            state.leave_open(name, [u.step for u in into_owned])
+            state.say(name, *(f"without a foreign key: {u.step} ({u.said})" for u in into_owned))
+            into_owned = []
+        owner = state.rules[name].owner if name in state.rules else None
+        for found in (*state.proven.get(name, ()), *guessed):
+            if found.step != owner and (found.proven or found in into_owned or name in state.rules):
+                is_candidate = f"{CANDIDATE} role: owned, owner: {found.step}" in state.comments[name]
+                prove = "" if is_candidate else "; to have it proven, list it under references"
+                state.say(name, f"without a foreign key: {found.step}{prove} ({found.said})")
 
 
 def _explain(state: State, table: Table) -> None:

@@ -14,11 +14,12 @@ from psycopg import AsyncConnection, sql
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role
 from domicile.model.schema import Reference, Schema, Table, TableName
 from domicile.postgres.ownership import ident
-from domicile.survey import structure, undeclared
+from domicile.survey import structure
 from domicile.survey.finding import Finding, Level
 from domicile.survey.measure import Measure, Path
 from domicile.survey.state import step_to
 from domicile.survey.subject import single_key
+from domicile.survey.undeclared import Finder
 
 __all__ = ["Finding", "Level", "check_map"]
 
@@ -39,11 +40,12 @@ async def check_map(conn: AsyncConnection[Any], data_map: DataMap, schema: Schem
     for name in sorted(data_map.tables):
         if name in schema.tables and _is_sound(data_map, schema, name):
             found += [f async for f in _rows(measure, data_map, schema, schema.tables[name])]
-    sampling = Measure(conn)
     subject = schema.tables.get(data_map.subject.table)
-    for name, rule in sorted(data_map.tables.items()):
-        if name in schema.tables and rule.role is not Role.UNDECIDED and subject and single_key(subject):
-            found += [f async for f in _undeclared(sampling, data_map, schema, schema.tables[name])]
+    if subject and single_key(subject):
+        finder = Finder(Measure(conn), schema, subject.name)
+        for name, rule in sorted(data_map.tables.items()):
+            if name in schema.tables and rule.role is not Role.UNDECIDED:
+                found += [f async for f in _undeclared(finder, data_map, schema.tables[name])]
     order = list(Level)
     return tuple(sorted(found, key=lambda f: (order.index(f.level), f.table, f.message)))
 
@@ -152,11 +154,11 @@ async def _crossing(
         yield Finding(Level.WARNING, str(table.name), message, hint, agreement.differing)
 
 
-async def _undeclared(measure: Measure, data_map: DataMap, schema: Schema, table: Table) -> AsyncIterator[Finding]:
+async def _undeclared(finder: Finder, data_map: DataMap, table: Table) -> AsyncIterator[Finding]:
     """References without a foreign key that the map does not know: a local table may hold subjects' rows by one."""
     rule = data_map.tables[table.name]
     known = {s.columns for s in structure.steps_of(rule)}
-    for found in await undeclared.find(measure, schema, table, data_map.subject.table):
+    for found in await finder.find(table):
         target = data_map.tables.get(found.step.to_table)
         if found.step.columns in known or target is None:
             continue

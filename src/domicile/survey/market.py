@@ -12,6 +12,8 @@ from domicile.survey.measure import Measure
 from domicile.survey.words import is_textual, singular, words
 
 STEPS_MAX = 4
+CHAINS_MAX = 2000  # of references, the shortest first: a table may refer to dozens of others
+MEASURED_MAX = 12
 # In order of preference: a country three references away says more than a locale in the row itself.
 _TIERS = (("market", "country", "nation", "land", "pays", "pais"), ("region", "territory"), ("locale",))
 # Reserved words of PostgreSQL: as identifiers they need quotes.
@@ -48,7 +50,7 @@ async def candidates(measure: Measure, schema: Schema, subject: TableName) -> tu
                 said = f"{table.name}, column {column.name}"
                 found.append(((tier, len(path), place), _expression(path, column.name), said))
     markets = []
-    for _, expression, where in sorted(found):
+    for _, expression, where in sorted(found)[:MEASURED_MAX]:
         # As good as literal: `_expression` makes it of keywords and quoted identifiers only.
         measured = await measure.distinct(schema.tables[subject], sql.SQL(expression))
         if measured is None or not measured[0]:
@@ -63,6 +65,8 @@ def _paths(schema: Schema, subject: TableName) -> list[tuple[Reference, ...]]:
     """Chains of declared references out of the subject table, shortest first; a table once per chain."""
     chains: list[tuple[Reference, ...]] = [()]
     for chain in chains:
+        if len(chains) >= CHAINS_MAX:
+            break
         at = chain[-1].to_table if chain else subject
         passed = {subject, *(r.to_table for r in chain)}
         if len(chain) < STEPS_MAX:

@@ -1,7 +1,7 @@
 """Measurements on live data, each bounded in rows and seconds; what cannot be measured in time counts as not
 measured.
 
-Only counts leave the server: no value of a row is read.
+Only counts leave the server; the few values that `survey.checks` must judge are asked for in `survey.classify`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,16 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import Direction, OwnerStep
-from domicile.model.schema import Table, TableName
+from domicile.model.schema import Table
 from domicile.postgres.ownership import column, ident
 
 SECONDS_MAX = 10  # of one measurement
-SAMPLE_VALUES_MAX = 10_000
 SAMPLE_ROWS_MAX = 50_000
-LOOKED_AT_MAX = 500  # values whose form is looked at
-WHOLE_TABLE_ROWS_MAX = 100_000  # above it, rows are taken from blocks spread over the table
+HUB_OWNERS = 3  # two people may share a row: a thread, an order with its clerk
+WHOLE_TABLE_ROWS_MAX = SAMPLE_ROWS_MAX  # above it, rows are taken from blocks spread over the table
+FEW_ROWS = 1000  # so few are taken from twice the blocks: else there may be none
 
 Path = tuple[OwnerStep, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Contained:
-    """Of ``distinct`` values sampled, ``found`` are keys of the other table."""
-
-    found: int
-    distinct: int
-
-    @property
-    def share(self) -> float:
-        return self.found / self.distinct if self.distinct else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +34,17 @@ class Owners:
     one: int
     several: int
     most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Of ``rows`` of a table that others refer to, ``hub`` are used by `HUB_OWNERS` subjects or more, one by ``most``;
+    ``mean`` is the mean number."""
+
+    rows: int
+    hub: int
+    most: int
+    mean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,68 +66,34 @@ class Measure:
     seconds: int = SECONDS_MAX
     whole: bool = False
 
-    async def forms(self, table: Table, columns: Sequence[str], patterns: Sequence[str]) -> list[list[int]] | None:
-        """For each column: how many of the values looked at are not empty, then how many match each
-        pattern."""
-        counts: list[sql.Composable] = []
-        params: list[str] = []
-        for name in columns:
-            value = sql.SQL("left({}::text, 200)").format(column("t", name))
-            counts.append(sql.SQL("count(*) filter (where {} <> '')").format(value))
-            for pattern in patterns:
-                counts.append(sql.SQL("count(*) filter (where {} ~ %s)").format(value))
-                params.append(pattern)
-        names = [sql.Identifier(c) for c in columns]
-        row = await self._row(
-            sql.SQL("select {} from {} as t").format(sql.SQL(", ").join(counts), _sample(table, names, LOOKED_AT_MAX)),
-            params,
-        )
-        width = 1 + len(patterns)
-        return None if row is None else [list(row[i : i + width]) for i in range(0, len(row), width)]
-
-    async def contained(self, table: Table, name: str, to_table: TableName, to_column: str) -> Contained | None:
-        """Containment of the distinct values of a column, by a sample, in a key of another table."""
-        row = await self._row(
-            sql.SQL(
-                "select count(*) filter (where exists (select from {to} as k where k.{key} = v.{name})), count(*)"
-                " from (select distinct s.{name} from {sample} as s where s.{name} is not null) as v"
-            ).format(
-                to=ident(to_table),
-                key=sql.Identifier(to_column),
-                name=sql.Identifier(name),
-                sample=_sample(table, [sql.Identifier(name)], SAMPLE_VALUES_MAX),
-            )
-        )
-        return None if row is None else Contained(row[0], row[1])
-
     async def nulls(self, table: Table, columns: Sequence[str]) -> tuple[int, int] | None:
         """Rows with a null among the columns, and rows looked at."""
         is_null = sql.SQL(" or ").join(sql.SQL("{} is null").format(column("t", c)) for c in columns)
-        row = await self._row(
-            sql.SQL("select count(*) filter (where {}), count(*) from {} as t").format(is_null, self._rows(table))
+        row = await self.row(
+            sql.SQL("select count(*) filter (where {}), count(*) from {} as t").format(is_null, self.rows(table))
         )
         return None if row is None else (row[0], row[1])
 
     async def agreement(self, table: Table, one: Path, other: Path, key: str) -> Agreement | None:
         """Whether two owner paths of a table lead to the same subject, row by row, on a sample."""
-        row = await self._row(
+        row = await self.row(
             sql.SQL(
                 "select count(*), count(*) filter (where o.one <> o.other) from"
                 " (select {one} as one, {other} as other from {sample} as t) as o"
                 " where o.one is not null and o.other is not null"
             ).format(
-                one=_owner("t", one, key, "a"),
-                other=_owner("t", other, key, "b"),
-                sample=self._rows(table),
+                one=owner_of("t", one, key, "a"),
+                other=owner_of("t", other, key, "b"),
+                sample=self.rows(table),
             )
         )
         return None if row is None else Agreement(row[0], row[1])
 
     async def owned(self, table: Table, path: Path, key: str) -> tuple[int, int] | None:
         """Rows of a sample that have an owner by the path, and rows looked at."""
-        row = await self._row(
+        row = await self.row(
             sql.SQL("select count(*) filter (where {owner} is not null), count(*) from {sample} as t").format(
-                owner=_owner("t", path, key, "a"), sample=self._rows(table)
+                owner=owner_of("t", path, key, "a"), sample=self.rows(table)
             )
         )
         return None if row is None else (row[0], row[1])
@@ -146,13 +111,13 @@ class Measure:
                     sql.SQL("{} as {}").format(column("f", theirs), sql.Identifier(ours))
                     for ours, theirs in zip(step.columns, step.to_columns, strict=True)
                 ),
-                _owner("f", path, key, "a"),
+                owner_of("f", path, key, "a"),
                 ident(step.to_table),
             )
             for step, path in steps
         ]
         on = sql.SQL(" and ").join(sql.SQL("{} = {}").format(column("o", c), column("p", c)) for c in columns)
-        row = await self._row(
+        row = await self.row(
             sql.SQL(
                 "select count(*) filter (where n.owners = 0), count(*) filter (where n.owners = 1),"
                 " count(*) filter (where n.owners > 1), coalesce(max(n.owners), 0) from"
@@ -167,20 +132,43 @@ class Measure:
         )
         return None if row is None else Owners(*row)
 
+    async def use(self, table: Table, columns: Sequence[str], path: Path, key: str) -> Use | None:
+        """By how many owners the rows are used that ``columns`` of a sample of ``table`` refer to.
+
+        ``path`` says whose the referring rows are.
+        """
+        names = sql.SQL(", ").join(column("o", c) for c in columns)
+        row = await self.row(
+            sql.SQL(
+                "select count(*), count(*) filter (where n.owners >= {several}), coalesce(max(n.owners), 0),"
+                " coalesce(avg(n.owners), 0) from (select count(distinct o.owner) as owners from"
+                " (select {columns}, {owner} as owner from {sample} as t) as o"
+                " where o.owner is not null and not ({null}) group by {names}) as n"
+            ).format(
+                several=sql.Literal(HUB_OWNERS),
+                columns=sql.SQL(", ").join(column("t", c) for c in columns),
+                owner=owner_of("t", path, key, "a"),
+                sample=self.rows(table),
+                null=sql.SQL(" or ").join(sql.SQL("{} is null").format(column("o", c)) for c in columns),
+                names=names,
+            )
+        )
+        return None if row is None else Use(row[0], row[1], row[2], float(row[3]))
+
     async def distinct(self, table: Table, expression: sql.Composable) -> tuple[int, int, int] | None:
         """Rows of a sample (alias ``subject``), distinct values of the expression over them, and nulls."""
-        row = await self._row(
+        row = await self.row(
             sql.SQL(
                 "select count(*), count(distinct e.value), count(*) filter (where e.value is null)"
                 " from (select {} as value from {} as subject) as e"
-            ).format(expression, self._rows(table))
+            ).format(expression, self.rows(table))
         )
         return None if row is None else (row[0], row[1], row[2])
 
     async def dangling(self, table: Table, step: OwnerStep) -> tuple[int, int] | None:
         """By a ``->`` step, rows with a null in its columns, and rows whose parent is not there. Reads all rows."""
         pairs = list(zip(step.columns, step.to_columns, strict=True))
-        row = await self._row(
+        row = await self.row(
             sql.SQL(
                 "select count(*) filter (where {null}), count(*) filter (where not ({null}) and not exists"
                 " (select from {to} as p where {on})) from {table} as t"
@@ -193,38 +181,48 @@ class Measure:
         )
         return None if row is None else (row[0], row[1])
 
-    def _rows(self, table: Table) -> sql.Composable:
-        return ident(table.name) if self.whole else _sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX)
+    def rows(self, table: Table) -> sql.Composable:
+        """The rows to look at, as a source without an alias: a sample, or all."""
+        return ident(table.name) if self.whole else sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX)
 
-    async def _row(self, statement: sql.Composed, params: Sequence[object] = ()) -> tuple[Any, ...] | None:
+    async def row(self, statement: sql.Composed) -> tuple[Any, ...] | None:
+        """The one row of a statement, within the time of a measurement; None: too late, forbidden, or not to be
+        computed of these values.
+
+        Without parameters: a per cent sign in a table's name would be taken for one.
+        """
         try:
-            async with self.conn.transaction():
+            # In a pipeline: a site far away is asked thousands of times, and each round trip counts.
+            async with self.conn.pipeline(), self.conn.transaction():
                 await self.conn.execute(
                     "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{self.seconds}s",)
                 )
-                row = await (await self.conn.execute(statement, params or None)).fetchone()
-        except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege):
-            # Cancelled at the limit, no right, rows hidden by row security, a foreign server that does not answer.
-            if self.conn.closed:
+                row = await (await self.conn.execute(statement)).fetchone()
+        except (psycopg.OperationalError, psycopg.DataError, psycopg.ProgrammingError) as error:
+            # Cancelled at the limit, no right, rows hidden by row security, a foreign server that does not answer; a
+            # document that is no text (\u0000), two collations, an operator outside the search path.
+            said_by_server = error.sqlstate is not None or isinstance(error, psycopg.OperationalError)
+            if self.conn.closed or not said_by_server:
                 raise
             return None
         assert row is not None
         return tuple(row)
 
 
-def _sample(table: Table, columns: Sequence[sql.Composable], rows: int) -> sql.Composed:
+def sample(table: Table, columns: Sequence[sql.Composable], rows: int) -> sql.Composed:
     """A bounded part of a table, as a derived table: its first rows, or rows of blocks spread over a large
     one."""
     spread: sql.Composable = sql.SQL("")
     if table.rows_estimate > max(rows, WHOLE_TABLE_ROWS_MAX):
-        share = min(100.0, 200.0 * rows / table.rows_estimate)
+        # Of many rows no more than asked for: the limit would cut off the table's last blocks.
+        share = min(100.0, (200.0 if rows <= FEW_ROWS else 100.0) * rows / table.rows_estimate)
         spread = sql.SQL("tablesample system ({})").format(sql.Literal(share))
     return sql.SQL("(select {} from {} {} limit {})").format(
         sql.SQL(", ").join(columns), ident(table.name), spread, sql.Literal(rows)
     )
 
 
-def _owner(alias: str, path: Path, key: str, prefix: str) -> sql.Composable:
+def owner_of(alias: str, path: Path, key: str, prefix: str) -> sql.Composable:
     """The owner of row ``alias`` by ``path`` as a scalar expression; aliases ``prefix1``, ``prefix2``, ...
     are taken."""
     if not path:

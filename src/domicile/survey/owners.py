@@ -6,29 +6,49 @@ from collections.abc import Sequence
 
 from domicile.model.datamap import OwnerStep, Role
 from domicile.model.schema import Reference, Table, TableName
+from domicile.survey.contained import contained, pair_of
+from domicile.survey.hubs import find_hubs, may_be_hub
 from domicile.survey.measure import Path
 from domicile.survey.state import CANDIDATE, State, step_from, step_to
 
+WALKS_MAX = 8  # each goes around the hubs that the one before has found
+# Tables that tell what was done, and by name are no one's: without a foreign key they are often meant to stay.
+TRACE_WORDS = ("audit", "changelog")
 OWNED_ROWS_MIN = 20  # fewer rows with one owner each prove nothing about tables that several subjects may share
 
 
 async def follow_references(state: State) -> None:
-    """Give every table its owner that has a certain path of declared references, nearest to the subject
-    first.
+    """Give every table its owner that has a certain path of references, nearest to the subject first.
 
-    Certain: columns that are never null, and one shortest path. Two equally short ones to the subject itself
-    are a question for a person; so is a path that disagrees with another on some row (`cross_check`).
+    Certain: columns that are never null, declared or proven by values, and one shortest path. Two equally short ones to
+    the subject itself are a question for a person; so is a path that disagrees with another on some row
+    (`cross_check`). No path leads over a table whose rows many subjects use (`survey.hubs`): such a table is looked for
+    after each walk, and the next walk goes around it.
     """
-    while True:
-        known = {t for t in state.schema.tables if state.in_scope(t)}
-        found = [(t, refs) for t in state.pending() if (refs := _references_into(t, known))]
+    before = set(state.rules)
+    for _ in range(WALKS_MAX):
+        for hub, (step, said) in sorted(state.hubs.items()):
+            state.leave_open(hub, [step])
+            state.say(hub, f"a hub: {said}", f"{CANDIDATE} role: shared, with policy: present or policy: refuse")
+        await _walk(state)
+        found = await find_hubs(state)
         if not found:
             break
+        state.hubs.update(found)
+        state.forget(set(state.rules) - before)
+    await cross_check(state)
+
+
+async def _walk(state: State) -> None:
+    while True:
+        known = {t for t in state.rules if state.in_scope(t)}
+        found = [(t, refs) for t in state.pending() if (refs := _references_into(state, t, known))]
+        if not found:
+            return
         # A longer path that is never null goes before a shorter one that may be: it may only be known in a later round.
         certain = [(t, refs) for t, refs in found if any(_is_certain(t, r) for r in refs)]
         for table, references in certain or found:
             await _choose_owner(state, table, references)
-    await cross_check(state)
 
 
 async def _choose_owner(state: State, table: Table, references: Sequence[Reference]) -> None:
@@ -40,15 +60,54 @@ async def _choose_owner(state: State, table: Table, references: Sequence[Referen
         state.leave_open(table.name, [step_to(r) for r in references])
         state.say(table.name, "every path to the subject has rows without an owner (null)")
         return
-    shortest = min(len(_path(state, s)) for s in steps)
-    best = sorted((s for s in steps if len(_path(state, s)) == shortest), key=str)
+    plain = [s for s in steps if not state.acts_only(s)]
+    shortest = min(len(_path(state, s)) for s in plain or steps)
+
+    # By the subject's key before its e-mail address, by a foreign key before what values show.
+    def order(step: OwnerStep) -> tuple[bool, bool, str]:
+        other_key = step.to_table == state.subject and step.to_columns != (state.key,)
+        return other_key, state.proof(table.name, step) is not None, str(step)
+
+    best = sorted((s for s in plain or steps if len(_path(state, s)) == shortest), key=order)
     if len(best) > 1 and not await _all_agree(state, table, best):
+        state.ties[table.name] = best
         state.leave_open(table.name, best)
         state.say(table.name, f"{len(best)} equally short paths lead to the subject: whose rows are these?")
         return
+    if reason := await _doubt(state, table, best[0], plain):
+        state.leave_open(table.name, best)
+        state.say(table.name, reason)
+        return
     state.decide(table.name, Role.OWNED, best[0])
-    leaves = next((r.leaves for r in certain if step_to(r) == best[0]), ())
-    where = f" on {len(leaves)} of {len(table.partitions)} partitions" if leaves else ""
+    _say_owner(state, table, next(r for r in certain if step_to(r) == best[0]))
+
+
+async def _doubt(state: State, table: Table, step: OwnerStep, plain: Sequence[OwnerStep]) -> str:
+    """Why a person is asked although there is one path, or ''."""
+    if step not in plain:
+        return f"{', '.join(step.columns)} says who did something to a row, which need not be whose it is"
+    if may_be_hub(state, step.to_table):
+        return f"the path leads over {step.to_table}, which has no rows yet to show whether several subjects use them"
+    if table.name in state.inherited:
+        return f"{state.inherited[table.name]} inherits it: its queries see rows of both"
+    if proof := state.proof(table.name, step):
+        if any(word in table.name.name.lower() for word in TRACE_WORDS):
+            return f"a trace of what was done ({step}: {proof.said}), which may be meant to stay where it was done"
+        return ""
+    reference = next(r for r in table.references if step_to(r) == step)
+    if not reference.leaves or len(reference.leaves) == len(table.partitions):
+        return ""
+    found = await state.once(("leaves", table.name, step), lambda: contained(state.measure, table, pair_of(step)))
+    if found is None or found.found < found.distinct:
+        return f"{step} is a foreign key of some partitions only, and not all rows lead to an owner by it"
+    return ""
+
+
+def _say_owner(state: State, table: Table, reference: Reference) -> None:
+    if proof := state.proof(table.name, step_to(reference)):
+        state.say(table.name, f"owner: no foreign key, but proven: {proof.said}")
+        return
+    where = f" on {len(reference.leaves)} of {len(table.partitions)} partitions" if reference.leaves else ""
     state.say(table.name, f"owner: a declared foreign key{where}, never null")
 
 
@@ -57,29 +116,37 @@ async def cross_check(state: State) -> None:
     person."""
     for name in [t for t in state.schema.tables if state.in_scope(t)]:
         table = state.table(name)
-        for reference in table.references:
-            if not state.in_scope(name) or not state.in_scope(reference.to_table):
+        for step in [*map(step_to, state.references(name)), *(u.step for u in state.guessed[name] if u.says_a_table)]:
+            if not state.in_scope(name) or not state.in_scope(step.to_table):
+                if step.to_table in state.hubs and state.in_scope(name):
+                    state.say(name, f"refers by {step} to a hub: that row must be at the target too")
                 continue
-            if name != state.subject and step_to(reference) == state.rules[name].owner:
+            if name != state.subject and step == state.rules[name].owner:
                 continue
-            await _compare(state, table, reference)
-    _reopen_what_hangs(state)
+            await _compare(state, table, step)
 
 
-async def _compare(state: State, table: Table, reference: Reference) -> None:
-    step, name = step_to(reference), table.name
-    agreement = await state.measure.agreement(table, state.path(name), _path(state, step), state.key)
+async def _compare(state: State, table: Table, step: OwnerStep) -> None:
+    name = table.name
+    path, other = state.path(name), _path(state, step)
+    agreement = await state.once(
+        ("agreement", name, path, other), lambda: state.measure.agreement(table, path, other, state.key)
+    )
     if agreement is None:
         state.say(name, f"not measured in time: whether {step} leads to the same owner")
     elif agreement.differing:
         said = f"{agreement.differing} of {agreement.rows} rows looked at refer by {step} to a row of another owner"
-        # The owner is not in doubt in a table's reference to itself, or where the other path comes back to
-        # this table.
-        if name != state.subject and not state.passes(reference.to_table, name):
+        declared = step in map(step_to, table.references)
+        # The owner is not in doubt in a table's reference to itself, where the other path comes back to this table, or
+        # where the other column says who came later.
+        later = not declared and state.acts_only(step)
+        if name != state.subject and not state.passes(step.to_table, name) and not later:
             owner = state.rules[name].owner
             assert owner is not None, name
             state.leave_open(name, [owner, step])
-        state.say(name, said, "such a reference breaks when only one of the two owners moves")
+            _reopen_what_hangs(state)  # at once: the paths of what is compared next are whole
+        breaks = "such a reference breaks when only one of the two owners moves"
+        state.say(name, said, breaks if declared else f"{breaks}: the application's, no foreign key")
     elif agreement.rows:
         state.say(name, f"{step} leads to the same owner in all {agreement.rows} rows looked at")
 
@@ -117,16 +184,11 @@ async def follow_inverse(state: State) -> None:
 
 
 def references_from_scope(state: State, table: Table) -> list[Reference]:
-    """Declared references from owned rows to this table; of one key of it only (the most used)."""
-    found = [
-        r
-        for other in state.schema.tables.values()
-        if state.in_scope(other.name)
-        for r in other.references
-        if r.to_table == table.name
-    ]
+    """References from owned rows to this table; of one key of it only (the most used)."""
+    found = [r for r in state.incoming.get(table.name, ()) if state.in_scope(r.table)]
     keys = [r.to_columns for r in found]
-    return [r for r in found if r.to_columns == max(sorted(set(keys)), key=keys.count)]
+    most = max(sorted(set(keys)), key=keys.count, default=())
+    return [r for r in found if r.to_columns == most]
 
 
 async def _judge_inverse(state: State, table: Table, references: Sequence[Reference]) -> None:
@@ -156,12 +218,11 @@ async def _judge_inverse(state: State, table: Table, references: Sequence[Refere
 
 
 def _referring(state: State, table: Table) -> list[Reference]:
-    others = (t for t in state.schema.tables.values() if t.name != table.name)
-    return [r for t in others for r in t.references if r.to_table == table.name]
+    return [r for r in state.incoming.get(table.name, ()) if r.table != table.name]
 
 
-def _references_into(table: Table, known: set[TableName]) -> list[Reference]:
-    return [r for r in table.references if r.to_table in known and r.to_table != table.name]
+def _references_into(state: State, table: Table, known: set[TableName]) -> list[Reference]:
+    return [r for r in state.references(table.name) if r.to_table in known and r.to_table != table.name]
 
 
 def _is_certain(table: Table, reference: Reference) -> bool:
@@ -173,7 +234,7 @@ def _path(state: State, step: OwnerStep) -> Path:
 
 
 async def _never_null(state: State, table: Table, reference: Reference) -> bool:
-    measured = await state.measure.nulls(table, reference.columns)
+    measured = await state.once(("nulls", table.name, reference.columns), lambda: _nulls(state, table, reference))
     nullable = ", ".join(reference.columns)
     if measured is None:
         state.say(table.name, f"not measured in time: nulls in {nullable}")
@@ -183,13 +244,25 @@ async def _never_null(state: State, table: Table, reference: Reference) -> bool:
     return rows > 0 and nulls == 0
 
 
+async def _nulls(state: State, table: Table, reference: Reference) -> tuple[int, int] | None:
+    return await state.measure.nulls(table, reference.columns)
+
+
 async def _all_agree(state: State, table: Table, steps: Sequence[OwnerStep]) -> bool:
-    """Equally short paths are one only where rows show it; two columns that name a subject each are two by
-    meaning."""
-    if any(s.to_table == state.subject for s in steps):
+    """Equally short paths are one only where rows show it; two columns that name a subject each, by the same key, are
+    two by meaning."""
+    to_subject = [s.to_columns for s in steps if s.to_table == state.subject]
+    if len(set(to_subject)) < len(to_subject):
         return False
-    for other in steps[1:]:
-        agreement = await state.measure.agreement(table, _path(state, steps[0]), _path(state, other), state.key)
-        if agreement is None or agreement.differing or not agreement.rows:
+    one = _path(state, steps[0])
+    for step in steps[1:]:
+        if not await _agrees(state, table, one, _path(state, step)):
             return False
     return True
+
+
+async def _agrees(state: State, table: Table, one: Path, other: Path) -> bool:
+    agreement = await state.once(
+        ("agreement", table.name, one, other), lambda: state.measure.agreement(table, one, other, state.key)
+    )
+    return agreement is not None and agreement.rows > 0 and not agreement.differing

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from domicile.model.datamap import Direction, OwnerStep, Role, TableRule
-from domicile.model.schema import Reference, Schema, Table, TableKind, TableName
-from domicile.survey.classify import Looks
-from domicile.survey.measure import Measure, Path
+from domicile.model.schema import Reference, Table, TableKind, TableName
+from domicile.survey.classify import with_columns
+from domicile.survey.facts import Facts
+from domicile.survey.measure import Path
 
 CANDIDATE = "candidate:"
 
 
-@dataclass(slots=True)
-class State:
-    """Grows while the survey goes on; `discover.draft` turns it into a data map."""
+@dataclass
+class State(Facts):
+    """What is decided; grows while the survey goes on; `discover.draft` turns it into a data map."""
 
-    schema: Schema
-    measure: Measure
-    looks: Mapping[TableName, Looks]
-    subject: TableName
-    key: str
+    # Tables with an owner path whose rows several subjects use, with that path's first step and what shows it.
+    hubs: dict[TableName, tuple[OwnerStep, str]] = field(default_factory=dict)
+    # Tables whose rows have several owners by equally good steps.
+    ties: dict[TableName, list[OwnerStep]] = field(default_factory=dict)
     rules: dict[TableName, TableRule] = field(default_factory=dict)
     comments: dict[TableName, list[str]] = field(default_factory=lambda: defaultdict(list))
     # Undecided tables that have an owner, only not a certain path to it: what hangs from them waits too.
     waiting: set[TableName] = field(default_factory=set)
 
-    def table(self, name: TableName) -> Table:
-        return self.schema.tables[name]
+    def forget(self, tables: Iterable[TableName]) -> None:
+        """Take back what was decided and said of tables, to look at them again."""
+        for table in tables:
+            self.rules.pop(table, None)
+            self.comments.pop(table, None)
+            self.waiting.discard(table)
+            self.ties.pop(table, None)
 
     def pending(self) -> list[Table]:
         """Tables that hold rows of their own and have no role yet, by name."""
@@ -46,16 +51,7 @@ class State:
 
     def decide(self, table: TableName, role: Role, owner: OwnerStep | None = None) -> None:
         """Give a table its role, or another one."""
-        looks = self.looks[table]
-        personal = {**looks.strong, **looks.weak} if role in (Role.SUBJECT, Role.OWNED) else looks.strong
-        order = [c.name for c in self.table(table).columns]
-        self.rules[table] = TableRule(
-            table,
-            role,
-            owner,
-            personal=tuple(sorted(personal, key=order.index)),
-            object_keys=tuple(sorted(looks.object_keys, key=order.index)),
-        )
+        self.rules[table] = with_columns(TableRule(table, role, owner), self.table(table), self.looks[table])
 
     def leave_open(self, table: TableName, candidates: Sequence[OwnerStep] = ()) -> None:
         """Undecided, with owner steps for the reader to choose from."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, TableRule
 from domicile.model.schema import Persistence, Reference, Schema, Table, TableKind, TableName, quote_name
+from domicile.survey import drift
 from domicile.survey.finding import Finding, Level
 from domicile.survey.state import holds_rows, step_to
 from domicile.survey.subject import single_key
-from domicile.survey.words import comparable, strong_kind
+from domicile.survey.words import comparable
 
 IN_SCOPE = (Role.SUBJECT, Role.OWNED)
 
@@ -112,23 +113,13 @@ def _subject(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
 
 def _columns(rule: TableRule, table: Table) -> Iterator[Finding]:
     known = {c.name for c in table.columns}
-    for what, names in (("personal", rule.personal), ("object_keys", rule.object_keys)):
+    listed = (("personal", rule.personal), ("object_keys", rule.object_keys), ("identities", tuple(rule.identities)))
+    for what, names in listed:
         for name in names:
             if name not in known:
                 message = f"has no column {name}, which the data map lists under {what}"
                 yield Finding(Level.ERROR, str(rule.table), message, "Correct the list.")
-    if rule.role is Role.LOCAL:
-        return
-    referring = {c for r in table.references for c in r.columns}
-    for column in table.columns:
-        kind = strong_kind(column)
-        if kind and column.name not in (*rule.personal, *rule.object_keys) and column.name not in referring:
-            yield Finding(
-                Level.INFO,
-                str(rule.table),
-                f"column {column.name} looks personal ({kind}) and is not listed",
-                "List it under personal.",
-            )
+    yield from drift.columns(rule, table)
 
 
 def _kind(rule: TableRule, table: Table) -> Iterator[Finding]:

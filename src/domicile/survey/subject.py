@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Schema, Table, TableName
 from domicile.survey.classify import Looks
+from domicile.survey.names import TAILS, NameIndex, likely_references
 from domicile.survey.words import SERVANT_WORDS, SUBJECT_WORDS, singular, words
 
 NAME_POINTS = 10.0
+MENTION_POINTS = 4.0  # a table of something else that users have
+REACH_WALKED_MAX = 20
 PERSONAL_MAX = 6
 # Ahead of the runner-up by this factor, the choice is clear.
 CLEAR_LEAD = 1.25
@@ -27,7 +29,9 @@ class Candidate:
     why: str
 
 
-def choose(schema: Schema, looks: Mapping[TableName, Looks], wanted: TableName | None) -> tuple[Candidate, ...]:
+def choose(
+    schema: Schema, looks: Mapping[TableName, Looks], wanted: TableName | None, index: NameIndex
+) -> tuple[Candidate, ...]:
     """The subject table first, then the runners-up.
 
     ``wanted`` is the operator's word. Raises DomicileError (map-incomplete) when none is clear or ``wanted``
@@ -35,7 +39,7 @@ def choose(schema: Schema, looks: Mapping[TableName, Looks], wanted: TableName |
     """
     if wanted is not None:
         return (_wanted(schema, wanted),)
-    found = sorted(candidates(schema, looks), key=lambda c: (-c.score, c.table))
+    found = sorted(candidates(schema, looks, index), key=lambda c: (-c.score, c.table))
     best = found[0] if found else None
     if best is None or best.score < NAME_POINTS:
         raise _unclear("no table looks like that of the subjects", found)
@@ -44,28 +48,39 @@ def choose(schema: Schema, looks: Mapping[TableName, Looks], wanted: TableName |
     return tuple(found)
 
 
-def candidates(schema: Schema, looks: Mapping[TableName, Looks]) -> list[Candidate]:
-    """Every table with a single-column key that something speaks for, with its score."""
-    referring: dict[TableName, set[TableName]] = defaultdict(set)
-    for table in schema.tables.values():
-        for reference in table.references:
-            if reference.to_table != table.name:
-                referring[reference.to_table].add(table.name)
+def candidates(schema: Schema, looks: Mapping[TableName, Looks], index: NameIndex) -> list[Candidate]:
+    """Every table with a single-column key that something speaks for, with its score.
+
+    Tables refer to another by foreign keys, or by their columns' names where there are none.
+    """
+    referring = likely_references(schema, index)
+    direct_of = {n: len(referring.get(n, ())) for n, t in schema.tables.items() if single_key(t) is not None}
+    # How far references reach is walked for those only that could lead.
+    likely = set(sorted(direct_of, key=lambda n: (-direct_of[n], n))[:REACH_WALKED_MAX])
     found = []
-    for name, table in schema.tables.items():
-        if (key := single_key(table)) is None:
-            continue
-        direct, reach = len(referring[name]), len(_reach(name, referring))
+    for name, direct in direct_of.items():
+        points = _name_points(name)
+        reach = len(_reach(name, referring)) if points > 0 or name in likely else direct
         personal = min(len(looks[name].strong), PERSONAL_MAX) if name in looks else 0
-        said = {singular(w) for w in words(name.name)} | set(words(name.name))
-        points = NAME_POINTS if said & SUBJECT_WORDS else 0.0
-        points -= NAME_POINTS if said & SERVANT_WORDS else 0.0
         score = points + direct + reach / 2 + personal
         many = " or more" if personal == PERSONAL_MAX else ""
         why = f"{direct} tables refer to it, {reach} with those that refer to them; {personal}{many} personal columns"
         if score > 0:
+            key = single_key(schema.tables[name])
+            assert key is not None, name
             found.append(Candidate(name, key, score, f"its name says so; {why}" if points > 0 else why))
     return found
+
+
+def _name_points(name: TableName) -> float:
+    """Whether a table's name says that its rows are people who are served."""
+    said = [w for w in words(name.name) if w not in TAILS]
+    known = {*said, *map(singular, said)}
+    if known & SERVANT_WORDS:
+        return -NAME_POINTS
+    if said and {said[-1], singular(said[-1]), singular(said[-1]).removesuffix("profile")} & SUBJECT_WORDS:
+        return NAME_POINTS
+    return MENTION_POINTS if known & SUBJECT_WORDS else 0.0
 
 
 def single_key(table: Table) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
 import re
 
 from domicile.model.schema import Column
@@ -26,57 +24,7 @@ SERVANT_WORDS = _set("staff employee admin operator agent manager worker role pe
 
 IDENTIFIER_WORDS = _set("id uuid guid key code no nr num number ref fk by")
 
-# Kinds of personal values that say a table is about people.
-_STRONG: Mapping[str, frozenset[str]] = {
-    "e-mail address": _set("email mail correo courriel"),
-    "telephone number": _set("phone mobile tel telephone telefon telefono fax msisdn cellphone handy whatsapp"),
-    "name of a person": _set(
-        "firstname lastname fullname surname forename nickname username middlename displayname vorname "
-        "nachname prenom apellido apellidos recipient cardholder"
-    ),
-    "postal address": _set("address addr street strasse calle rue adresse direccion alamat"),
-    "date of birth": _set("birth birthday birthdate dob geburtsdatum naissance nacimiento"),
-    "identity document": _set("passport ssn nric aadhaar nik dni curp idcard"),
-    "payment card or account": _set("iban card cvv bic"),
-    "network address": _set("ip ipaddr ipaddress mac"),
-    "device identifier": _set("imei imsi iccid udid idfa gaid"),
-    "credential": _set("password passwd pwd secret salt otp"),
-    "picture of a person": _set("avatar selfie portrait picture"),
-    "position": _set("lat latitude lon lng longitude geolocation gps"),
-}
-_STRONG_PAIRS: Mapping[tuple[str, str], str] = {
-    **{
-        (first, "name"): "name of a person"
-        for first in _set(
-            "first last full middle given family display user real nick maiden holder contact billing shipping"
-        )
-    },
-    ("user", "agent"): "network address",
-    ("national", "id"): "identity document",
-    ("tax", "id"): "identity document",
-    ("device", "id"): "device identifier",
-    ("e", "mail"): "e-mail address",
-}
-STRONG_TYPES = {
-    "inet": "network address",
-    "macaddr": "network address",
-    "macaddr8": "network address",
-    "point": "position",
-    "geometry": "position",
-    "geography": "position",
-}
-# Kinds that matter only in a table that is about people anyway.
-_WEAK: Mapping[str, frozenset[str]] = {
-    "part of an address": _set(
-        "address2 city district state province zip postal postcode zipcode town county plz ort lines"
-    ),
-    "sex": _set("gender sex geschlecht"),
-    "free text": _set("note notes comment comments body message bio about remark remarks"),
-    "name": _set("name company"),
-    "profile": _set("profile interests preferences nationality religion marital"),
-}
 _TEXTUAL = _set("text varchar bpchar citext name")
-_TIMES = _set("date timestamp timestamptz time timetz interval")
 _INTEGERS = _set("int2 int4 int8")
 
 
@@ -121,34 +69,3 @@ def names_table(column: str, table: str) -> bool:
     said = [singular(w) for w in words(column) if w not in IDENTIFIER_WORDS]
     meant = [singular(w) for w in words(table)]
     return bool(meant) and said[-len(meant) :] == meant
-
-
-def strong_kind(column: Column) -> str:
-    """The kind of personal value that name and type say for sure, or ''."""
-    if column.base_kind == "e" or column.base_type == "bool":
-        return ""
-    if kind := STRONG_TYPES.get(column.base_type, ""):
-        return kind
-    found = words(column.name)
-    kinds = [_STRONG_PAIRS[pair] for pair in pairwise(found) if pair in _STRONG_PAIRS]
-    kinds += [k for k, known in _STRONG.items() if known.intersection(found)]
-    if not kinds or (found[-1] in {"id", "count", "type", "verified", "status"} and not _is_pair(found)):
-        return ""
-    # A timestamp beside an e-mail (email_verified_at) is not one; only a date of birth is.
-    if column.base_type in _TIMES and kinds[0] != "date of birth":
-        return ""
-    return "network address" if "network address" in kinds else kinds[0]
-
-
-def weak_kind(column: Column) -> str:
-    """The kind of value that is personal in a table about people, or ''."""
-    if column.base_kind == "e" or column.base_type in _TIMES | _INTEGERS | {"bool", "numeric"}:
-        return ""
-    found = words(column.name)
-    if found and found[-1] in IDENTIFIER_WORDS - {"code"}:
-        return ""
-    return next((k for k, known in _WEAK.items() if known.intersection(found)), "")
-
-
-def _is_pair(found: tuple[str, ...]) -> bool:
-    return found[-2:] in _STRONG_PAIRS

@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file being read, for messages."""
+    """The file being read, for messages. ``hint``: what to do about a mistake that says nothing else."""
 
     name: str
+    hint: str = "Correct the data map, then run: domicile map check"
 
     def refuse(self, line: int, message: str, hint: str = "") -> DomicileError:
         """The error to raise: ``file:line: message``."""
@@ -28,7 +29,7 @@ class Source:
             ErrorCode.MAP_INVALID,
             f"{self.name}:{line}: {message}",
             facts={"file": self.name, "line": line},
-            hint=hint or "Correct the data map, then run: domicile map check",
+            hint=hint or self.hint,
         )
 
     def compose(self, text: str) -> Node:
@@ -75,11 +76,15 @@ class Node:
             raise self.refuse(f"{what} holds characters that PostgreSQL has not")
         return text
 
-    def texts(self, what: str) -> tuple[str, ...]:
-        """A list of scalars without repetition."""
+    def items(self, what: str, refusal: str = "must be a list: [one, two]") -> tuple[Node, ...]:
+        """The items of a list. ``refusal`` is said of what is none."""
         if not isinstance(self.raw, yaml.SequenceNode):
-            raise self.refuse(f"{what} must be a list: [one, two]")
-        found = tuple(Node(self.source, item).text(f"each of {what}") for item in self.raw.value)
+            raise self.refuse(f"{what} {refusal}")
+        return tuple(Node(self.source, item) for item in self.raw.value)
+
+    def texts(self, what: str, refusal: str = "must be a list: [one, two]") -> tuple[str, ...]:
+        """A list of scalars without repetition."""
+        found = tuple(item.text(f"each of {what}") for item in self.items(what, refusal))
         if len(set(found)) != len(found):
             raise self.refuse(f"{what} names something twice")
         return found

@@ -35,9 +35,10 @@ select c.oid::bigint,
        c.relrowsecurity,
        coalesce(s.heap, 0),
        case when c.relkind in ('r', 'm') then coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) else 0 end,
-       -- Rows as the planner would guess them: the density at the last ANALYZE times today's size. Null: nobody has looked yet.
+       -- Rows as the planner would guess them: the density at the last ANALYZE times today's size. Null: nobody has looked yet, or
+       -- there was nothing then.
        case when c.relkind not in ('r', 'm') or coalesce(s.heap, 0) = 0 then 0
-            when c.reltuples < 0 or c.relpages = 0 then null
+            when c.reltuples <= 0 or c.relpages = 0 then null
             else (c.reltuples::float8 / c.relpages * (s.heap / current_setting('block_size')::float8))::bigint
        end,
        pg_catalog.has_table_privilege(c.oid, 'select') and not pg_catalog.row_security_active(c.oid),

@@ -1,0 +1,1 @@
+"""Schemas that nobody designed, drawn from a seed, and moved while they are written to."""

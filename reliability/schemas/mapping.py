@@ -1,0 +1,34 @@
+"""The data map of a shop, as a person would settle on it."""
+
+from __future__ import annotations
+
+import yaml
+
+from reliability.schemas.names import quoted
+from reliability.schemas.shape import Ref, Shop
+
+
+def data_map(shop: Shop, dataset: str) -> str:
+    """YAML."""
+    tables: dict[str, dict[str, object]] = {}
+    for tab in shop.tables:
+        rule: dict[str, object] = {"role": "subject"}
+        if tab.owner is not None:
+            rule = {"role": "owned", "owner": _step(tab.owner)}
+        if undeclared := [_step(ref) for ref in tab.loose if ref.options is None]:
+            rule["references"] = undeclared
+        tables[quoted(*tab.name)] = rule
+    for name, role in shop.roles.items():
+        tables[quoted(*name)] = {"role": role, "policy": "present"} if role == "shared" else {"role": role}
+    subject = {
+        "table": quoted(*shop.subject.name),
+        "key": shop.subject_key,
+        "market": f"subject.{quoted(shop.market)}",
+    }
+    document = {"version": 1, "dataset": dataset, "subject": subject, "tables": tables}
+    return yaml.safe_dump(document, allow_unicode=True, sort_keys=False)
+
+
+def _step(ref: Ref) -> str:
+    ours, theirs = (", ".join(map(quoted, names)) for names in (ref.columns, ref.to_columns))
+    return f"{ours} {'<-' if ref.inward else '->'} {quoted(*ref.to)}({theirs})"

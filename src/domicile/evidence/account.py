@@ -1,0 +1,149 @@
+"""What the statements of a move say together: the rules its acts must follow, figures, and what is not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domicile.evidence.statement import (
+    Approval,
+    Copy,
+    Handover,
+    Plan,
+    Predicate,
+    Purge,
+    Residual,
+    Rollback,
+    Scan,
+    Statement,
+    Verdict,
+)
+from domicile.evidence.strict import Malformed
+
+EQUAL = "equal"
+
+
+@dataclass(slots=True)
+class _Wave:
+    """How far a wave is, as one log tells."""
+
+    clean: bool = False
+    away: bool = False
+    purged: bool = False
+    epoch: int = 0
+    home: str = ""
+
+
+def check_acts(origin: str, statements: Sequence[Statement]) -> None:
+    """The rules, for one log. Raises Malformed:
+
+    - a log speaks for one site;
+    - the epochs of a wave rise with every handover and rollback;
+    - a rollback follows a handover; after a purge a wave is neither handed over nor rolled back;
+    - a purge follows an ``equal`` verdict, the wave's latest, and the wave is at home at another site;
+    - a scan and a residual follow a purge.
+    """
+    waves: dict[int, _Wave] = {}
+    for place, said in enumerate(statements):
+        act = said.predicate
+        if act.site != statements[0].predicate.site:
+            raise Malformed(f"{origin}, statement {place}: of another site")
+        wave = waves.setdefault(getattr(act, "wave", -1), _Wave())
+        why = _breach(act, wave)
+        if why:
+            raise Malformed(f"{origin}, statement {place}: {why}")
+
+
+def _breach(act: Predicate, wave: _Wave) -> str:
+    match act:
+        case Verdict():
+            wave.clean = act.outcome == EQUAL and act.differences == 0
+        case Handover():
+            back = isinstance(act, Rollback)
+            if act.epoch <= wave.epoch:
+                return "an epoch that does not rise"
+            if wave.purged or (back and not wave.away):
+                return f"a {act.kind} after a purge, or a rollback of a wave that was not handed over"
+            wave.epoch, wave.away, wave.home = act.epoch, not back, act.home
+        case Purge():
+            if not wave.clean or wave.home in ("", act.site):
+                return "a purge without a clean verdict before it, or where the wave is at home"
+            wave.purged = True
+        case Scan() | Residual():
+            if not wave.purged:
+                return f"a {act.kind} before a purge"
+    return ""
+
+
+def check_agreement(logs: Sequence[Sequence[Statement]]) -> None:
+    """That all logs tell of the same handovers and rollbacks, wave by wave, in the same order. Raises Malformed."""
+    told = [_handovers(found) for found in logs]
+    for other in told[1:]:
+        for wave in sorted(told[0].keys() | other.keys()):
+            if told[0].get(wave) != other.get(wave):
+                raise Malformed(f"wave {wave}: the logs tell of different handovers")
+
+
+def _handovers(statements: Sequence[Statement]) -> dict[int, list[tuple[str, int, str, str]]]:
+    found: dict[int, list[tuple[str, int, str, str]]] = {}
+    for said in statements:
+        act = said.predicate
+        if isinstance(act, Handover):
+            found.setdefault(act.wave, []).append((act.kind, act.epoch, act.home, act.root))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The acts of all logs."""
+
+    acts: tuple[Predicate, ...]
+
+    @classmethod
+    def of(cls, logs: Sequence[Sequence[Statement]]) -> Account:
+        """Of the statements of each log."""
+        return cls(tuple(s.predicate for found in logs for s in found))
+
+    def figures(self) -> dict[str, object]:
+        """What a reader wants to know. Handovers stand in both logs and are counted once."""
+        handovers = [a for a in self.acts if isinstance(a, Handover)]
+        scans = [a for a in self.acts if isinstance(a, Scan)]
+        purges = [a for a in self.acts if isinstance(a, Purge)]
+        plans = [a for a in self.acts if isinstance(a, Plan)]
+        return {
+            "subjects": max((p.subjects for p in plans), default=0),
+            "waves": max((p.waves for p in plans), default=0),
+            "approvals": sum(isinstance(a, Approval) for a in self.acts),
+            "rows_copied": sum(a.rows for a in self.acts if isinstance(a, Copy)),
+            "verdicts_equal": sum(isinstance(a, Verdict) and a.outcome == EQUAL for a in self.acts),
+            "verdicts_different": sum(isinstance(a, Verdict) and a.outcome != EQUAL for a in self.acts),
+            "handovers": len({(h.wave, h.epoch) for h in handovers if not isinstance(h, Rollback)}),
+            "rollbacks": len({(h.wave, h.epoch) for h in handovers if isinstance(h, Rollback)}),
+            "pause_us_max": max((h.pause_us for h in handovers), default=0),
+            "waves_purged": len({p.wave for p in purges}),
+            "rows_purged": sum(p.rows for p in purges),
+            "scans": len(scans),
+            "copies_found": sum(s.copies_found for s in scans),
+            "canaries_planted": sum(s.canaries_planted for s in scans),
+            "canaries_found": sum(s.canaries_found for s in scans),
+            "residuals": sum(isinstance(a, Residual) for a in self.acts),
+        }
+
+    def not_shown(self, logs: int) -> list[str]:
+        """What a reader might take for shown, and is not."""
+        purged = {a.wave for a in self.acts if isinstance(a, Purge)}
+        scanned = {a.wave for a in self.acts if isinstance(a, Scan)}
+        handed = {a.wave for a in self.acts if isinstance(a, Handover)}
+        left = [a for a in self.acts if isinstance(a, Residual)]
+        said = ["that the statements are true: they are the sites' own word, bound to their order"]
+        if logs == 1:
+            said.append("the other site's own account: only one log is here")
+        if handed - purged:
+            said.append(f"a purge of {len(handed - purged)} of {len(handed)} waves: their source copies may stand")
+        if purged - scanned:
+            said.append(f"a scan after the purge of {len(purged - scanned)} waves")
+        if any(a.copies_found or a.canaries_found < a.canaries_planted for a in self.acts if isinstance(a, Scan)):
+            said.append("that nothing is left: a scan found copies, or missed a canary")
+        if left:
+            said.append(f"the end of {len(left)} residuals, which their places keep until they expire")
+        return said

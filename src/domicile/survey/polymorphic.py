@@ -1,0 +1,128 @@
+"""Pairs such as (``commentable_type``, ``commentable_id``): which tables the rows mean, with containment for each.
+
+The kinds are matched on the server against the names of the schema's own tables, so that no value leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from domicile.model.schema import Column, Table, TableName
+from domicile.postgres.ownership import column, ident
+from domicile.survey.measure import SAMPLE_ROWS_MAX, sample
+from domicile.survey.names import comparable_keys, glued_stem
+from domicile.survey.state import State
+from domicile.survey.undeclared import kind_column
+from domicile.survey.words import is_textual, looks_like_identifier, singular, words
+
+TABLES_MAX = 6  # that are said of one pair
+
+
+def pairs_of(table: Table) -> tuple[tuple[str, str], ...]:
+    """(kind, id) columns of a table that mean rows of one of several tables."""
+    declared = {c for r in table.references for c in r.columns}
+    identifying = [c.name for c in table.columns if looks_like_identifier(c.name) or glued_stem(c.name)]
+    found = [(kind_column(table, name), name) for name in identifying]
+    names = {c.name for c in table.columns}
+    if {"content_type_id", "object_id"} <= names:  # the generic relation of a common framework
+        found.append(("content_type_id", "object_id"))
+    return tuple((kind, name) for kind, name in found if kind and name not in declared)
+
+
+async def report_polymorphic(state: State, table: Table) -> list[str]:
+    """One line for each pair, and one for each table that rows mean."""
+    said = []
+    for kind, name in pairs_of(table):
+        meant = await _meant(state, table, kind, table.column(name))
+        if meant is None:
+            continue
+        of = f": {'; '.join(meant)}" if meant else ""
+        said.append(f"{kind} and {name} seem to refer to rows of several tables, which no owner path can follow{of}")
+    return said
+
+
+async def _meant(state: State, table: Table, kind: str, identifier: Column) -> list[str] | None:
+    """What rows of the pair mean, the most frequent first; None: this is no such pair."""
+    expression = _kind_text(state, table, kind)
+    if expression is None:
+        return None
+    targets = [n for n, t in sorted(state.schema.tables.items()) if comparable_keys(identifier, t) and n != table.name]
+    labels = [(label, number) for number, n in enumerate(targets) for label in _labels(n)]
+    row = await state.measure.row(
+        sql.SQL(_KINDS).format(
+            kind=expression,
+            sample=sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX),
+            most=sql.Literal(TABLES_MAX),
+            labels=sql.Literal([label for label, _ in labels]),
+            numbers=sql.Literal([number for _, number in labels]),
+        )
+    )
+    if row is None:
+        return []
+    said = []
+    for number, rows in row[0] or []:
+        found = await _found(state, table, expression, identifier, targets[number])
+        measured = "not measured" if found is None else f"{found} of {rows} rows looked at are found there"
+        said.append(f"{targets[number]} ({measured})")
+    return said
+
+
+async def _found(
+    state: State, table: Table, expression: sql.Composable, identifier: Column, to_table: TableName
+) -> int | None:
+    [key, *_] = comparable_keys(identifier, state.table(to_table))
+    row = await state.measure.row(
+        sql.SQL(_FOUND).format(
+            kind=expression,
+            sample=sample(table, [sql.SQL("*")], SAMPLE_ROWS_MAX),
+            to=ident(to_table),
+            key=sql.Identifier(key),
+            name=column("t", identifier.name),
+            labels=sql.Literal(list(_labels(to_table))),
+        )
+    )
+    return None if row is None else int(row[0])
+
+
+def _kind_text(state: State, table: Table, kind: str) -> sql.Composable | None:
+    """The kind of a row as text: the column, or what it names in a table of kinds."""
+    if is_textual(table.column(kind)) or table.column(kind).base_kind == "e":
+        return sql.SQL("{}::text").format(column("t", kind))
+    for reference in state.references(table.name):
+        kinds = state.table(reference.to_table)
+        if reference.columns == (kind,) and {"app_label", "model"} <= {c.name for c in kinds.columns}:
+            return sql.SQL("(select k.app_label || k.model from {} as k where {} = {})").format(
+                ident(kinds.name), column("k", reference.to_columns[0]), column("t", kind)
+            )
+    return None
+
+
+def _labels(name: TableName) -> Sequence[str]:
+    """How a kind may call the table, in small letters without separators: blogpost, blogposts."""
+    said = words(name.name)
+    one = (*said[:-1], singular(said[-1])) if said else ()
+    return tuple(dict.fromkeys(("".join(said), "".join(one))))
+
+
+# The kind without separators, whole and after its last namespace: Forum::Post is forumpost, and post.
+_KINDS = """
+select json_agg(json_build_array(m.no, m.rows) order by m.rows desc, m.no) from (
+    select l.no, sum(s.rows)::int8 as rows
+    from (select {kind} as kind, count(*) as rows from {sample} as t group by 1) as s
+    join unnest({labels}::text[], {numbers}::int8[]) as l (label, no)
+      on l.label in (lower(regexp_replace(s.kind, '[^A-Za-z0-9]', '', 'g')),
+                     lower(regexp_replace(regexp_replace(s.kind, '^.*[^A-Za-z0-9_]', ''), '_', '', 'g')))
+    group by l.no order by 2 desc, l.no limit {most}) as m
+"""
+_FOUND = """
+with s as materialized (select {kind} as kind, {name} as id from {sample} as t),
+meant as (
+    select k.kind from (select distinct kind from s) as k
+    where lower(regexp_replace(k.kind, '[^A-Za-z0-9]', '', 'g')) = any({labels}::text[])
+       or lower(regexp_replace(regexp_replace(k.kind, '^.*[^A-Za-z0-9_]', ''), '_', '', 'g')) = any({labels}::text[])
+)
+select count(*) from s where s.kind in (select kind from meant)
+   and exists (select from {to} as o where o.{key} = s.id)
+"""
