@@ -118,6 +118,7 @@ def test_a_name_in_one_document_is_no_path(found: Draft) -> None:
 
 def test_what_the_server_cannot_compute_is_not_measured(found: Draft) -> None:
     assert owner(found, "cards") == "user_id -> public.users(id)"
+    assert "not measured: whether JSON content holds keys of public.users (id)" in said(found, "cards")
     assert owner(found, "shelves") == "user_id -> public.users(id)"
 
 

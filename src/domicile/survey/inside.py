@@ -103,7 +103,10 @@ async def _documents(state: State, table: Table, document: Column) -> list[str]:
                 path_documents=sql.Literal(PATH_DOCUMENTS_MIN),
             )
         )
-        for path, distinct, found in (row[0] or []) if row else []:
+        if row is None:
+            state.say(table.name, f"not measured: whether JSON {document.name} holds keys of {state.subject} ({key})")
+            continue
+        for path, distinct, found in row[0] or []:
             # A number is a subject's because the path says so: {"user_id": 7}, {"user": {"id": 7}}.
             named = any(says_person(step) for step in (path.replace(".id", "").split(".")[-1], path.split(".")[-1]))
             if found < BELIEVED_SHARE * distinct or distinct < BY_VALUES_ALONE_MIN or not (named or kind != "int8"):
