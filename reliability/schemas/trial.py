@@ -127,7 +127,7 @@ class _Trial:
         order = commands.apply(self.workspace, plan, mode=self._mode, on_progress=begun)
         move = await self._order(order, "apply")
         if move.status is not Status.WAITING:
-            raise Wrong(f"apply ended {move.status}: {_why(move)}")
+            raise Wrong(f"apply ended {move.status}: {_why(move)}{await self._told(move)}")
         await asyncio.sleep(SETTLE_S)
         await pens.rest()
         ledger.moved("target")
@@ -152,9 +152,14 @@ class _Trial:
             await commands.rollback(self.workspace, move.move_id)
         except DomicileError as error:
             if error.code is not ErrorCode.KEYS_COLLIDE or len(move.waves) == 1:
-                raise Wrong(f"rollback: {error.code}: {error.message}") from error
+                raise Wrong(f"rollback: {error.code}: {error.message}{await self._told(move)}") from error
             await pens.rest()
             await self._order(commands.rollback(self.workspace, move.move_id), "rollback")
+
+    async def _told(self, move: MoveStatus) -> str:
+        """What the report says of discrepancies: their rows are random, and nobody's."""
+        report = await self._order(commands.report(self.workspace, move.move_id), "report")
+        return "".join(f"; {one}" for one in report.discrepancies[:STRANGE_MAX])
 
     @property
     def _mode(self) -> Mode:
