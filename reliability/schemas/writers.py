@@ -41,6 +41,7 @@ class Ledger:
     members: frozenset[str]
     may_leave: bool = False  # before the cohort is frozen, nobody leaves for good: the plan would be stale
     commits: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)  # those of them by which a member's rows were written
     refused: Counter[str] = field(default_factory=Counter)
     deeds: Counter[str] = field(default_factory=Counter)
     strange: list[str] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Ledger:
     def committed(self, site: str, subjects: Sequence[str], read: Mapping[str | None, Held]) -> None:
         """What was read at the end of a transaction that has committed."""
         self.commits[site] += 1
+        self.served[site] += not self.members.isdisjoint(subjects)
         for subject in subjects:
             self.rows[subject] = read.get(subject, {})
         self.nobody[site] = read.get(None, {})

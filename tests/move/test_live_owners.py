@@ -299,7 +299,7 @@ async def test_rows_change_hands_up_to_the_last_moment(place: Place) -> None:
                 group.create_task(giving(place.source, *pair))
                 for pair in ((told.m[0], told.c[0]), (told.m[1], told.c[1]), (told.c[2], told.m[2]))
             ]
-            await asyncio.wait_for(through(carrier, CATCHUP), 60)
+            await asyncio.wait_for(through(carrier, CATCHUP), 150)
     await arrived_whole(place, residents)
     assert min(gift.result() for gift in gifts) >= 3
 

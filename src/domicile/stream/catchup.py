@@ -13,7 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 import time
 
+import psycopg
+
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.postgres.failures import explain, refusal_of
 from domicile.stream.apply import Apply
 from domicile.stream.change import Marker, Transaction
 from domicile.stream.filter import WaveFilter
@@ -120,7 +123,7 @@ class CatchUp:
                 if few and (self._arrived or not self._held.is_set()):
                     await self._markers.linger()
         except BaseException as why:
-            self._markers.failure = why if isinstance(why, Exception) else _stopped()
+            self._markers.failure = _told(why)
             self._markers.disappoint(self._markers.failure)
             raise
 
@@ -253,6 +256,14 @@ def _held() -> DomicileError:
         safe="The source serves and nothing has changed; the handover is tried again.",
         hint="Nothing need be done.",
     )
+
+
+def _told(why: BaseException) -> Exception:
+    """What whoever waits for a marker is told: no words of PostgreSQL's, and no timeout, which would be taken for one
+    of his own."""
+    if isinstance(why, psycopg.Error):
+        return explain(refusal_of(why), "source", "the change stream")
+    return why if isinstance(why, Exception) and not isinstance(why, TimeoutError) else _stopped()
 
 
 def _stopped() -> DomicileError:
