@@ -278,6 +278,7 @@ def arrive(session: Session, site: str, epoch: int) -> None:
 
     def effect(record: Record) -> None:
         record.mark, record.home, record.epoch, record.term = TargetMark.RESIDENT, site, epoch, record.term + 1
+        record.ahead.clear()
 
     session.after.append(effect)
     session.arrives = True

@@ -52,6 +52,13 @@ def test_nothing_is_found_and_everything_happens() -> None:
     assert counts["acknowledged"] > 20 * len(SEEDS)
 
 
+def test_what_was_read_ahead_is_nobodys_key_any_more_behind_the_arrival() -> None:
+    """In this run such a row is given to a resident of the new home, before the wave goes back and its copy is
+    removed."""
+    outcome = run(plan_of(200440))
+    assert not outcome.found, outcome.found
+
+
 def test_a_run_is_the_same_in_another_process() -> None:
     told = {
         subprocess.run(

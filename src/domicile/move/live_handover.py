@@ -49,9 +49,11 @@ T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
 DRAINS_MAX = 5  # more, right before the lock
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
-# The term ends with the arrival: this stream carries nothing more out, whatever it still has.
+# The term ends with the arrival: this stream carries nothing more out, whatever it still has. Nor is it ahead of itself
+# any more: from here on rows of these keys are the application's, who may give them to anybody.
 _ARRIVE = b"""
-    with done as (
+    with passed as (delete from domicile.ahead where wave = $1::integer),
+    done as (
         update domicile.wave set mark = 'resident', home = $2, epoch = $3::bigint, term = term + 1,
             arrival = pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text
                 || ' ' || (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint::text
