@@ -107,6 +107,8 @@ class RowFilter:
                 self._taken(self.read.row(payload, FIRST_COLUMN))
             return
         row = self._row(payload, FIRST_COLUMN)
+        if None in row:
+            raise ValueError  # nothing that a new row could keep
         key = self._key(row)
         canon = self._key_at(payload, FIRST_COLUMN)
         if self._loose and self._hangs(row, canon, canon, known=False):
