@@ -95,7 +95,8 @@ class Bench:
                 moved.append(size)
 
             begun = time.monotonic()
-            await copy.run(replace(move, target=self.through(conninfo)), wave, report)
+            async with move.pool.keeping():  # as a move does
+                await copy.run(replace(move, target=self.through(conninfo)), wave, report)
             return Carried(sum(moved), time.monotonic() - begun)
 
     async def stream(self) -> Carried:

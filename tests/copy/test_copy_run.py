@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 import os
 from pathlib import Path
 
@@ -109,6 +110,25 @@ async def test_resume_whatever_the_indexes(sites18: Rig) -> None:
     await sites18.copy()
     assert len(sites18.reported) - before <= 6
     await assert_exact(sites18)
+
+
+async def test_chunks_are_longer_over_a_long_line(sites18: Rig) -> None:
+    await shop(sites18)
+    plan = sites18.move.plan
+    plan = replace(plan, tables=tuple(replace(table, bytes=table.rows * 100) for table in plan.tables))
+
+    def lengths(bytes_min: int, done: set[tuple[str, int]] | None = None) -> list[int]:
+        found = list(copy.chunks(plan, len(MINE), done or set(), set(), bytes_min))
+        orders = [c for c in found if c.table.table.name == "orders"]
+        cells = [n for c in orders for n in range(c.first_cell, c.last_cell + 1)]
+        assert sorted(cells + [n for _, n in done or set()]) == list(range(1, 11))
+        assert [c.first_ordinal for c in orders] == [(c.first_cell - 1) * 2 for c in orders]
+        return [c.last_cell - c.first_cell + 1 for c in orders]
+
+    assert lengths(0) == [1] * 10
+    assert lengths(20_000) == [2] * 5, "a cell has 10,000 bytes"
+    assert lengths(10_000_000) == [5, 5], "every stream has one"
+    assert lengths(10_000_000, {("public.orders", 2)}) == [1, 5, 3], "what is there is not carried again"
 
 
 async def test_triggers_and_references_of_the_target_do_not_fire(sites18: Rig) -> None:

@@ -380,3 +380,20 @@ async def test_a_row_that_was_read_ahead_of_its_parent_goes_with_the_step_back(p
         wave = await refused(carrier)
     assert wave.error_code == ErrorCode.KEYS_COLLIDE
     assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 0
+
+
+async def test_a_row_that_was_read_ahead_is_whose_it_became_after_the_arrival(place: Place) -> None:
+    """A resident gets it from the member. It stays his when the wave has gone back and what it left is removed."""
+    member, stranger = (await people(place.source))[0], await scalar(place.source, STRANGER)
+    payment = await scalar(place.source, PAYMENT.format(stranger))
+    resident = await scalar(place.target, "select min(user_id) from store.orders")
+    async with begun(place, limits=ONE) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(place.source, PAYS.format(ORDER.format(member), payment))
+        await through(carrier, CATCHUP)
+    assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 1
+    await execute(place.target, PAYS.format(ORDER.format(resident), payment))
+    assert (await commands.rollback(place.workspace, carrier.move.move_id)).status is Status.ABORTED
+    assert (await commands.purge(place.workspace, carrier.move.move_id)).rows > 0
+    assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 1
+    assert await scalar(place.source, f"select count(*) from store.payment where id = {payment}") == 0

@@ -325,10 +325,12 @@ async def test_a_move_that_cannot_be_carried_fails_and_is_not_handed_around(firm
 
 async def test_pause_and_abort_reach_a_worker(firm: Firm) -> None:
     before = await total(firm.company)
-    await firm.worker()
+    worker = await firm.worker()
     move = await firm.ordered()
     await firm.copying(move)
+    worker.process.send_signal(signal.SIGSTOP)  # or it may be done before the order has been written
     await firm.company.ok("pause", move)
+    worker.process.send_signal(signal.SIGCONT)
     await firm.over(move, "paused")
     await firm.company.ok("resume", move, "--detach")
     await firm.company.ok("abort", move, "--yes")

@@ -9,9 +9,10 @@ target before the first row; cut short, it is cleaned away and begun again (``sl
 
 A table's members are cut into *cells*, ranges of ordinals of about ``limits.chunk_rows`` rows; their bounds
 follow from the plan alone, so a later process finds the same. A *chunk* is a run of neighbouring cells carried by
-one COPY and committed at once. Where an index finds the rows, that is one cell. Where PostgreSQL will scan the table
-(no index on the owner path, or a wave that is a good part of the table), each chunk costs a scan: there it is a
-stream's whole share, which the wave's own limits keep to seconds.
+one COPY and committed at once. Where an index finds the rows, that is one cell, or over a long line as many as keep
+the line busy for many times its round trip. Where PostgreSQL will scan the table (no index on the owner path, or a wave
+that is a good part of the table), each chunk costs a scan: there it is a stream's whole share, which the wave's own
+limits keep to seconds.
 
 Method: exported snapshot and parallel COPY as in pg_dump -j; progress committed with the rows as in Vitess'
 copy_state.
@@ -25,6 +26,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import threading
+import time
 
 from psycopg import AsyncConnection, sql
 
@@ -63,6 +65,10 @@ _END_CHUNK = """
 # read a single cell (measured: twenty chunks of 5 % each took twice the time of two halves).
 SCAN_FROM = 0.05
 
+# Between two chunks a stream's line lies idle for three round trips, and TCP begins slowly again. A chunk of the bytes
+# that this speed carries in a round trip makes little of both: 17 MB where it takes 170 ms, one cell on a short line.
+CHUNK_BYTES_PER_SECOND = 100_000_000
+
 # Triggers, foreign keys and the guard are switched off for this session alone; unique keys, checks and
 # not-null still hold.
 _REPLICA = {**SESSION, "session_replication_role": "replica"}
@@ -98,8 +104,9 @@ async def run(
     connection is closed when it returns.
     """
     await move.failpoints.reach("copy.before")
-    done, highest = await _progress(move, wave)
-    todo = list(chunks(move.plan, highest, done, _scanned_tables(move, wave)))
+    done, highest, round_trip = await _progress(move, wave)
+    bytes_min = int(round_trip * CHUNK_BYTES_PER_SECOND)
+    todo = list(chunks(move.plan, highest, done, _scanned_tables(move, wave), bytes_min))
     if todo or seam_after is not None:
         streams = max(1, min(move.plan.limits.streams, len(todo)))
         async with _exported_snapshot(move) as (snapshot, seam):
@@ -112,13 +119,19 @@ async def run(
     await move.failpoints.reach("copy.done")
 
 
-def chunks(plan: Plan, highest: int, done: set[tuple[str, int]], scanned: set[TableName]) -> Iterable[Chunk]:
-    """What is left to copy of a wave whose ordinals end at ``highest``, in table order. Pure."""
+def chunks(
+    plan: Plan, highest: int, done: set[tuple[str, int]], scanned: set[TableName], bytes_min: int = 0
+) -> Iterable[Chunk]:
+    """What is left to copy of a wave whose ordinals end at ``highest``, in table order; each chunk of about
+    ``bytes_min`` bytes or more, as far as every stream has one. Pure."""
     for table in plan.tables:
         size = cell_subjects(plan, table)
         cells = -(-highest // size)
         left = [cell for cell in range(1, cells + 1) if (str(table.table), cell) not in done]
-        longest = -(-cells // plan.limits.streams) if table.table in scanned else 1
+        longest = -(-cells // plan.limits.streams)
+        if table.table not in scanned:
+            cell_bytes = table.bytes * size // plan.cohort.size
+            longest = max(1, min(longest, bytes_min // cell_bytes)) if cell_bytes else 1
         for first, last in _runs(left, longest):
             yield Chunk(table, first, last, (first - 1) * size, min(last * size, highest))
 
@@ -227,13 +240,14 @@ async def _prove_deferrable_keys(move: Move, wave: WaveAtSites) -> None:
         )
 
 
-async def _progress(move: Move, wave: WaveAtSites) -> tuple[set[tuple[str, int]], int]:
-    """The cells that are at the target, and where the wave's ordinals end."""
+async def _progress(move: Move, wave: WaveAtSites) -> tuple[set[tuple[str, int]], int, float]:
+    """The cells that are at the target, where the wave's ordinals end, and how many seconds such a question takes."""
     async with move.pool.session(move.target) as target:
         with told("target", "read the progress"):
             cursor = await target.execute(_DONE, (wave.target_id,))
             done = {(str(table), int(chunk)) for table, chunk in await cursor.fetchall()}
-            return done, await waves.last_ordinal(target, wave.target_id)
+            begun = time.monotonic()
+            return done, await waves.last_ordinal(target, wave.target_id), time.monotonic() - begun
 
 
 def _scanned_tables(move: Move, wave: WaveAtSites) -> set[TableName]:
