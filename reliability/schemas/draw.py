@@ -200,10 +200,18 @@ class Drawer:
         """Rows refer to others of the same subject: of their own table, of any other, in circles."""
         for at, tab in enumerate(self._tables[1:], 1):
             if self._dice.random() < 0.2:
-                others = [t for t in self._tables[1:] if t.key]
+                # Rows that may come to be nobody's would stay behind, and what refers to them could not move.
+                others = [t for t in self._tables[1:] if t.key and self._always_owned(t)]
                 if others:
-                    to = self._dice.choice([tab, *others] if tab.key else others)
+                    to = self._dice.choice([tab, *others] if tab in others else others)
                     self._refer(at, to, to.key)
+
+    def _always_owned(self, tab: Tab) -> bool:
+        while (owner := tab.owner) is not None:
+            if owner.options is None or not tab.col(owner.columns[0]).not_null:
+                return False
+            tab = next(t for t in self._tables if t.name == owner.to)
+        return True
 
     def _refer(self, at: int, to: Tab, to_columns: tuple[str, ...]) -> None:
         dice, tab = self._dice, self._tables[at]

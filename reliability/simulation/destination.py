@@ -140,10 +140,16 @@ class Session:
     def mine(self, no: int, row: Row) -> bool:
         return tables.owner_in(tuple(self._tables()), no, row) in self.site.members.get(self.wave, ())
 
-    def claim(self, no: int, keys: Iterable[Key]) -> None:
+    def require_mine(self, no: int, keys: Iterable[Key]) -> None:
         for key in keys:
             row = self._tables()[no].get(key)
             if row is None or not self.mine(no, row):
+                raise refuse("rows", NAMES[no])
+
+    def claim(self, no: int, keys: Iterable[Key]) -> None:
+        for key in keys:
+            row = self._tables()[no].get(key)
+            if row is None or not (self.mine(no, row) or tables.owner_in(tuple(self._tables()), no, row) is None):
                 raise refuse("rows", NAMES[no])
 
     def put(self, no: int, old: Row | None, new: Row | None) -> None:
@@ -181,7 +187,7 @@ class SimTable:
 
     def delete_many(self, keys: Sequence[Key]) -> list[Statement]:
         def work(session: Session) -> None:
-            session.claim(self.no, keys)
+            session.require_mine(self.no, keys)
             for key in keys:
                 session.remove(self.no, key)
 
@@ -189,7 +195,7 @@ class SimTable:
 
     def update_many(self, sent: Sent, rows: Sequence[tuple[Key, Fields]]) -> list[Statement]:
         def work(session: Session) -> None:
-            session.claim(self.no, [key for key, _ in rows])
+            session.require_mine(self.no, [key for key, _ in rows])
             for key, fields in rows:
                 session.change(self.no, key, fields)
 

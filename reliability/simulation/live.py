@@ -262,6 +262,7 @@ async def _no_turn() -> None:
 
 async def _whole(live: LiveWave) -> None:
     """As `live_verify.whole`: every row of the wave, one snapshot of each site; what was touched since is excused."""
+    await live_verify.visible(live)
     async with one_snapshot("source", live.reading[0]) as at_source:
         seam = Seam.parse(await at_source.ask("", live_verify._seen))  # noqa: SLF001 - the real question
         await live_verify.mark(live)

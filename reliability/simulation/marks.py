@@ -43,7 +43,23 @@ class Marks:
             raise lease_lost()
 
     async def write(self, conn: Conn, generation: int, what: Callable[[Site], Any]) -> Any:
-        """One transaction that asserts the lease."""
+        """One transaction that asserts the lease, and holds it from then on: it is never on the line as a whole."""
+        site = conn.site
+
+        def begin() -> None:
+            self.require(site, generation)
+            site.leased.add(conn)
+
+        def work() -> Any:
+            site.leased.discard(conn)
+            return what(site)
+
+        conn.line.on_end.append(partial(site.leased.discard, conn))
+        await conn.line.ask(begin)
+        return await conn.line.ask(work)
+
+    async def write_at_once(self, conn: Conn, generation: int, what: Callable[[Site], Any]) -> Any:
+        """The same as one message."""
 
         def work() -> Any:
             self.require(conn.site, generation)
@@ -99,7 +115,7 @@ class Marks:
 
     async def _call(self, conn: Conn, generation: int, work: Callable[[Site], None]) -> None:
         try:
-            await self.write(conn, generation, work)
+            await self.write_at_once(conn, generation, work)
         except psycopg.OperationalError:
             raise explain(Refusal(), "source", "under the wave's lock") from None
 

@@ -117,7 +117,8 @@ class _There(_Hands):
     async def _move(self, no: int) -> None:
         phase = self.world.control.phase[no]
         try:
-            if phase in (Phase.PREPARE, Phase.COPY):  # of a copy that was cut nothing is kept
+            # Of a copy that was cut nothing is kept; and a step back that was cut goes on.
+            if phase in (Phase.PREPARE, Phase.COPY) or no in self.world.control.failed:
                 await self._step_back(no)
                 return
             if phase is Phase.PLANNED:
@@ -132,6 +133,7 @@ class _There(_Hands):
             if why.code is ErrorCode.LEASE_LOST:
                 raise
             self.world.failed(self.process, why)
+            await self._control(lambda: self.world.control.failed.add(no))
             await self._step_back(no)
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -185,6 +187,7 @@ class _There(_Hands):
             await self.marks.settle_doubt(target, MOVE, self.generation)
             record = await self.marks.find_wave(target, MOVE, no)
             if target_mark(record) is TargetMark.RESIDENT and Flaw.BLIND_STEP_BACK not in self.world.flaws:
+                await self._control(lambda: self.world.control.failed.discard(no))
                 return
             await self.marks.settle_doubt(source, MOVE, self.generation)
             there = await self.marks.find_wave(source, MOVE, no)
@@ -197,6 +200,7 @@ class _There(_Hands):
             await source.line.ask(lambda: source.site.slots.pop("there", None))
 
         def stepped_back() -> None:
+            self.world.control.failed.discard(no)
             self.world.control.reserved.discard(no)
             self.world.control.enter(no, Phase.PLANNED)
 

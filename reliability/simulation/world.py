@@ -43,6 +43,7 @@ class Control:
     phase: dict[int, Phase] = field(default_factory=dict)
     reserved: set[int] = field(default_factory=set)
     home_again: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)  # waves that are to step back
     tries: Counter[int] = field(default_factory=Counter)
 
     def enter(self, no: int, phase: Phase) -> None:

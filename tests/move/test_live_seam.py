@@ -191,3 +191,31 @@ async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monk
                 assert await scalar(place.source, beyond) is False
             await hanging
             await until(lambda: scalar(place.source, beyond))
+
+
+async def test_a_stream_that_is_opened_anew_compares_what_somebody_else_applied_when_it_is_visible(
+    place_15: Place,
+) -> None:
+    """It is at the target, and the mover that applied it is no more: nothing notes it as touched."""
+    place = place_15
+    one = (await people(place.source))[0]
+    applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
+    database = await scalar(place.source, "select current_database()")
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(place.source, f"alter database {database} set synchronous_commit = local")
+        async with open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer:
+            async with commits_hang(place.source):
+                hanging = asyncio.create_task(writer.commit())
+                async with open_live(carrier, 1):
+                    await until(lambda: scalar(place.target, applied))
+                async with open_live(carrier, 1) as live:
+                    verdict = asyncio.create_task(live_verify.whole(live))
+                    await asyncio.wait([verdict], timeout=2.0)
+                    assert not verdict.done()
+                    assert not hanging.done()
+                    await execute(
+                        place.source, "alter system reset synchronous_standby_names", "select pg_reload_conf()"
+                    )
+                    assert (await verdict).clean
+            await hanging

@@ -338,3 +338,73 @@ tables:
             await execute(place.target, "set session_replication_role = replica; delete from odd where id = 6")
             [(reference, count)] = (await live_verify.whole(live)).broken_references
             assert (reference, count) == ("public.odd(other) -> public.odd(id)", 1)
+
+
+NO_FOREIGN_KEYS = (
+    "create table app (id int primary key, market text)",
+    """create table box (id int, app int not null references app, part int default 0, primary key (id, part))
+        partition by list (part)""",
+    "create table box_0 partition of box for values in (0)",
+    "create table box_1 partition of box for values in (1)",
+    "create table odd (id int primary key, box int not null)",
+    "create table part (id int primary key, odd int not null references odd)",
+)
+NO_FOREIGN_KEYS_ROWS = (
+    "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 16) as n",
+    "insert into box select n, n from generate_series(1, 16) as n",
+    "insert into odd select n, n from generate_series(1, 16) as n",
+    "insert into odd select 20 + n, n from generate_series(1, 16) as n",
+    "insert into part select n, n from generate_series(1, 16) as n",
+)
+NO_FOREIGN_KEYS_MAP = """
+version: 1
+dataset: types
+subject: {table: app, key: id, market: subject.market}
+tables:
+  app: {role: subject}
+  box: {role: owned, owner: app -> app(id)}
+  odd: {role: owned, owner: box -> box(id)}
+  part: {role: owned, owner: odd -> odd(id)}
+"""
+
+
+async def test_what_a_parent_without_foreign_keys_leaves_behind_is_nobodys(
+    site_pair: SitePair, scratch: Path, tmp_path: Path, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays at the source, and its copy does not stay at the target; who compares meanwhile is not misled."""
+    state = scratch / f"state-{tmp_path.name}"
+    place = await place_of(site_pair, state, NO_FOREIGN_KEYS_MAP, control, NO_FOREIGN_KEYS, NO_FOREIGN_KEYS_ROWS)
+    marked = live_verify.mark
+
+    async def meanwhile(live: LiveWave) -> None:
+        await execute(place.source, "delete from box where id in (10, 16)")
+        await marked(live)
+
+    async with begun(place, MOVERS, TOGETHER) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await execute(
+            place.source,
+            "delete from box where id = 2",
+            "begin; delete from box where id = 4; delete from part where odd = 4;"
+            " delete from odd where box = 4; commit",
+            "begin; update box set app = 1 where id = 12; delete from part where odd = 12;"
+            " delete from odd where id = 12; commit",
+            "begin; delete from box where id = 6; insert into box values (6, 6); commit",  # as it was
+            "update box set part = 1 where id = 16",  # deleted and inserted
+            "begin; delete from box where id = 8; update odd set box = 6 where id = 8; commit",
+            "update box set id = 52 where id = 14; update odd set box = 52 where box = 14",
+            "delete from box where id = 1",
+        )
+        async with open_live(carrier, 1) as live:
+            with monkeypatch.context() as patched:
+                patched.setattr(live_verify, "mark", meanwhile)
+                assert (await live_verify.whole(live)).clean
+        await through(carrier, CATCHUP, Phase.VERIFY, Phase.HANDOVER)
+    for table, owner in (
+        ("box", "t.app"),
+        ("odd", "(select b.app from box as b where b.id = t.box)"),
+        ("part", "(select b.app from odd as o join box as b on b.id = o.box where o.id = t.odd)"),
+    ):
+        rows = f"select string_agg(t::text, '|' order by t::text) from {table} as t"
+        wanted = await scalar(place.source, f"{rows} where mod({owner}, 2) = 0")
+        assert await scalar(place.target, rows) == wanted

@@ -11,7 +11,9 @@ import pytest
 from tests.stream.destination import GENERATION, MOVE, UNSENT, Destination, everything, seed
 
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.postgres.connect import connect
 from domicile.postgres.lease import settle_doubt
+from domicile.stream.apply import SETTINGS
 from domicile.stream.change import Change
 from domicile.stream.pipeline import Statement
 
@@ -125,6 +127,21 @@ async def test_cascade_deletes_parents_first_in_the_source(shop: Destination) ->
     assert await shop.rows("select id, no from public.orders where user_id = 1 order by 1") == [
         (10, "C"), (30, "A"), (40, "B"),
     ]  # fmt: skip
+
+
+async def test_row_below_a_parent_whose_key_is_still_to_change(shop: Destination) -> None:
+    """It was read ahead of the stream, and stands below a key that no order has yet."""
+    await seed(shop)
+    async with await connect(shop.conninfo, settings=SETTINGS) as mover:
+        await mover.execute("insert into public.item values (50, 8, 'read ahead')")
+    await shop.carry_out(
+        await shop.update("orders", old={"id": "20"}, id="50", user_id="1", no="'B'", note=UNSENT),
+        await shop.update("item", old={"order_id": "20"}, order_id="50", line="1", what="'c'"),
+        await shop.delete("orders", id="50"),
+        await shop.delete("item", order_id="50", line="1"),
+        await shop.delete("item", order_id="50", line="8"),
+    )
+    assert await shop.rows("select order_id from public.item where order_id < 900") == [(10,), (10,)]
 
 
 async def test_user_deleted_with_everything(shop: Destination) -> None:

@@ -9,7 +9,7 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,7 @@ Touched = Mapping[int, Mapping[Key, int]]
 """By table, keys of rows that were touched, and by which transaction last."""
 FEW_ROWS = 200  # are compared at once, right before the handover
 ROUNDS_MAX = 30
+VISIBLE_SECONDS = 0.01  # between two looks whether all that was read is visible
 LOOSE_LOOKS = 3  # at a reference that no site declares, before what dangles is the move's doing
 SHRINKING = 0.8  # a round that leaves more than this share of the touched rows is as good as it gets
 _SNAPSHOT = "select pg_catalog.pg_current_snapshot()::text"
@@ -52,10 +53,34 @@ async def mark(live: LiveWave) -> None:
     content = secrets.token_hex(8).encode()
     reached = live.catchup.expect(content)
     await live.source.execute(_MARK, (content,))
+    await _in_time(live, reached)
+
+
+async def visible(live: LiveWave) -> None:
+    """Wait until every transaction that the stream has read so far is visible at the source; a commit is in the log
+    before, with synchronous standbys long before. Raises lag-budget.
+
+    For who has opened the stream anew: what others applied of it is at the target, and is not noted as touched.
+    """
+    await mark(live)
+    read = frozenset(live.catchup.filter.read)
+
+    async def until_all_are() -> None:
+        while True:
+            seam = Seam.parse(await _seen(live.source))
+            if all(map(seam.sees, read)):
+                return
+            await asyncio.sleep(VISIBLE_SECONDS)
+
+    await _in_time(live, until_all_are())
+
+
+async def _in_time(live: LiveWave, wanted: Awaitable[object]) -> None:
+    """Beside the stream, while the budget for catching up lasts."""
     seconds_max = live.move.plan.limits.catch_up_seconds_max
     try:
         async with asyncio.timeout(seconds_max):
-            await live.beside(reached)
+            await live.beside(wanted)
     except TimeoutError:
         raise DomicileError(
             ErrorCode.LAG_BUDGET,
@@ -70,6 +95,7 @@ async def whole(live: LiveWave) -> Verdict:
     """Every row of the wave, at both sites. Rows touched meanwhile are excused here, and stay to be compared."""
     move = live.move
     live.leaves = await storage.leaves(live.source, move.data_map.in_scope())  # before the snapshot
+    await visible(live)
     streams = max(1, move.plan.limits.streams)
     async with AsyncExitStack() as stack:
         pace = live.carrier.pacing.question

@@ -154,7 +154,10 @@ class Apply:
             answers = await self._run(statements)
         if not self._parts.under_way:
             answers = answers[-1 - len(deletions) : -1]
-        return {no: keys for (no, _), answer in zip(deletions, answers, strict=True) if (keys := gone(answer))}
+        left = {no: keys for (no, _), answer in zip(deletions, answers, strict=True) if (keys := gone(answer))}
+        for no, keys in left.items():
+            self._parts.forget(no, keys)
+        return left
 
     async def step(self, statements: Sequence[Statement]) -> None:
         """Statements of their own, as a step of the transaction in parts that is under way: they commit with it."""

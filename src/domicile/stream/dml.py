@@ -35,7 +35,7 @@ _DELETE = "delete from {table} as t using {rows} where {match} and {mine}"
 _UPDATE = "update {table} as t set {sets} from {rows} where {match} and {mine}"
 _INSERT = "insert into {table} ({columns}) overriding system value select {values} from {rows}"
 _CLAIM = """
-    with done as materialized (select from {table} as t join {rows} on {match} where {mine} for no key update of t)
+    with done as materialized (select from {table} as t join {rows} on {match} where {ours} for no key update of t)
     select case when pg_catalog.count(*) <> pg_catalog.cardinality($1) then domicile.refuse('rows', {name}) end
     from done"""
 _DELETE_ONE = "delete from {table} as t {using} where {match}"
@@ -137,12 +137,15 @@ class Dml:
         return _checked(statement, _CHECKED, self.table)
 
     def claim(self) -> Fragment:
-        """Lock rows, and refuse unless all are there and the wave's. Arrays: the key's columns."""
+        """Lock rows, and refuse unless all are there and the wave's. Arrays: the key's columns.
+
+        Or nobody's: one that was read ahead of the stream may stand below a parent whose key the stream has still to
+        change."""
         return sql.SQL(_CLAIM).format(
             table=ident(self.table.name),
             rows=self.rows(self.table.key_at),
             match=self.match(),
-            mine=self.mine(),
+            ours=self.nobody_elses(),
             name=sql.Literal(str(self.table.name)),
         )
 

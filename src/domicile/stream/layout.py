@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from domicile.model.datamap import DataMap, Direction, OwnerStep
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Format, TablePlan
-from domicile.model.schema import Column, Schema, Table, TableName
+from domicile.model.schema import Column, Reference, Schema, Table, TableName
 from domicile.postgres.failures import told
 
 _IDENTITIES = resources.files(__package__).joinpath("sql/identities.sql").read_text(encoding="utf-8").encode()
@@ -72,7 +72,8 @@ class StreamTable:
     them. ``type_names`` are the origin's, with modifiers. ``families``: whose values may be compared byte by byte with
     whose; empty for columns that cannot be keys.
 
-    ``key`` lists the identity's columns in the order of ``columns``; for FULL it is all of them.
+    ``key`` lists the identity's columns in the order of ``columns``; for FULL it is all of them. ``orphans``: a row
+    that goes may leave others behind that hang from it, because no foreign key keeps them together.
     """
 
     no: int
@@ -86,6 +87,7 @@ class StreamTable:
     owner: Owner
     replica: str
     partitioned: bool = False
+    orphans: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def build_layout(
                 owner=_owner(data_map, name, columns, numbers),
                 replica=facts.replica,
                 partitioned=bool(schema.tables[name].partitions),
+                orphans=_leaves_orphans(data_map, schema, name),
             )
         )
     binary = all(p.format is Format.BINARY for p in plans.values() if p.table in numbers)
@@ -251,6 +254,23 @@ def _owner(
         return Owner(at)
     to = path[0].to_table
     return Owner(at, numbers[to], tuple(columns[to].index(c) for c in path[0].to_columns))
+
+
+def _leaves_orphans(data_map: DataMap, schema: Schema, name: TableName) -> bool:
+    """Some rows find their owner in this table without a foreign key that leads there."""
+    steps = ((child, path[0]) for child in data_map.in_scope() if (path := data_map.path(child)))
+    return any(
+        step.to_table == name
+        and not _names_the_subject(data_map, data_map.path(child))
+        and not any(_same(reference, step) for reference in schema.tables[child].references)
+        for child, step in steps
+    )
+
+
+def _same(reference: Reference, step: OwnerStep) -> bool:
+    """The foreign key, which is the whole table's, is over the columns of the step."""
+    ours, theirs = ({*zip(one.columns, one.to_columns, strict=True)} for one in (reference, step))
+    return reference.to_table == step.to_table and not reference.leaves and ours == theirs
 
 
 def _has_array(table: Table) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -39,6 +40,11 @@ class Parts:
                 safe="Nothing of this step has changed.",
                 hint="It is tried again.",
             )
+
+    def forget(self, no: int, keys: Iterable[Key]) -> None:
+        """These rows of a table have left with others: their deletion need not wait any more."""
+        for key in keys:
+            self._held.pop((no, key), None)
 
     async def take(self, part: Transaction, before: int) -> bool:
         """Carry out one part; with the last one the transaction is committed, and its position. True when the part

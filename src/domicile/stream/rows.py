@@ -111,9 +111,11 @@ class RowFilter:
             raise ValueError  # nothing that a new row could keep
         key = self._key(row)
         canon = self._key_at(payload, FIRST_COLUMN)
-        if self._loose and self._hangs(row, canon, canon, known=False):
-            self._work.enter[self._no, key] = None
-            return
+        if self._loose:
+            if self._hangs(row, canon, canon, known=False):
+                self._work.enter[self._no, key] = None
+                return
+            self._refuse_left(key)
         if self._remembers:
             self._index.add(canon, row)
         else:
@@ -148,6 +150,9 @@ class RowFilter:
             if self._loose:
                 self._give_up(key, sent)
                 self._index.discard(key)
+                if self.table.orphans:  # what still hangs from it is nobody's, and leaves with it
+                    self._work.leave[self._no, sent] = None
+                    return
             else:
                 self._keys.discard(key)
             self._work.changes.append(Change(self._no, _DELETE, sent))
@@ -252,6 +257,7 @@ class RowFilter:
                 self._work.leave[self._no, sent] = None
                 self._work.enter[self._no, after] = None
                 return
+            self._refuse_left(after)
             self._give_up(key, sent, row, new)
             self._index.add(new, row, key)
         self._work.changes.append(Change(self._no, _UPDATE, after, row, None if after == sent else sent))
@@ -265,8 +271,17 @@ class RowFilter:
                     continue
                 if value in loose.asked:
                     return True
-                loose.gone.pop(value, None)
+                before = loose.gone.pop(value, None)
+                if before is not None and self._work.leave.pop((self._no, before), self) is None:
+                    # It went in this transaction, and what hung from it hangs from this one now.
+                    self._work.changes.append(Change(self._no, _DELETE, before))
         return False
+
+    def _refuse_left(self, key: Key) -> None:
+        """A row takes the key of one that leaves with what hangs from it: the step that finds it by its key, behind all
+        changes, would take this one for it."""
+        if (self._no, key) in self._work.leave:
+            raise unclear(f"gave a key of {self.table.name} to another row of the wave when its row had left")
 
     def _give_up(self, key: Canon, sent: Key, row: Fields | None = None, new: Canon | None = None) -> None:
         """Note the values that a row of the wave no longer has: it was deleted, or is ``row`` now."""
@@ -290,6 +305,8 @@ class RowFilter:
             if value is None or value is UNSENT or value not in loose.gone:
                 continue
             key = loose.gone.pop(value)
+            if (self._no, key) in self._work.leave:
+                continue
             for change in reversed(self._work.changes):
                 if change.table == self._no and change.op is Op.DELETE and change.key == key:
                     # What still hangs from it leaves with it: so the row must be there for that step to find them.
