@@ -33,6 +33,11 @@ SHORT: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
     ("stream", ("--quick",), {"ratio_full": ">= 0.9", "ratio_filtered": ">= 1.5"}),
     ("survey", ("--quick",), {"precision": ">= 0.99", "recall": ">= 0.98", "undecided": "", "seconds": "<= 60"}),
     ("evidence", ("--quick",), {"append_per_s": "", "proof_per_s": "", "verify_seconds": "<= 60"}),
+    (
+        "purge",
+        ("--quick",),
+        {"survivors_unlisted": "0", "sensitivity_min": "1.0", "foreground_tps_ratio": ">= 0.95", "mb_per_s": ""},
+    ),
     ("wan", ("--quick", "--mbit", "40"), {"ratio": ">= 0.8", "skipped": ""}),
 )
 

@@ -34,14 +34,17 @@ BYTES_MAX = 256 * 1024 * 1024  # of a bundle
 FIELDS = {  # of each kind of statement, beside site and time; i is a count, h a hash, w a word
     "plan": "dataset:w source:w target:w mode:w subjects:i waves:i cohort:h",
     "approval": "act:w approver:h",
+    "abort": "waves:i",
     "snapshot": "wave:i position:w subjects:i members:h",
     "copy": "wave:i rows:i bytes:i",
     "verdict": "wave:i outcome:w rows:i differences:i root:h",
-    "handover": "wave:i home:w epoch:i pause_us:i root:h",
-    "rollback": "wave:i home:w epoch:i pause_us:i root:h",
+    "handover": "wave:i home:w epoch:i root:h",
+    "rollback": "wave:i home:w epoch:i root:h",
+    "pause": "wave:i epoch:i pause_us:i",
+    "stepback": "wave:i epoch:i",
     "purge": "wave:i rows:i position:w root:h",
-    "scan": "wave:i method:w place:w copies_found:i canaries_planted:i canaries_found:i",
-    "residual": "wave:i place:w reason:w expires:i",
+    "scan": "method:w place:w copies_found:i canaries_planted:i canaries_found:i",
+    "residual": "place:w reason:w expires:i",
 }
 CHECKS = [
     "container",
@@ -449,27 +452,41 @@ def checks(raw, keys, seen):
 
 def check_acts(acts):
     """The rules that the acts of one log follow, wave by wave."""
-    clean, away, epochs, homes, purged = set(), set(), {}, {}, set()
+    verdicts, trips, purged = {}, {}, set()
     for act in acts:
         kind, wave = act["kind"], act.get("wave")
         need(act["site"] == acts[0]["site"], "a statement of another site")
+        mine = trips.setdefault(wave, [])  # its handovers and rollbacks that were not taken back
         if kind == "verdict":
-            (clean.add if act["outcome"] == "equal" and act["differences"] == 0 else clean.discard)(wave)
+            verdicts[wave] = act["root"] if act["outcome"] == "equal" and act["differences"] == 0 else None
         if kind in ("handover", "rollback"):
-            need(act["epoch"] > epochs.get(wave, 0) and wave not in purged, f"a {kind} after a purge, or an old epoch")
-            need(kind == "handover" or wave in away, "a rollback of a wave that was not handed over")
-            epochs[wave], homes[wave] = act["epoch"], act["home"]
-            (away.add if kind == "handover" else away.discard)(wave)
+            need(act["epoch"] > (mine[-1]["epoch"] if mine else 0), "an epoch that does not rise")
+            need(wave not in purged, f"a {kind} after a purge")
+            away = mine and mine[-1]["kind"] == "handover"
+            need(kind == "handover" or away, "a rollback of a wave that was not handed over")
+            compared = verdicts.get(wave) == act["root"]
+            need(compared or act["home"] == act["site"], "a departure without an equal verdict of its root")
+            mine.append(act)
+        if kind == "stepback" and act["epoch"]:
+            latest = mine and mine[-1]["epoch"] == act["epoch"] and mine[-1]["home"] != act["site"]
+            need(latest and wave not in purged, "a step back from what is not the wave's latest departure")
+            mine.pop()
         if kind == "purge":
-            need(wave in clean, "a purge without a clean verdict")
-            need(homes.get(wave, act["site"]) != act["site"], "a purge where the wave is at home")
+            need(verdicts.get(wave), "a purge without a clean verdict")
+            need(mine and mine[-1]["home"] != act["site"], "a purge where the wave is at home")
             purged.add(wave)
-        need(kind not in ("scan", "residual") or wave in purged, f"a {kind} before a purge")
+        need(kind not in ("scan", "residual") or purged, f"a {kind} before a purge")
 
 
 def handovers(acts):
-    told = [a for a in acts if a["kind"] in ("handover", "rollback")]
-    return sorted((a["wave"], a["epoch"], a["kind"], a["home"], a["root"]) for a in told)
+    """Those that were not taken back, wave by wave."""
+    told = []
+    for a in acts:
+        if a["kind"] in ("handover", "rollback"):
+            told.append((a["wave"], a["epoch"], a["kind"], a["home"], a["root"]))
+        if a["kind"] == "stepback" and a["epoch"]:
+            told = [t for t in told if t[:2] != (a["wave"], a["epoch"])]
+    return sorted(told)
 
 
 def verify(raw, keys, seen=()):

@@ -61,6 +61,8 @@ class Drawer:
             self._owned()
         crossing = self._friends()
         self._loose_references()
+        if not crossing:
+            self._parties(Random(f"{self._seed} parties"))
         tables = [
             replace(t, layouts=draw_layouts(dice, t.cols, t.key, self._cuts.get(t.name, ""))) for t in self._tables
         ]
@@ -200,18 +202,33 @@ class Drawer:
         """Rows refer to others of the same subject: of their own table, of any other, in circles."""
         for at, tab in enumerate(self._tables[1:], 1):
             if self._dice.random() < 0.2:
-                # Rows that may come to be nobody's would stay behind, and what refers to them could not move.
-                others = [t for t in self._tables[1:] if t.key and self._always_owned(t)]
+                others = [t for t in self._tables[1:] if t.key]
                 if others:
-                    to = self._dice.choice([tab, *others] if tab in others else others)
+                    to = self._dice.choice([tab, *others] if tab.key else others)
                     self._refer(at, to, to.key)
 
     def _always_owned(self, tab: Tab) -> bool:
+        """Foreign keys alone see to it that each row has an owner."""
         while (owner := tab.owner) is not None:
-            if owner.options is None or not tab.col(owner.columns[0]).not_null:
+            if owner.inward or owner.options is None or not all(tab.col(name).not_null for name in owner.columns):
                 return False
             tab = next(t for t in self._tables if t.name == owner.to)
         return True
+
+    def _parties(self, dice: Random) -> None:
+        """Rows refer to a second subject, whoever that is. Dice of its own: other drawings stay what they are."""
+        if dice.random() < 0.7 or self._cuts.get(self._tables[0].name) or self._tables[0].loose:
+            return
+        for at in sorted(dice.sample(range(len(self._tables)), min(2, len(self._tables)))):
+            names = Namer(dice)
+            for col in self._tables[at].cols:
+                names.of(col.name)
+            key = self._tables[0].col(self._subject_key)
+            col = Columns(dice, {}, [], {}, False).like(key, names.fresh(), not_null=False)
+            options = dice.choice(_LATER)
+            ref = Ref((col.name,), self._tables[0].name, (self._subject_key,), options, party=True)
+            tab = self._tables[at]
+            self._tables[at] = replace(tab, cols=(*tab.cols, col), loose=(*tab.loose, ref))
 
     def _refer(self, at: int, to: Tab, to_columns: tuple[str, ...]) -> None:
         dice, tab = self._dice, self._tables[at]
@@ -222,6 +239,10 @@ class Drawer:
         options: str | None = None
         if dice.random() < 0.8:
             options = dice.choice(_ON_DELETE) + dice.choice(_ON_UPDATE) + dice.choice(_LATER)
+        # A row that may come to be nobody's stays: it would keep what it refers to from being purged, and be missed by
+        # what refers to it.
+        if not self._always_owned(tab) or not self._always_owned(to):
+            return
         ref = Ref(tuple(c.name for c in cols), to.name, to_columns, options)
         self._tables[at] = replace(tab, cols=(*tab.cols, *cols), loose=(*tab.loose, ref))
 

@@ -17,6 +17,8 @@ def data_map(shop: Shop, dataset: str) -> str:
             rule = {"role": "owned", "owner": _step(tab.owner)}
         if undeclared := [_step(ref) for ref in tab.loose if ref.options is None]:
             rule["references"] = undeclared
+        if parties := {_step(ref): "stub" for ref in tab.loose if ref.party}:
+            rule["parties"] = parties
         tables[quoted(*tab.name)] = rule
     for name, role in shop.roles.items():
         tables[quoted(*name)] = {"role": role, "policy": "present"} if role == "shared" else {"role": role}

@@ -91,7 +91,8 @@ async def fill(conn: AsyncConnection[Any], values: Values, markets: Sequence[str
         inward = next((t for t in shop.tables if t.owner is not None and t.owner.inward), None)
         known: dict[str, str | None] = {shop.market: market}
         for ref in shop.subject.loose:  # friends are of one market
-            friends = [s for s, m in zip(subjects, markets, strict=False) if m == market and dice.random() < 0.5]
+            near = [s for s, m in zip(subjects, markets, strict=False) if ref.party or m == market]
+            friends = [s for s in near if dice.random() < 0.5]
             known |= {ref.columns[0]: friends[-1] if friends else None}
         if inward is not None and inward.owner is not None:
             row = await insert(conn, inward, fresh_row(values, inward, {}))
@@ -118,7 +119,9 @@ async def _fill_table(
         if not tab.col(tab.owner.columns[0]).not_null and values.dice.random() < 0.1:
             known = dict(named(tab.owner, None))
         for ref in tab.loose:
-            others = [r for (s, name), found in rows.items() if name == ref.to and s == subject for r in found]
+            others = [
+                r for (s, name), found in rows.items() if name == ref.to and (ref.party or s == subject) for r in found
+            ]
             known |= named(ref, values.dice.choice(others) if others and values.dice.random() < 0.6 else None)
         row = fresh_row(values, tab, known)
         for _ in range(2 if tab.identity in (Identity.FULL, Identity.NONE) and values.dice.random() < 0.4 else 1):
@@ -150,3 +153,15 @@ async def held(conn: AsyncConnection[Any], shop: Shop, subjects: Iterable[str] |
         for subject, digest in await cursor.fetchall():
             found[subject].setdefault(tab.name, Counter())[digest] += 1
     return dict(found)
+
+
+async def named_persons(conn: AsyncConnection[Any], shop: Shop) -> set[str]:
+    """Everybody whom a row there names as its second person."""
+    found = set[str]()
+    for tab, ref in shop.parties:
+        name = ident(ref.columns[0])
+        statement = sql.SQL("select distinct {}::text from {} where {} is not null").format(
+            name, ident(*tab.name), name
+        )
+        found.update(key for (key,) in await (await conn.execute(statement)).fetchall())
+    return found

@@ -43,13 +43,15 @@ class Col:
 @dataclass(frozen=True, slots=True)
 class Ref:
     """Columns that name a row of a table. ``options``: of the foreign key; None: none is declared.
-    ``inward``: against the arrow, the other table names this one."""
+    ``inward``: against the arrow, the other table names this one. ``party``: it names a subject, whoever that is, and
+    the map says stub."""
 
     columns: tuple[str, ...]
     to: Name
     to_columns: tuple[str, ...]
     options: str | None = ""
     inward: bool = False
+    party: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,11 @@ class Shop:
     def subject(self) -> Tab:
         """The subjects' table."""
         return self.tables[0]
+
+    @property
+    def parties(self) -> tuple[tuple[Tab, Ref], ...]:
+        """The references to a second person, with their tables."""
+        return tuple((t, r) for t in self.tables for r in t.loose if r.party)
 
     def tab(self, name: Name) -> Tab:
         """The table in scope of that name."""

@@ -214,6 +214,8 @@ class _Trial:
         for mode in Mode:
             said = [f"{c.name}: {c.detail}" for c in plan.refusals_of(mode)]
             due = self.shop.refused.get(mode, "")
+            if self.shop.parties and not due and all(one.startswith("stubs: ") for one in said):
+                continue  # a table of which none can be made
             if bool(said) != bool(due) or not all(due in one or one.endswith(FOLLOWS) for one in said):
                 raise Wrong(f"a {mode} plan is refused with {said}; due: {due!r}")
         return None if plan.refusals_of(self._mode) else plan

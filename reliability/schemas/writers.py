@@ -140,7 +140,7 @@ class Writer:
         given: dict[str, str | None] = {}
         for ref in tab.loose:
             friend = self.dice.choice(
-                [s for s in self.mine if (s in self.ledger.members) == (subject in self.ledger.members)]
+                [s for s in self.mine if ref.party or (s in self.ledger.members) == (subject in self.ledger.members)]
             )
             given |= named(
                 ref, await self._somewhere(conn, ref, friend if ref.to == self.shop.subject.name else subject)
@@ -158,7 +158,7 @@ class Writer:
             return False
         given = {**named(tab.owner, parent)}
         for ref in tab.loose:
-            given |= named(ref, await self._somewhere(conn, ref, subject))
+            given |= named(ref, await self._somewhere(conn, ref, self.dice.choice(self.mine) if ref.party else subject))
         await insert(conn, tab, fresh_row(self.values, tab, given))
         return True
 
@@ -193,7 +193,7 @@ class Writer:
         """To another parent: of the same subject, of another one, or of nobody."""
         if tab.owner is None or tab.owner.inward:
             return False
-        alone = not any(t.loose for t in self.shop.tables)  # nothing is torn apart
+        alone = all(ref.party for t in self.shop.tables for ref in t.loose)  # nothing is torn apart
         if not tab.col(tab.owner.columns[0]).not_null and alone and self.dice.random() < 0.2:
             return await self._update(conn, tab, subject, named(tab.owner, None))
         parent = await self._somewhere(conn, tab.owner, other if alone else subject)

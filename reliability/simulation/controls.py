@@ -186,12 +186,12 @@ async def _not_asked(_live: object) -> bool:
 def _no_tail() -> list[Planted]:
     real = live_handover._cross  # noqa: SLF001
 
-    async def cross(live: Any, lock: Any, deadline: float, equal: Any) -> None:
+    async def cross(live: Any, lock: Any, deadline: float, equal: Any, leaves: Any) -> None:
         with (
             patch.object(live.apply, "compose", lambda _tail: []),
             patch.object(live_handover, "_comparing", _nothing_compared),
         ):
-            await real(live, lock, deadline, equal)
+            await real(live, lock, deadline, equal, leaves)
 
     return [(live_handover, "_cross", cross)]
 

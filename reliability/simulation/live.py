@@ -95,6 +95,7 @@ class Crossing:
         self.origin, self.destination = reversed(ends) if back else ends
         self.dice = dice(world.plan.seed, 3, generation)
         self.directory = self
+        self.evidence = None  # this world has no logs
         self.slot = "back" if back else "there"
         self.move = SimpleNamespace(
             move_id=MOVE, generation=generation, back=back, data_map=DATA_MAP, failpoints=self,

@@ -161,10 +161,10 @@ class WaveLock:
     def __init__(self, marks: Marks, conn: Conn, wave: int, asked: float) -> None:
         self._marks, self._conn, self._wave, self.asked = marks, conn, wave, asked
 
-    async def depart(self, _move_id: str, generation: int, home: str, epoch: int, content: bytes) -> None:
+    async def depart(self, _move_id: str, generation: int, home: str, epoch: int, content: bytes, _leaf: None) -> None:
         await self._marks.depart(self._conn, self._wave, generation, home, epoch, content)
 
-    async def reopen(self, _move_id: str, generation: int, mark: str, home: str, epoch: int) -> None:
+    async def reopen(self, _move_id: str, generation: int, mark: str, home: str, epoch: int, _leaf: None) -> None:
         await self._marks.reopen(self._conn, self._wave, generation, mark, home, epoch)
 
 

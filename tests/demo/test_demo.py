@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from domicile.evidence.note import parse_keys
+from domicile.evidence.verify import verify
+
 SCALE = "0.02"  # 400 users
 COMMAND = [sys.executable, "-m", "domicile", "demo", "--scale", SCALE]
 INTERRUPTED = 130
@@ -69,20 +72,31 @@ def read(path: Path) -> bytes:
         return b""
 
 
-def test_it_moves_everybody_outside_the_mainland_and_proves_it() -> None:
+def test_it_moves_everybody_outside_the_mainland_and_proves_it(tmp_path: Path) -> None:
     """All that one demo says: a fixture for several tests would run it once in each of xdist's processes."""
     with tempfile.TemporaryDirectory(prefix="domicile-test-demo-") as name:
         place = Path(name)
         place.chmod(0o711)
-        process = start(place, "--json")
+        process = start(place, "--json", "--evidence", str(tmp_path))
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         nothing_is_left(place)
     account = json.loads(out)
+    both_verifiers_agree(account, tmp_path)
     everybody_moved(account)
     customers_lost_nothing(account)
     rows_are_counted_before_and_after(account)
     what_a_person_decided_is_shown(account, err)
+
+
+def both_verifiers_agree(account: dict[str, Any], folder: Path) -> None:
+    evidence = account["evidence"]
+    assert (evidence["outcome"], evidence["other"]) == ("proven", "proven")
+    assert evidence["statements"] > 3 * len(account["move"]["waves"])
+    assert evidence["certificate"] == str(folder / "move.bundle.html")
+    assert "proven" in (folder / "move.bundle.html").read_text()
+    raw, keys = (folder / "move.bundle").read_bytes(), parse_keys((folder / "keys").read_bytes())
+    assert verify(raw, keys).figures["rows_purged"] == account["purge"]["rows"]
 
 
 def everybody_moved(account: dict[str, Any]) -> None:
@@ -141,8 +155,8 @@ def what_a_person_decided_is_shown(account: dict[str, Any], talk: str) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("columns", [60, 120])
-def test_text_fits_the_terminal(tmpdir_of_demo: Path, columns: int) -> None:
-    process = start(tmpdir_of_demo, COLUMNS=str(columns))
+def test_text_fits_the_terminal(tmpdir_of_demo: Path, tmp_path: Path, columns: int) -> None:
+    process = start(tmpdir_of_demo, "--evidence", str(tmp_path), COLUMNS=str(columns))
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert [line for line in out.splitlines() if len(line.rstrip()) > columns] == []

@@ -15,12 +15,14 @@ from domicile.evidence.statement import (
     Copy,
     Handover,
     Hex,
+    Pause,
     Plan,
     Predicate,
     Purge,
     Residual,
     Scan,
     Snapshot,
+    StepBack,
     Subject,
     Verdict,
 )
@@ -62,20 +64,24 @@ def source_acts(wave: int, *, purge: bool = True) -> list[Predicate]:
     acts: list[Predicate] = [
         Snapshot(*at, wave, "0/16B3748", 3, Hex(members)),
         Verdict(*at, wave, "equal", 21, 0, root),
-        Handover(*at, wave, "eu", 1, 3_100, root),
+        Handover(*at, wave, "eu", 1, root),
+        StepBack(*at, wave, 1),
+        Verdict(*at, wave, "equal", 21, 0, root),
+        Handover(*at, wave, "eu", 1, root),
+        Pause(*at, wave, 1, 3_100),
     ]
     if purge:
         acts += [
             Purge(*at, wave, 21, "0/17B3748", root),
-            Scan(*at, wave, "pages and log", "tables", 0, 20, 20),
-            Residual(*at, wave, "backups", "kept 30 days", NOON + 30 * 86_400),
+            Scan(*at, "pages and log", "tables", 0, 20, 20),
+            Residual(*at, "backups", "kept 30 days", NOON + 30 * 86_400),
         ]
     return acts
 
 
 def target_acts(wave: int) -> list[Predicate]:
     at = ("eu", NOON + wave)
-    return [Copy(*at, wave, 21, 4_096), Handover(*at, wave, "eu", 1, 3_100, digest(f"root {wave}"))]
+    return [Copy(*at, wave, 21, 4_096), Handover(*at, wave, "eu", 1, digest(f"root {wave}"))]
 
 
 def opening() -> list[Predicate]:

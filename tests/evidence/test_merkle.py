@@ -127,3 +127,13 @@ def test_a_bad_run_is_refused() -> None:
     for runs in ([(0, 0)], [(0, 2), (2, 3)], [(2, 3), (0, 1)], [(0, 9)], [(3, 1)]):
         with pytest.raises(Malformed):
             merkle.check_runs(runs, 8)
+
+
+@pytest.mark.parametrize("old", range(SIZE))
+def test_growth_is_proven_from_what_an_appender_keeps(old: int) -> None:
+    leaves = hashes(SIZE)
+    frontier = Frontier()
+    for leaf in leaves[:old]:
+        frontier.append(leaf)
+    for size in range(old, SIZE + 1):
+        assert merkle.growth(frontier, leaves[old:size]) == grown(leaves[:size]).consistency(old)

@@ -15,7 +15,7 @@ from domicile.evidence.bundle import Earlier, pack, unpack
 from domicile.evidence.ledger import Head, Ledger, seal_leaf
 from domicile.evidence.merkle import leaf_hash
 from domicile.evidence.note import Signer
-from domicile.evidence.statement import Copy, Handover, Predicate, Purge, Scan, Verdict
+from domicile.evidence.statement import Copy, Handover, Predicate, Purge, Rollback, Scan, StepBack, Verdict
 from domicile.evidence.verify import CHECKS, verify
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_a_leaf_that_is_dropped(story: Story) -> None:
     cut = replace(part, leaves=part.leaves[:-1])
     files = {**unpack(story.bundle()), **_files(cut, 1)}
     assert judged(pack(files), story.keys)[1] == "container"  # as many leaves as the tree says
-    last = without(story, 1, 14)
+    last = without(story, 1, 22)
     files = unpack(story.bundle()) | {n: r for n, r in unpack(last).items() if n.startswith("log-1/")}
     assert judged(pack(files), story.keys) == ("refuted", "manifest")
 
@@ -243,7 +243,9 @@ def _told(acts: Sequence[Predicate], change: Callable[[Story], None] = lambda _:
     told = Story(waves=1)
     for act in acts:
         told.us.ledger.record(SUBJECT, act)
-        if isinstance(act, Handover):
+        if isinstance(act, Handover) and StepBack(*AT, act.epoch) not in acts:
+            if act.home == "us":
+                told.eu.ledger.record(SUBJECT, replace(CLEAN, site="eu"))
             told.eu.ledger.record(SUBJECT, replace(act, site="eu"))
     change(told)
     told.cosign()
@@ -252,18 +254,23 @@ def _told(acts: Sequence[Predicate], change: Callable[[Story], None] = lambda _:
 
 AT = ("us", NOON, 7)
 ROOT = digest("root")
-CLEAN, AWAY = Verdict(*AT, "equal", 1, 0, ROOT), Handover(*AT, "eu", 3, 9, ROOT)
+CLEAN, AWAY = Verdict(*AT, "equal", 1, 0, ROOT), Handover(*AT, "eu", 3, ROOT)
 GONE = Purge(*AT, 1, "0/1", ROOT)
 
 
 def test_the_rules_that_acts_follow() -> None:
-    from domicile.evidence.statement import Rollback
-
-    back = Rollback(*AT, "us", 4, 9, ROOT)
+    back = Rollback(*AT, "us", 4, ROOT)
     again = replace(AWAY, epoch=5)
     refuted = ("refuted", "acts")
     assert _told([CLEAN, AWAY, back, again, GONE]) == ("proven", "")
-    assert _told([CLEAN, AWAY, replace(back, home="asia"), GONE]) == ("proven", "")
+    assert _told([CLEAN, again, StepBack(*AT, 5), StepBack(*AT, 0), AWAY, GONE]) == ("proven", "")
+    assert _told([CLEAN, again, StepBack(*AT, 5)]) == ("proven", "")
+    assert _told([CLEAN, AWAY, again, StepBack(*AT, 3)]) == refuted
+    assert _told([StepBack(*AT, 3)]) == refuted
+    assert _told([CLEAN, AWAY, back, StepBack(*AT, 4)]) == refuted  # it had come home
+    assert _told([CLEAN, again, StepBack(*AT, 5), GONE]) == refuted
+    assert _told([AWAY]) == refuted
+    assert _told([CLEAN, replace(AWAY, root=digest("another"))]) == refuted
     assert _told([CLEAN, replace(AWAY, home="us"), GONE]) == refuted
     assert _told([AWAY, GONE]) == refuted
     assert _told([CLEAN, GONE]) == refuted
@@ -273,8 +280,15 @@ def test_the_rules_that_acts_follow() -> None:
     assert _told([CLEAN, AWAY, replace(AWAY)]) == refuted
     assert _told([back]) == refuted
     assert _told([CLEAN, AWAY, GONE, back]) == refuted
-    assert _told([Scan(*AT, "pages", "tables", 0, 1, 1)]) == refuted
     assert _told([replace(CLEAN, site="eu")]) == refuted
+
+
+def test_a_scan_before_any_purge() -> None:
+    told = Story(waves=0)
+    told.us.ledger.record(SUBJECT, Scan(*AT[:2], "pages", "tables", 0, 1, 1))
+    told.eu.ledger.record(SUBJECT, Copy("eu", NOON, 7, 1, 1))
+    told.cosign()
+    assert judged(told.bundle(), told.keys) == ("refuted", "acts")
 
 
 def test_logs_that_disagree() -> None:

@@ -85,6 +85,7 @@ async def test_killed_at_every_point_there_and_back(place: Place, process: Mover
         died = await process.do("purge", move, failpoint="rollback.cleared:kill:2")
         assert died.killed, died
         assert (await process.do("purge", move)).error == ""
+        assert (await process.do("evidence_bundle", move)).result.report.outcome == "proven"
         account = await writers.verdict()
     assert account.refused["DM001"] > 0
     assert set(await every_row(place.target)) == set(before)

@@ -62,7 +62,7 @@ def test_what_was_read_ahead_is_nobodys_key_any_more_behind_the_arrival() -> Non
 @pytest.mark.parametrize("seed", [303004, 310151, 310934, 332220])
 def test_what_a_campaign_found(seed: int) -> None:
     """A step back that was cut goes on; a row that was read ahead below a key that is still to come is the wave's; what
-    a mover that is no more applied is compared when it is visible; only what is sent as one message comes late whole."""
+    a former mover applied is compared when it is visible; only what is sent as one message comes late as a whole."""
     outcome = run(plan_of(seed))
     assert not outcome.found, outcome.found
 

@@ -12,9 +12,9 @@ import pytest
 from tests.samples import EXAMPLES
 import yaml
 
-from domicile.model.datamap import Role, SharedPolicy
+from domicile.model.datamap import PartyPolicy, Role, SharedPolicy
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import TableName
+from domicile.model.schema import Reference, TableName
 from domicile.survey.datamap_file import dump, load, parse
 from domicile.survey.datamap_keys import SCHEMA_NAME, json_schema, json_schema_text
 from domicile.survey.datamap_text import WIDTH, list_lines
@@ -84,6 +84,50 @@ def test_digest_is_of_the_meaning() -> None:
     assert parse(again).digest == parse(GOOD).digest
     for change in (("role: local", "role: reference"), ("key: id", "key: uid"), ("policy: refuse", "policy: present")):
         assert parse(GOOD.replace(*change)).digest != parse(GOOD).digest
+
+
+PARTIES = GOOD.replace(
+    "store.log: {role: local}",
+    """store.message:
+    role: owned
+    owner: sender_id -> store.user_account(id)
+    parties: {recipient_id -> store.user_account(id): stub, '"Copied To" -> store.user_account(id)': refuse}""",
+)
+
+
+def test_parties_have_policies() -> None:
+    data_map = parse(PARTIES)
+    user = TableName("store", "user_account")
+    message = TableName("store", "message")
+    told = {
+        column: data_map.policy_of(Reference(message, (column,), user, ("id",)))
+        for column in ("recipient_id", "Copied To", "sender_id")
+    }
+    assert told == {
+        "recipient_id": PartyPolicy.STUB,
+        "Copied To": PartyPolicy.REFUSE,
+        "sender_id": PartyPolicy.REFUSE,
+    }
+    assert parse(dump(data_map)) == data_map
+    assert data_map.digest != parse(PARTIES.replace(": stub", ": refuse")).digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (": stub", ": null", "policy null is not carried by this version"),
+        (": stub", ": copy", "policy copy is not carried by this version"),
+        (": stub", ": stab", "'stab' is no policy"),
+        ("recipient_id ->", "recipient_id <-", "write -> and not <-"),
+        ("{recipient_id ->", "{sender_id ->", "this is the table's owner"),
+        ("country: {role: reference}", "country: {role: reference, parties: {a -> b(c): stub}}", "tables that move"),
+    ],
+)
+def test_what_is_no_policy_of_a_party_is_refused(old: str, new: str, said: str) -> None:
+    with pytest.raises(DomicileError) as refused:
+        parse(PARTIES.replace(old, new, 1))
+    assert refused.value.code is ErrorCode.MAP_INVALID
+    assert said in refused.value.message
 
 
 def changed(old: str, new: str) -> str:
@@ -200,7 +244,9 @@ def test_the_committed_schema_is_current_and_valid() -> None:
     Draft202012Validator.check_schema(json.loads(committed))
 
 
-@pytest.mark.parametrize("text", [GOOD, CLASSIFIED, dump(parse(CLASSIFIED))], ids=["good", "classified", "dumped"])
+@pytest.mark.parametrize(
+    "text", [GOOD, CLASSIFIED, PARTIES, dump(parse(PARTIES))], ids=["good", "classified", "parties", "dump"]
+)
 def test_the_schema_takes_what_the_program_takes(text: str) -> None:
     Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
 

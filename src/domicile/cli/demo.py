@@ -30,11 +30,15 @@ def demo(
         Path | None,
         typer.Option(help="Programs of an installed PostgreSQL to use, e.g. /usr/lib/postgresql/15/bin."),
     ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the bundle and its certificate are kept; else a new temporary folder."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """See a whole move: four PostgreSQL sites, a store whose customers write all the while, moved and proven."""
     output = session_of(context, json=json).output
-    account = asyncio.run(_Performance(output, keep=keep, postgres=postgres).play(scale))
+    account = asyncio.run(_Performance(output, keep=keep, postgres=postgres, evidence=evidence).play(scale))
     if not account.proven:
         raise typer.Exit(EXIT_DISCREPANCY)
 
@@ -42,10 +46,11 @@ def demo(
 class _Performance:
     """One demo with its signals. The first signal stops it; others change nothing, because the removal must end."""
 
-    def __init__(self, output: Output, *, keep: bool, postgres: Path | None) -> None:
+    def __init__(self, output: Output, *, keep: bool, postgres: Path | None, evidence: Path | None) -> None:
         self._output = output
         self._keep = keep
         self._postgres = postgres
+        self._evidence = evidence
         self._stopped = False
         self._enough: asyncio.Event | None = None  # set: who kept the sites has seen enough
 
@@ -74,7 +79,8 @@ class _Performance:
         from domicile.demo.story import Options, run
 
         with render_demo.Teller(self._output) as tell:
-            account = await run(Options(scale, self._hold if self._keep else None, self._postgres), tell)
+            hold = self._hold if self._keep else None
+            account = await run(Options(scale, hold, self._postgres, self._evidence), tell)
         if not self._keep:
             self._show(account)
         return account

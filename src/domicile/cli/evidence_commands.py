@@ -1,4 +1,5 @@
-"""Evidence: verifying a bundle. Needs no configuration, no database and no network."""
+"""Evidence: a move's bundle out of the sites' logs, and the verdict on one, which needs no configuration, no database
+and no network."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from domicile.cli import render_evidence
-from domicile.cli.options import AsJson, Force, write_new
+from domicile.cli.options import AsJson, Force, MoveName, write_new
 from domicile.cli.session import session_of
 from domicile.evidence import bundle, checkpoint, note
 from domicile.evidence.certificate import certificate
@@ -29,6 +30,51 @@ group.add_typer(evidence, name="evidence", help="Evidence of what a move did.")
 @evidence.callback()
 def program() -> None:
     """Evidence of what a move did."""
+
+
+@evidence.command("export")
+def export(
+    context: typer.Context,
+    move: MoveName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The bundle to write.")],
+    force: Force = False,
+    json: AsJson = False,
+) -> None:
+    """Write a move's bundle, and beside it the certificate: BUNDLE.html."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    found = session.run(lambda: commands.evidence_bundle(workspace, move))
+    page = output.with_name(output.name + ".html")
+    write_new(output, found.raw, force=force)
+    write_new(page, found.certificate, force=force)
+    facts = render_evidence.exported(found, output, page)
+    session.output.result(facts, *render_evidence.export(facts))
+
+
+@evidence.command("show")
+def show(context: typer.Context, move: MoveName, json: AsJson = False) -> None:
+    """Walk through what the sites' logs say of a move, and the verdict on it."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    found = session.run(lambda: commands.evidence_bundle(workspace, move))
+    session.output.result(render_evidence.told(found), *render_evidence.story(found, session.output.stdout.width))
+
+
+@evidence.command("keys")
+def keys(context: typer.Context, json: AsJson = False) -> None:
+    """The verifier keys of the sites' logs, for publication; an examiner brings them to verify. Made at first use."""
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    found = commands.evidence_keys(session.workspace())
+    if json:
+        session.output.result({name: [key.text() for key in both] for name, both in found.items()})
+    else:
+        session.output.raw(render_evidence.keys(found))
 
 
 @evidence.command("verify")

@@ -26,6 +26,7 @@ from domicile.cli import (
     ids_command,
     look_commands,
     move_commands,
+    scan_command,
     setup_commands,
     worker_command,
 )
@@ -46,6 +47,7 @@ app.add_typer(look_commands.group)
 app.add_typer(move_commands.group)
 app.add_typer(worker_command.group)
 app.add_typer(evidence_commands.group)
+app.add_typer(scan_command.group)
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:

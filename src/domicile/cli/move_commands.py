@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from domicile.cli import render_move, render_plan, units
+from domicile.cli import render_erasure, render_move, render_plan, units
 from domicile.cli.confirm import confirm
 from domicile.cli.options import AsJson, Detach, MoveName, Watch, Yes, read_text
 from domicile.cli.progress import watching
 from domicile.cli.session import Session, session_of
+from domicile.model.erasure import ErasureWish
 from domicile.model.errors import EXIT_FAILED, EXIT_INTERRUPTED, DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan
@@ -144,34 +146,71 @@ def soak(context: typer.Context, move: MoveName, watch: Watch = True, json: AsJs
 def purge(
     context: typer.Context,
     move: MoveName,
+    scan: Annotated[
+        bool,
+        typer.Option("--scan", help="See to what is left on disk, and search the source's files, if they are here."),
+    ] = False,
+    rewrite: Annotated[
+        bool,
+        typer.Option("--rewrite", help="With --scan: write the tables anew (VACUUM FULL); each is locked meanwhile."),
+    ] = False,
+    kept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kept", metavar="PATH[=DATE]", help="With --scan: an archive or backup, kept until DATE; repeatable."
+        ),
+    ] = None,
+    max_mb_per_s: Annotated[
+        int, typer.Option("--max-mb-per-s", min=0, help="With --scan: read no faster than this; 0: as fast as it goes.")
+    ] = 0,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Delete nothing: search the files again for what a purge removed.")
+    ] = False,
     detach: Detach = False,
     watch: Watch = True,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Delete the source copy of every wave that lives at the target with a clean verdict; of a move that was rolled
-    back, the copy that the target has kept. It cannot be undone.
+    back, the copy that the target has kept. It cannot be undone. With --scan, what the deleted rows leave on disk is
+    seen to, and searched for where the files can be reached from here.
     """
     from domicile import commands
 
+    if not scan and (rewrite or kept or max_mb_per_s):
+        raise typer.BadParameter("--rewrite, --kept and --max-mb-per-s go with --scan")
+    wish = ErasureWish(rewrite, tuple(_kept(text) for text in kept or ()), max_mb_per_s) if scan else None
     session = session_of(context, json=json)
     workspace = session.workspace()
+    if recheck:
+        found = session.run(lambda: commands.recheck(workspace, move))
+        session.output.result(found, *render_erasure.erasure(found, session.output.stdout.width))
+        return
     before = session.run(lambda: commands.status(workspace, move))[0]
     if question := _purge_question(before):
         confirm(session.output, question, yes=yes)
     if detach:
-        now, _ = session.run_move(lambda _: commands.purge_detached(workspace, move))
+        now, _ = session.run_move(lambda _: commands.purge_detached(workspace, move, wish))
         session.output.result(now, *render_move.move(now, session.output.stdout.width))
         return
 
     async def work(stop: asyncio.Event) -> PurgeReport:
         with watching(session.output, live=watch, purging=True) as show:
-            return await commands.purge(workspace, move, on_progress=show, stop=stop)
+            return await commands.purge(workspace, move, wish=wish, on_progress=show, stop=stop)
 
     done, stopped = session.run_move(work)
     session.output.result(done, *render_move.purge(done, session.output.stdout.width))
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _kept(text: str) -> tuple[str, str]:
+    """A path and the day until which it is kept, if one is given."""
+    path, _, until = text.rpartition("=") if "=" in text else (text, "", "")
+    try:
+        return str(Path(path).resolve()), date.fromisoformat(until).isoformat() if until else ""
+    except ValueError:
+        raise typer.BadParameter(f"{until} is no date; write PATH=YYYY-MM-DD", param_hint="--kept") from None
 
 
 def _apply_question(made: Plan, mode: Mode) -> str:

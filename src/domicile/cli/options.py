@@ -60,13 +60,13 @@ OutputFile = Annotated[
 ]
 
 
-def write_new(path: Path, text: str, *, force: bool) -> None:
+def write_new(path: Path, content: str | bytes, *, force: bool) -> None:
     """Write a file that must not exist yet, unless ``force``. Raises DomicileError (file-exists,
     config-invalid).
     """
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("wb" if force else "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
     except FileExistsError:
         raise DomicileError(
             ErrorCode.FILE_EXISTS,

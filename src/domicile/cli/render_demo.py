@@ -16,7 +16,7 @@ from domicile.cli import units
 from domicile.cli.output import Output
 from domicile.cli.progress import Show, watching
 from domicile.cli.tables import Col, table
-from domicile.demo.account import Account, Stayed
+from domicile.demo.account import Account, Evidence, Stayed
 from domicile.demo.customers import Writes
 from domicile.demo.events import Built, Event, Moving, Stage, StageDone, StageStarted
 from domicile.demo.proof import Statement
@@ -94,6 +94,8 @@ def account(found: Account, width: int) -> Iterator[RenderableType]:
         yield _statement(statement)
     yield Text()
     yield Text(_oracle(found), style="bold")
+    yield _hanging(Text("evidence     ", style="bold"), _evidence(found.evidence))
+    yield _hanging(Text("certificate  ", style="bold"), found.evidence.certificate)
     if found.proven:
         yield Text.assemble(("proven", "bold green"), f" in {units.duration(found.seconds)} in all")
     else:
@@ -163,6 +165,11 @@ def _oracle(found: Account) -> str:
         f"acknowledged writes {verdict.acknowledged:,}, lost {verdict.lost:,}, doubled {verdict.doubled:,}, {refused}, "
         f"rows of outsiders at the target {verdict.foreign:,}"
     )
+
+
+def _evidence(found: Evidence) -> str:
+    other = f"; the single file that shares no code with it: {found.other}" if found.other else ""
+    return f"{units.plural(found.statements, 'statement')} of both sites' logs. domicile: {found.outcome}{other}"
 
 
 def _store(found: Account) -> str:

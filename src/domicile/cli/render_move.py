@@ -10,7 +10,7 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from domicile.cli import render_live, units
+from domicile.cli import render_erasure, render_live, units
 from domicile.cli.tables import Col, hanging, table
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Limits, Mode
@@ -193,6 +193,8 @@ def purge(done: PurgeReport, width: int) -> Iterator[RenderableType]:
     if done.left_at_source is not None:
         yield Text(f"rows of these subjects found at {done.site} afterwards: {units.count(done.left_at_source)}")
     yield from _sentences("not touched by this:", done.remains)
+    if done.erasure is not None:
+        yield from render_erasure.erasure(done.erasure, width)
 
 
 def report(account: MoveReport, width: int) -> Iterator[RenderableType]:

@@ -1,7 +1,8 @@
 """One function per thing an operator can do. CLI, web and tests call these; faces only parse and print."""
 
-from domicile.commands.afterwards import purge, rollback, soak
+from domicile.commands.afterwards import purge, recheck, rollback, soak
 from domicile.commands.detached import apply_detached, purge_detached, resume_detached
+from domicile.commands.evidence import evidence_bundle, evidence_keys
 from domicile.commands.ids import apply_ids, ids, plan_ids
 from domicile.commands.inspect import plan, sites, survey, survey_explain
 from domicile.commands.maps import map_check, map_export, map_update
@@ -13,6 +14,8 @@ __all__ = [
     "apply",
     "apply_detached",
     "apply_ids",
+    "evidence_bundle",
+    "evidence_keys",
     "ids",
     "map_check",
     "map_export",
@@ -22,6 +25,7 @@ __all__ = [
     "plan_ids",
     "purge",
     "purge_detached",
+    "recheck",
     "report",
     "resume",
     "resume_detached",

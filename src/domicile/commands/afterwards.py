@@ -16,12 +16,13 @@ from domicile.commands.moves import (
     told,
     watched,
 )
+from domicile.model.erasure import ErasureReport, ErasureWish
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.report import MoveStatus, PurgedTable, PurgeReport
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
-from domicile.move import begin, streams
+from domicile.move import begin, erase, evidence, parties, streams
 from domicile.move import purge as purging
 from domicile.move import rollback as rolling_back
 from domicile.move import soak as soaking
@@ -86,13 +87,21 @@ async def soak(
 
 
 async def purge(
-    workspace: Workspace, move_id: str, *, on_progress: Watch = quiet, stop: asyncio.Event | None = None
+    workspace: Workspace,
+    move_id: str,
+    *,
+    wish: ErasureWish | None = None,
+    on_progress: Watch = quiet,
+    stop: asyncio.Event | None = None,
 ) -> PurgeReport:
     """Remove the source copy of every wave that lives at the target. Irreversible; killed half-way it is
     continued by the same order.
 
     Of a move that was rolled back: remove the copy that the target has kept, closed, until now. Where only some of its
     waves were, the first order removes what the others left at the source, the next one that.
+
+    With a ``wish`` what the deleted rows leave on disk is seen to, and searched for where the files can be reached;
+    of a move that was purged with one before, again.
 
     Raises verdict-missing when a wave has no clean verdict or its source copy has changed since (the way back is still
     open then), phase-forbids when nothing is to purge or a rollback has not come to its end.
@@ -111,10 +120,26 @@ async def purge(
             await begin.enlist(carrier)
             if rolled_back:
                 return await _purge_rolled_back(carrier, begun)
-            left = any(w.phase is not Phase.DONE for w in all_waves)
+            left = record.status is not Status.DONE or any(w.phase is not Phase.DONE for w in all_waves)
+            if wish is not None:
+                left = True
+                await erase.order(carrier, wish)
             if left and await carry_out(desk, carrier, "purge", on_progress, stop) is Outcome.FAILED:
                 raise await _why_not_purged(desk, record.move_id)
             return await _purge_report(desk, carrier, time.monotonic() - begun)
+
+
+async def recheck(workspace: Workspace, move_id: str) -> ErasureReport:
+    """Search the source's files again for what a purge removed; nothing else is done. When nothing is found and nothing
+    is left to wait for, the fingerprints are destroyed, and later checks give the same report.
+
+    Raises phase-forbids where no purge has left a report, files-unreadable when the scan does not come to its end.
+    """
+    async with open_desk(workspace) as desk:
+        record = await desk.moves.get(MoveId(move_id))
+        async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
+            await begin.enlist(carrier)
+            return await erase.recheck(carrier)
 
 
 async def _why_not_purged(desk: Desk, move_id: MoveId) -> DomicileError:
@@ -135,6 +160,7 @@ async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
     """What a rollback left at the target."""
     move = carrier.move
     removed = await rolling_back.clear(carrier)
+    await evidence.close(carrier)
     await streams.end(carrier)
     await purging.vacuum(carrier.reversed())
     await begin.release_guards(carrier)
@@ -163,6 +189,8 @@ async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeRe
             left += await purging.rows_left(carrier, source, record.id)
             for table, rows in await purging.journalled(source, record.id):
                 removed[table] = removed.get(table, 0) + rows
+        stubs = await parties.remains(source, carrier.move)
+    erasure = await erase.stored_report(carrier)
     return PurgeReport(
         move_id=move_id,
         site=carrier.move.source_site,
@@ -172,5 +200,6 @@ async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeRe
         tables=tuple(PurgedTable(t, n) for t, n in sorted(removed.items())),
         left_at_source=left,
         seconds=seconds,
-        remains=purging.remains(carrier.move.source_site, told=True),
+        remains=(*purging.remains(carrier.move.source_site, told=True, searched=erasure is not None), *stubs),
+        erasure=erasure,
     )

@@ -19,6 +19,8 @@ from domicile.control.membership import Membership
 from domicile.control.moves import MoveRecord, Moves
 from domicile.control.orders import Orders
 from domicile.directory.directory import Directory, SubjectHash
+from domicile.ledger.evidence import Evidence, subject_of
+from domicile.ledger.keys import log_keys
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan
@@ -144,7 +146,16 @@ async def fit(desk: Desk, move_id: MoveId, lease: Lease, *, any_schema: bool = F
     if not any_schema:
         require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
     membership = Membership(desk.conn)
-    return Carrier(move, desk.moves, desk.figures, desk.directory, desk.orders, lease, membership, sweep)
+    evidence = evidence_of(desk.workspace, record)
+    return Carrier(
+        move, desk.moves, desk.figures, desk.directory, desk.orders, lease, membership, sweep, evidence=evidence
+    )
+
+
+def evidence_of(workspace: Workspace, record: MoveRecord) -> Evidence:
+    """What writes and reads the evidence of a move; its sites' keys are made where there are none yet."""
+    keys = {site: log_keys(workspace.state_dir, record.dataset, site) for site in (record.source, record.target)}
+    return Evidence(record.move_id, subject_of(record.move_id, record.plan_digest), keys)
 
 
 async def schema_at(conninfo: str) -> Schema:

@@ -16,12 +16,15 @@ from domicile.commands.moves import (
 from domicile.control.lease import living_runner
 from domicile.control.moves import MoveRecord
 from domicile.control.orders import MOVE, PURGE
+from domicile.model.erasure import ErasureWish
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status, ended
 from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
+from domicile.postgres import erasure_record
+from domicile.postgres.connect import SESSION, connect
 
 
 async def apply_detached(workspace: Workspace, plan: Plan, *, mode: Mode = Mode.LIVE) -> MoveStatus:
@@ -52,7 +55,7 @@ async def resume_detached(workspace: Workspace, move_id: str) -> MoveStatus:
         return await desk.status(record.move_id)
 
 
-async def purge_detached(workspace: Workspace, move_id: str) -> MoveStatus:
+async def purge_detached(workspace: Workspace, move_id: str, wish: ErasureWish | None = None) -> MoveStatus:
     """Leave the purge to the workers of the source site. Idempotent. Raises phase-forbids when nothing is to purge,
     move-busy while somebody else carries the move; what the purge itself raises stands in the status later."""
     require_shared_control(workspace)
@@ -63,6 +66,9 @@ async def purge_detached(workspace: Workspace, move_id: str) -> MoveStatus:
         if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
             raise forbidden(record, "purge")
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
+        if wish is not None:
+            async with await connect(workspace.conninfo(record.dataset, record.source), settings=SESSION) as source:
+                await erasure_record.order(source, record.move_id, wish)
         if record.ordered != PURGE:
             await _give(desk, record, PURGE)
         return await desk.status(record.move_id)

@@ -29,7 +29,7 @@ from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus, WaveStatus
 from domicile.model.site import MoveId
 from domicile.model.workspace import Workspace
-from domicile.move import begin
+from domicile.move import begin, evidence
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
 from domicile.planner import plan_file
@@ -165,7 +165,8 @@ async def freeze_cohort(desk: Desk, carrier: Carrier, plan: Plan) -> None:
     await begin.enlist(carrier)
     try:
         async with carrier.source() as source:
-            await freeze(source, plan, carrier.move.data_map, move_id, subjects=subjects)
+            record = evidence.planned(carrier, plan.cohort.digest)
+            await freeze(source, plan, carrier.move.data_map, move_id, subjects=subjects, record=record)
     except DomicileError as error:
         if error.code is ErrorCode.LEASE_LOST:
             raise

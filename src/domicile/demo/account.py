@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from domicile.demo.customers import Writes
 from domicile.demo.proof import Statement, TableCount
+from domicile.evidence.verify import Outcome
 from domicile.model.plan import Plan
 from domicile.model.report import MoveReport, PurgeReport, VerifyReport
 
 MB = 1_000_000
+CERTIFICATE = "move.bundle.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,27 @@ class Stayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """``other`` is the single-file verifier's word, empty where it is not at hand. ``folder`` stays when the demo is
+    gone."""
+
+    statements: int
+    outcome: str
+    other: str
+    folder: str
+
+    @property
+    def proven(self) -> bool:
+        """True when every verifier that was asked says so."""
+        return self.outcome == Outcome.PROVEN and self.other in ("", str(Outcome.PROVEN))
+
+    @property
+    def certificate(self) -> str:
+        """Where the page is."""
+        return str(Path(self.folder) / CERTIFICATE)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """The account of one demo. ``stages`` are seconds; ``moving_seconds`` are those of apply, copies and proofs
     together."""
@@ -66,6 +90,7 @@ class Account:
     purge: PurgeReport
     stayed: tuple[Stayed, ...]
     writes: Writes
+    evidence: Evidence
     statements: tuple[Statement, ...]
     tables: tuple[TableCount, ...]
     stages: Mapping[str, float]
@@ -76,7 +101,7 @@ class Account:
     def proven(self) -> bool:
         """True when the engine's verdicts and the demo's own statements all hold."""
         engine = self.verify.clean and self.writes.found.clean and not self.purge.left_at_source
-        return engine and all(s.holds for s in self.statements)
+        return engine and self.evidence.proven and all(s.holds for s in self.statements)
 
     @property
     def rows_per_second(self) -> float:
@@ -106,6 +131,7 @@ class Account:
             "move": {"id": status.move_id, "status": status.status, "waves": [asdict(w) for w in status.waves]},
             "verify": asdict(self.verify),
             "purge": asdict(self.purge),
+            "evidence": {**asdict(self.evidence), "certificate": self.evidence.certificate},
             "stayed": [asdict(s) for s in self.stayed],
             "check": {
                 "passed": all(s.holds for s in self.statements),

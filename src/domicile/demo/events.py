@@ -21,6 +21,7 @@ class Stage(StrEnum):
     PURGE = "remove the source copy"
     CLOSE = "close the shop: each customer writes once more"
     CHECK = "check it all without the engine"
+    PROVE = "export the evidence, and verify it twice"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ import time
 
 from domicile import commands
 from domicile.demo import census, customers, proof
-from domicile.demo.account import MB, Account, Decision, Stayed, Surveyed, World
+from domicile.demo.account import MB, Account, Decision, Evidence, Stayed, Surveyed, World
 from domicile.demo.build import Stores, build
 from domicile.demo.census import Census, Group
 from domicile.demo.customers import Writes
 from domicile.demo.events import Moving, Stage, StageDone, StageStarted, Tell
+from domicile.demo.evidence import prove
 from domicile.demo.sites import DATASET, MAP_NAME, SITES, SOURCE, TARGET, Sites, demo_sites
 from domicile.model.datamap import DataMap, Role
 from domicile.model.errors import DomicileError, ErrorCode
@@ -42,12 +43,14 @@ Keep = Callable[[Path, Account], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Options:
     """``scale`` 1 is 20,000 users. ``keep`` is awaited before the sites are removed, with the path of a
-    ``domicile.yaml`` for them. ``postgres`` holds the programs of an installed PostgreSQL to use.
+    ``domicile.yaml`` for them. ``postgres`` holds the programs of an installed PostgreSQL to use. ``evidence`` is the
+    folder for the bundle and its certificate, which stay; else a new one for temporary files.
     """
 
     scale: float = 1.0
     keep: Keep | None = None
     postgres: Path | None = None
+    evidence: Path | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class _Story:
             report = await commands.report(workspace, moved)
             promised = await self._close(busy)
         writes, after, statements = await self._check(before, promised, together)
+        evidence = await self._prove(workspace, moved)
         account = Account(
             world=await self._world(stores),
             surveyed=surveyed,
@@ -98,6 +102,7 @@ class _Story:
             purge=purged,
             stayed=stayed(self._map(), after[SOURCE]),
             writes=writes,
+            evidence=evidence,
             statements=statements,
             tables=proof.table_counts(before, after),
             stages={str(stage): seconds for stage, seconds in self.stages.items()},
@@ -175,7 +180,9 @@ class _Story:
 
     async def _purge(self, workspace: Workspace, move_id: MoveId) -> PurgeReport:
         async with self.stage(Stage.PURGE) as said:
-            purged = await commands.purge(workspace, move_id, on_progress=self._watch(Stage.PURGE))
+            purged = await commands.purge(
+                workspace, move_id, on_progress=lambda status: self.tell(Moving(Stage.PURGE, status))
+            )
             said.append(f"{purged.rows:,} rows removed at {SOURCE}, {purged.left_at_source:,} left of them")
         return purged
 
@@ -184,6 +191,13 @@ class _Story:
             account = await busy.stop()
             said.append(f"{account.acknowledged:,} writes acknowledged, {account.failed:,} failed")
         return account
+
+    async def _prove(self, workspace: Workspace, move_id: MoveId) -> Evidence:
+        async with self.stage(Stage.PROVE) as said:
+            found = await prove(workspace, move_id, self.options.evidence)
+            other = f"; the single file that shares no code with it: {found.other}" if found.other else ""
+            said.append(f"{found.statements} statements of both sites' logs; domicile: {found.outcome}{other}")
+        return found
 
     async def _check(
         self, before: proof.Censuses, account: Promised, together: Mapping[int, int]
@@ -198,9 +212,6 @@ class _Story:
     async def _censuses(self) -> proof.Censuses:
         counted = await asyncio.gather(*(census.take(self.sites.conninfo(name)) for name in SITES))
         return dict(zip(SITES, counted, strict=True))
-
-    def _watch(self, stage: Stage) -> Callable[[MoveStatus], None]:
-        return lambda status: self.tell(Moving(stage, status))
 
     def _map(self) -> DataMap:
         return datamap_file.load(self.sites.directory / MAP_NAME)

@@ -67,6 +67,10 @@ class Directory:
         self._conn = conn
         self._hash = subject_hash
 
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that only machines with this key have, others for each purpose."""
+        return hmac.new(self._hash.key, f"\0{purpose}".encode(), hashlib.sha256).digest()
+
     async def require_key(self) -> None:
         """Refuse a machine that hashes with another key than the first one did: it would find nobody. Idempotent."""
         mark = self._hash(_KEY_MARK, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from domicile.evidence.statement import (
+    Abort,
     Approval,
     Copy,
     Handover,
+    Pause,
     Plan,
     Predicate,
     Purge,
@@ -16,6 +18,7 @@ from domicile.evidence.statement import (
     Rollback,
     Scan,
     Statement,
+    StepBack,
     Verdict,
 )
 from domicile.evidence.strict import Malformed
@@ -28,18 +31,31 @@ class _Wave:
     """How far a wave is, as one log tells."""
 
     clean: bool = False
-    away: bool = False
+    root: str = ""  # of the latest verdict
     purged: bool = False
-    epoch: int = 0
-    home: str = ""
+    handovers: list[Handover] = field(default_factory=list)  # not taken back
+
+    @property
+    def away(self) -> bool:
+        return bool(self.handovers) and not isinstance(self.handovers[-1], Rollback)
+
+    @property
+    def epoch(self) -> int:
+        return self.handovers[-1].epoch if self.handovers else 0
+
+    @property
+    def home(self) -> str:
+        return self.handovers[-1].home if self.handovers else ""
 
 
 def check_acts(origin: str, statements: Sequence[Statement]) -> None:
     """The rules, for one log. Raises Malformed:
 
     - a log speaks for one site;
-    - the epochs of a wave rise with every handover and rollback;
+    - the epochs of a wave rise with every handover and rollback, those left out that were taken back;
     - a rollback follows a handover; after a purge a wave is neither handed over nor rolled back;
+    - whoever a wave leaves has compared it: an ``equal`` verdict, the wave's latest, of the same root;
+    - a step back with an epoch takes back the wave's latest departure, of that epoch;
     - a purge follows an ``equal`` verdict, the wave's latest, and the wave is at home at another site;
     - a scan and a residual follow a purge.
     """
@@ -49,7 +65,8 @@ def check_acts(origin: str, statements: Sequence[Statement]) -> None:
         if act.site != statements[0].predicate.site:
             raise Malformed(f"{origin}, statement {place}: of another site")
         wave = waves.setdefault(getattr(act, "wave", -1), _Wave())
-        why = _breach(act, wave)
+        purged = any(w.purged for w in waves.values())
+        why = f"a {act.kind} before a purge" if isinstance(act, Scan | Residual) and not purged else _breach(act, wave)
         if why:
             raise Malformed(f"{origin}, statement {place}: {why}")
 
@@ -58,25 +75,29 @@ def _breach(act: Predicate, wave: _Wave) -> str:
     match act:
         case Verdict():
             wave.clean = act.outcome == EQUAL and act.differences == 0
+            wave.root = act.root
         case Handover():
-            back = isinstance(act, Rollback)
             if act.epoch <= wave.epoch:
                 return "an epoch that does not rise"
-            if wave.purged or (back and not wave.away):
+            if wave.purged or (isinstance(act, Rollback) and not wave.away):
                 return f"a {act.kind} after a purge, or a rollback of a wave that was not handed over"
-            wave.epoch, wave.away, wave.home = act.epoch, not back, act.home
+            if act.home != act.site and (not wave.clean or wave.root != act.root):
+                return "a departure without an equal verdict of its root before it"
+            wave.handovers.append(act)
+        case StepBack() if act.epoch:
+            if wave.purged or wave.epoch != act.epoch or wave.home == act.site:
+                return "a step back from a departure that is not the wave's latest"
+            wave.handovers.pop()
         case Purge():
             if not wave.clean or wave.home in ("", act.site):
                 return "a purge without a clean verdict before it, or where the wave is at home"
             wave.purged = True
-        case Scan() | Residual():
-            if not wave.purged:
-                return f"a {act.kind} before a purge"
     return ""
 
 
 def check_agreement(logs: Sequence[Sequence[Statement]]) -> None:
-    """That all logs tell of the same handovers and rollbacks, wave by wave, in the same order. Raises Malformed."""
+    """That all logs tell of the same handovers and rollbacks, wave by wave, in the same order; departures that were
+    taken back are nobody's business. Raises Malformed."""
     told = [_handovers(found) for found in logs]
     for other in told[1:]:
         for wave in sorted(told[0].keys() | other.keys()):
@@ -86,27 +107,39 @@ def check_agreement(logs: Sequence[Sequence[Statement]]) -> None:
 
 def _handovers(statements: Sequence[Statement]) -> dict[int, list[tuple[str, int, str, str]]]:
     found: dict[int, list[tuple[str, int, str, str]]] = {}
-    for said in statements:
-        act = said.predicate
-        if isinstance(act, Handover):
-            found.setdefault(act.wave, []).append((act.kind, act.epoch, act.home, act.root))
+    for act in _kept(statements):
+        found.setdefault(act.wave, []).append((act.kind, act.epoch, act.home, act.root))
     return found
+
+
+def _kept(statements: Sequence[Statement]) -> list[Handover]:
+    """Handovers and rollbacks of one log, without the departures that were taken back. The acts follow the rules."""
+    kept: list[Handover] = []
+    for said in statements:
+        match said.predicate:
+            case Handover() as act:
+                kept.append(act)
+            case StepBack(wave=wave, epoch=epoch) if epoch:
+                kept = [act for act in kept if (act.wave, act.epoch) != (wave, epoch)]
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The acts of all logs."""
+    """The acts of all logs. ``handovers`` and rollbacks are those that were not taken back."""
 
     acts: tuple[Predicate, ...]
+    handovers: tuple[Handover, ...]
 
     @classmethod
     def of(cls, logs: Sequence[Sequence[Statement]]) -> Account:
         """Of the statements of each log."""
-        return cls(tuple(s.predicate for found in logs for s in found))
+        acts = tuple(s.predicate for found in logs for s in found)
+        return cls(acts, tuple(act for found in logs for act in _kept(found)))
 
     def figures(self) -> dict[str, object]:
         """What a reader wants to know. Handovers stand in both logs and are counted once."""
-        handovers = [a for a in self.acts if isinstance(a, Handover)]
+        handovers = self.handovers
         scans = [a for a in self.acts if isinstance(a, Scan)]
         purges = [a for a in self.acts if isinstance(a, Purge)]
         plans = [a for a in self.acts if isinstance(a, Plan)]
@@ -119,7 +152,9 @@ class Account:
             "verdicts_different": sum(isinstance(a, Verdict) and a.outcome != EQUAL for a in self.acts),
             "handovers": len({(h.wave, h.epoch) for h in handovers if not isinstance(h, Rollback)}),
             "rollbacks": len({(h.wave, h.epoch) for h in handovers if isinstance(h, Rollback)}),
-            "pause_us_max": max((h.pause_us for h in handovers), default=0),
+            "steps_back": sum(isinstance(a, StepBack) for a in self.acts),
+            "waves_given_up": sum(a.waves for a in self.acts if isinstance(a, Abort)),
+            "pause_us_max": max((a.pause_us for a in self.acts if isinstance(a, Pause)), default=0),
             "waves_purged": len({p.wave for p in purges}),
             "rows_purged": sum(p.rows for p in purges),
             "scans": len(scans),
@@ -132,16 +167,15 @@ class Account:
     def not_shown(self, logs: int) -> list[str]:
         """What a reader might take for shown, and is not."""
         purged = {a.wave for a in self.acts if isinstance(a, Purge)}
-        scanned = {a.wave for a in self.acts if isinstance(a, Scan)}
-        handed = {a.wave for a in self.acts if isinstance(a, Handover)}
+        handed = {a.wave for a in self.handovers}
         left = [a for a in self.acts if isinstance(a, Residual)]
         said = ["that the statements are true: they are the sites' own word, bound to their order"]
         if logs == 1:
             said.append("the other site's own account: only one log is here")
         if handed - purged:
             said.append(f"a purge of {len(handed - purged)} of {len(handed)} waves: their source copies may stand")
-        if purged - scanned:
-            said.append(f"a scan after the purge of {len(purged - scanned)} waves")
+        if purged and not any(isinstance(a, Scan) for a in self.acts):
+            said.append("what the purged rows have left on disk: nobody scanned for it")
         if any(a.copies_found or a.canaries_found < a.canaries_planted for a in self.acts if isinstance(a, Scan)):
             said.append("that nothing is left: a scan found copies, or missed a canary")
         if left:

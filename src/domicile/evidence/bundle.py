@@ -15,7 +15,7 @@ import zlib
 
 from domicile.evidence import checkpoint, dsse, merkle, strict
 from domicile.evidence.ledger import Ledger
-from domicile.evidence.merkle import HASH, Run
+from domicile.evidence.merkle import HASH, Run, Tree
 from domicile.evidence.note import Key, Note, Signer, parse_note
 from domicile.evidence.statement import Subject, encode_statement
 from domicile.evidence.strict import Malformed, decode64, encode64, number
@@ -54,16 +54,20 @@ class LogPart:
 
 def part_of(ledger: Ledger, move: str, notes: Sequence[Note]) -> LogPart:
     """What a log says of a move. ``notes`` are its checkpoints, the earliest first; the last one bounds the part."""
+    return cut(ledger.tree, {i: ledger.leaves[i] for i in ledger.indexes(move)}, notes)
+
+
+def cut(tree: Tree, leaves: Mapping[int, bytes], notes: Sequence[Note]) -> LogPart:
+    """The same from a log's tree and the move's leaves by their indexes, which rise."""
     sizes = [checkpoint.read(n).size for n in notes]
     size = sizes[-1]
-    indexes = [i for i in ledger.indexes(move) if i < size]
+    indexes = [i for i in leaves if i < size]
     runs = tuple(merkle.runs_of(indexes))
     history = [
-        Earlier(note, tuple(ledger.tree.consistency(old, new)))
+        Earlier(note, tuple(tree.consistency(old, new)))
         for note, old, new in zip(notes[:-1], sizes[:-1], sizes[1:], strict=True)
     ]
-    leaves = tuple(ledger.leaves[i] for i in indexes)
-    return LogPart(notes[-1], tuple(history), leaves, runs, tuple(ledger.tree.outside(runs, size)))
+    return LogPart(notes[-1], tuple(history), tuple(leaves[i] for i in indexes), runs, tuple(tree.outside(runs, size)))
 
 
 def build(subject: Subject, parts: Sequence[LogPart], keys: Sequence[Key], signer: Signer) -> bytes:

@@ -31,8 +31,12 @@ _STYLE = (
 )
 
 
-def certificate(report: Report, bundle_digest: str) -> str:
-    """The page. ``bundle_digest`` is the SHA-256 of the bundle, in hex."""
+OWN = "Every check passed, under the sites' keys of the installation that made the bundle: an examiner brings his own."
+
+
+def certificate(report: Report, bundle_digest: str, *, by_maker: bool = False) -> str:
+    """The page. ``bundle_digest`` is the SHA-256 of the bundle, in hex; ``by_maker``: the keys are the maker's own."""
+    meaning = OWN if by_maker and report.outcome is Outcome.PROVEN else MEANING[report.outcome]
     figures = dict(report.figures)
     move, plan, logs = figures.pop("move", ""), figures.pop("plan", ""), figures.pop("logs", [])
     assert isinstance(logs, list), "one entry a log"
@@ -40,7 +44,7 @@ def certificate(report: Report, bundle_digest: str) -> str:
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
-        f'<p><b class="{report.outcome}">{report.outcome}</b>. {MEANING[report.outcome]}</p>',
+        f'<p><b class="{report.outcome}">{report.outcome}</b>. {meaning}</p>',
         f"<p>Bundle, SHA-256: <code>{escape(bundle_digest)}</code></p>",
         f"<p>Plan, SHA-256: <code>{escape(str(plan))}</code></p>" if plan else "",
         "<h2>Checks</h2>",

@@ -6,7 +6,7 @@ and to know the root. Hashes are 32 bytes, SHA-256."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -103,21 +103,7 @@ class Tree:
         """The proof that the tree of ``size`` leaves begins with the one of ``old``. Empty for 0 and for ``size``."""
         size = self._size(size)
         assert 0 <= old <= size, "an earlier tree"
-        if old in (0, size):
-            return []
-        proof = []
-        low, high = 0, size
-        while old != high:
-            middle = low + _split(high - low)
-            if old <= middle:
-                proof.append(self._node(middle, high))
-                high = middle
-            else:
-                proof.append(self._node(low, middle))
-                low = middle
-        if low:
-            proof.append(self._node(low, high))
-        return proof[::-1]
+        return _consistency(old, size, self._node)
 
     def outside(self, runs: Sequence[Run], size: int | None = None) -> list[bytes]:
         """The hashes of the largest subtrees that hold none of the runs' leaves, left to right: with those leaves,
@@ -136,6 +122,25 @@ class Tree:
             return bytes(self._levels[count.bit_length() - 1][at : at + HASH])
         middle = low + _split(count)
         return node_hash(self._node(low, middle), self._node(middle, high))
+
+
+def growth(old: Frontier, hashes: Sequence[bytes]) -> list[bytes]:
+    """The proof that a tree of ``old`` and these leaves behind it begins with ``old``: no other hash is needed for it,
+    because a subtree that meets both is in no such proof. As ``Tree.consistency``."""
+    starts, at = {}, 0
+    for root in old.roots:
+        starts[at] = root
+        at += 1 << (old.size - at).bit_length() - 1
+
+    def node(low: int, high: int) -> bytes:
+        if high <= old.size:
+            return starts[low]
+        new = Frontier()
+        for leaf in hashes[low - old.size : high - old.size]:
+            new.append(leaf)
+        return new.root()
+
+    return _consistency(old.size, old.size + len(hashes), node)
 
 
 def root_of_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
@@ -242,6 +247,24 @@ def check_runs(runs: Sequence[Run], size: int) -> None:
         if not end < low < high <= size:
             raise Malformed("runs of leaves that do not rise, or leave the tree")
         end = high
+
+
+def _consistency(old: int, size: int, node: Callable[[int, int], bytes]) -> list[bytes]:
+    if old in (0, size):
+        return []
+    proof = []
+    low, high = 0, size
+    while old != high:
+        middle = low + _split(high - low)
+        if old <= middle:
+            proof.append(node(middle, high))
+            high = middle
+        else:
+            proof.append(node(low, middle))
+            low = middle
+    if low:
+        proof.append(node(low, high))
+    return proof[::-1]
 
 
 def _gaps(runs: Sequence[Run], size: int) -> Iterator[Run]:

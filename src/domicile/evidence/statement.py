@@ -70,6 +70,14 @@ class Approval(Predicate):
 
 
 @dataclass(frozen=True, slots=True)
+class Abort(Predicate):
+    """The rest of the move is given up: so many waves that had not moved."""
+
+    kind: ClassVar[str] = "abort"
+    waves: int
+
+
+@dataclass(frozen=True, slots=True)
 class WaveAct(Predicate):
     """An act on one wave."""
 
@@ -108,12 +116,12 @@ class Verdict(WaveAct):
 
 @dataclass(frozen=True, slots=True)
 class Handover(WaveAct):
-    """The wave's home changed: to ``home``, at ``epoch``; its writers waited for ``pause_us`` microseconds."""
+    """The wave's home changes to ``home``, at ``epoch``: at the site that it leaves the departure, at its new home the
+    arrival. ``root`` is that of the verdict on which it rests."""
 
     kind: ClassVar[str] = "handover"
     home: str
     epoch: int
-    pause_us: int
     root: Hex
 
 
@@ -122,6 +130,24 @@ class Rollback(Handover):
     """The same, back to the source."""
 
     kind: ClassVar[str] = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(WaveAct):
+    """How long the wave's writers waited for the handover or rollback of this epoch, in microseconds."""
+
+    kind: ClassVar[str] = "pause"
+    epoch: int
+    pause_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepBack(WaveAct):
+    """The wave is served where it was. ``epoch``: its departure under that epoch is taken back; 0: it had not
+    departed, and what was prepared for it is forgotten."""
+
+    kind: ClassVar[str] = "stepback"
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +161,8 @@ class Purge(WaveAct):
 
 
 @dataclass(frozen=True, slots=True)
-class Scan(WaveAct):
-    """A search for what is left, by a method, with its sensitivity: canaries planted, and found."""
+class Scan(Predicate):
+    """A search for what the purged waves have left, by a method, with its sensitivity: canaries planted, and found."""
 
     kind: ClassVar[str] = "scan"
     method: str
@@ -147,7 +173,7 @@ class Scan(WaveAct):
 
 
 @dataclass(frozen=True, slots=True)
-class Residual(WaveAct):
+class Residual(Predicate):
     """What remains, where, why, and until when (POSIX seconds; 0: not known)."""
 
     kind: ClassVar[str] = "residual"
@@ -156,9 +182,8 @@ class Residual(WaveAct):
     expires: int
 
 
-KINDS: Mapping[str, type[Predicate]] = MappingProxyType(
-    {c.kind: c for c in (Plan, Approval, Snapshot, Copy, Verdict, Handover, Rollback, Purge, Scan, Residual)}
-)
+_KINDS = (Plan, Approval, Abort, Snapshot, Copy, Verdict, Handover, Rollback, Pause, StepBack, Purge, Scan, Residual)
+KINDS: Mapping[str, type[Predicate]] = MappingProxyType({c.kind: c for c in _KINDS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from enum import StrEnum
 import re
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import TableName, quote_name
+from domicile.model.schema import Reference, TableName, quote_name
 from domicile.model.site import DatasetName
 
 PATH_STEPS_MAX = 12  # a longer chain of references is a mistake in the map, or a cycle
@@ -34,6 +34,13 @@ class SharedPolicy(StrEnum):
 
     PRESENT = "present"  # it must be at the target already, put there by other means
     REFUSE = "refuse"  # a plan that would need the row is refused
+
+
+class PartyPolicy(StrEnum):
+    """What happens where a row refers to a second person, who does not live where the row does."""
+
+    REFUSE = "refuse"  # a plan in which this happens is refused
+    STUB = "stub"  # the site has a row with that person's key, and nothing else of theirs
 
 
 class Direction(StrEnum):
@@ -100,6 +107,7 @@ class TableRule:
     personal: tuple[str, ...] = ()  # columns that hold personal values, for reports and policy
     object_keys: tuple[str, ...] = ()  # columns that hold keys of objects
     references: tuple[str, ...] = ()  # references without a foreign key, as owner-step text, proven like declared ones
+    parties: Mapping[OwnerStep, PartyPolicy] = field(default_factory=dict, hash=False)  # references to a second person
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     not_personal: tuple[str, ...] | None = None  # columns looked at and found not personal; None: nobody has said
     others_not_personal: bool = False  # instead of a list: whatever column is listed nowhere, also one to come
@@ -141,6 +149,12 @@ class DataMap:
     def of_role(self, role: Role) -> tuple[TableName, ...]:
         """Tables of that role, by name."""
         return tuple(sorted(t for t, r in self.tables.items() if r.role is role))
+
+    def policy_of(self, reference: Reference) -> PartyPolicy:
+        """What to do where the reference leads to a person who does not live where the row does."""
+        rule = self.tables.get(reference.table)
+        step = OwnerStep(reference.columns, Direction.TO, reference.to_table, reference.to_columns)
+        return rule.parties.get(step, PartyPolicy.REFUSE) if rule else PartyPolicy.REFUSE
 
     def path(self, table: TableName) -> tuple[OwnerStep, ...]:
         """The owner path of an in-scope table, row to subject; empty for the subject table itself.

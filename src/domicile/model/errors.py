@@ -55,6 +55,9 @@ class ErrorCode(StrEnum):
     VERDICT_MISSING = "verdict-missing"
     CLUSTER_FAILED = "cluster-failed"
     EVIDENCE_INVALID = "evidence-invalid"
+    EVIDENCE_FORKED = "evidence-forked"
+    EVIDENCE_MISSING = "evidence-missing"
+    FILES_UNREADABLE = "files-unreadable"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
 
@@ -97,6 +100,7 @@ _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
         ErrorCode.WAY_BACK_CLOSED: EXIT_REFUSED,
         ErrorCode.DISCREPANCY: EXIT_DISCREPANCY,
         ErrorCode.EVIDENCE_INVALID: EXIT_USAGE,
+        ErrorCode.EVIDENCE_MISSING: EXIT_REFUSED,
         ErrorCode.INTERRUPTED: EXIT_INTERRUPTED,
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil
 
+from domicile.model.erasure import ErasureReport
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Limits, Mode
 from domicile.model.site import DatasetName, MoveId, SiteName
@@ -169,8 +170,8 @@ class PurgedTable:
 
 @dataclass(frozen=True, slots=True)
 class PurgeReport:
-    """What ``domicile purge MOVE`` removed: the copies at ``site`` of waves that live at ``home``. It proves no
-    erasure: ``remains`` says what this did not touch."""
+    """What ``domicile purge MOVE`` removed: the copies at ``site`` of waves that live at ``home``. ``remains`` says
+    what this did not touch, ``erasure`` what a search of the files found."""
 
     move_id: MoveId
     site: SiteName  # the move's source; of a move that was rolled back, its target
@@ -181,6 +182,7 @@ class PurgeReport:
     left_at_source: int | None  # rows of the purged subjects found there afterwards; None when that is their home
     seconds: float
     remains: tuple[str, ...]
+    erasure: ErasureReport | None = None  # what was searched for on disk afterwards, and found
 
 
 @dataclass(frozen=True, slots=True)

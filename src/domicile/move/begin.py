@@ -17,10 +17,10 @@ from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
-from domicile.move import failover, handover, live, rollback, stepback, streams
+from domicile.move import evidence, failover, handover, live, rollback, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, sign_ups, site_schema, waves
-from domicile.postgres.lease import settle_doubt
+from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.takeover import unhindered
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ async def enlist(carrier: Carrier) -> None:
             await site_schema.install(conn, key.type_name, key.collation)
             record = waves.MoveAtSite(move.move_id, move.plan.dataset, here, role, peer, move.generation)
             await unhindered(waves.register_move(conn, record), conn, eye)
+            await evidence.begin(carrier, conn, here)
     await failover.mend(carrier)
     await streams.after_failover(carrier)
     for wave in await carrier.figures.waves(move.move_id):
@@ -88,6 +89,7 @@ async def end(carrier: Carrier, outcome: str) -> None:
         if not gone:
             await streams.end(carrier)
     await release_guards(carrier)
+    await evidence.close(carrier)
 
 
 async def release_sign_ups(carrier: Carrier) -> None:
@@ -151,11 +153,14 @@ async def _forget_unmoved(carrier: Carrier) -> bool:
             await stepback.run(carrier, wave.no)
         await carrier.moves.back_to_planned(move_id, wave.no, Status.ABORTED)
     async with carrier.sites() as (source, target):
-        forgotten = [await _forget(carrier, source, wave.no) for wave in unmoved]
-        # A sweep that was cut has left a wave at the source alone.
-        cursor = await source.execute(_SWEPT, (move_id, max(w.no for w in all_waves)))
-        for (no,) in await cursor.fetchall():
-            await _forget(carrier, source, no)
+        async with source.transaction():
+            await assert_lease(source, move_id, carrier.move.generation)
+            forgotten = [await _forget(carrier, source, wave.no) for wave in unmoved]
+            # A sweep that was cut has left a wave at the source alone.
+            cursor = await source.execute(_SWEPT, (move_id, max(w.no for w in all_waves)))
+            for (no,) in await cursor.fetchall():
+                await _forget(carrier, source, no)
+            await evidence.given_up(carrier, source, sum(forgotten))
         if all(forgotten) and len(unmoved) == len(all_waves):
             await streams.end(carrier)  # it needs the lease, which the sites are about to forget
             await waves.forget_move(source, move_id)
@@ -181,8 +186,7 @@ async def _forget(carrier: Carrier, source: AsyncConnection, no: int) -> bool:
         return True
     if record.mark == TargetMark.RESIDENT:
         return False
-    async with source.transaction():
-        await waves.forget_wave(source, record.id)
+    await waves.forget_wave(source, record.id)
     return True
 
 

@@ -15,6 +15,7 @@ from domicile.control.membership import Membership
 from domicile.control.moves import Moves
 from domicile.control.orders import Orders
 from domicile.directory.directory import Directory
+from domicile.ledger.evidence import Evidence
 from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Facts, SourceMark, TargetMark
@@ -44,6 +45,7 @@ class Carrier:
     membership: Membership
     sweep: Sweep
     pacing: Pacing = field(default_factory=Pacing)
+    evidence: Evidence | None = None  # what the sites' logs are told; None in a world without logs
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:

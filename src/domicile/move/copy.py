@@ -24,7 +24,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import threading
 import time
 
@@ -34,8 +34,9 @@ from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
+from domicile.move import parties
 from domicile.move.context import Move, ReportRows, WaveAtSites
-from domicile.postgres import deferred_keys, snapshots, waves
+from domicile.postgres import deferred_keys, snapshots, stubs, waves
 from domicile.postgres.brake import Brakes
 from domicile.postgres.connect import SESSION
 from domicile.postgres.failures import told
@@ -114,8 +115,10 @@ async def run(
                 await _keep_seam(move, wave, seam, seam_after)
             levels = _levels(move.data_map, todo)
             job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), brakes)
+            job = replace(job, stubs=await _stubs_waiting(move, wave))
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
+    await parties.make(move, wave.target_id)
     await move.failpoints.reach("copy.done")
 
 
@@ -175,6 +178,7 @@ class _Job:
     between_levels: asyncio.Barrier
     stop: threading.Event
     brakes: Brakes | None
+    stubs: bool = False  # members have stubs at the target, which their rows replace
 
 
 async def _stream(job: _Job) -> None:
@@ -200,7 +204,9 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     out = copy_out(job.move.data_map, chunk.table, job.wave.source_id, chunk.first_ordinal, chunk.last_ordinal)
     lease = {"move": sql.Literal(job.move.move_id), "generation": sql.Literal(job.move.generation)}
     # Three round trips, whatever the statements: the line lies idle meanwhile.
-    begin = sql.SQL(_BEGIN_CHUNK).format(**lease, copy=copy_in(chunk.table))
+    placed = job.stubs and chunk.table.table == job.move.data_map.subject.table
+    taken = stubs.stage(job.move.data_map, chunk.table) if placed else copy_in(chunk.table)
+    begin = sql.SQL(_BEGIN_CHUNK).format(**lease, copy=taken)
     try:
         moved = await transfer(source, target, (out, begin), job.stop, what, brake)
     except DomicileError as error:
@@ -217,8 +223,15 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     }
     end = sql.SQL(_END_CHUNK).format(**{field: sql.Literal(value) for field, value in progress.items()})
     with told("target", what):
+        if placed:
+            await target.execute(stubs.place(job.move.data_map, chunk.table))
         await target.execute(end)
     return moved
+
+
+async def _stubs_waiting(move: Move, wave: WaveAtSites) -> bool:
+    async with move.pool.session(move.target) as target:
+        return await stubs.waiting(target, move.data_map, wave.target_id)
 
 
 async def _keep_seam(move: Move, wave: WaveAtSites, seam: str, position: int) -> None:

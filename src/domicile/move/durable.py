@@ -17,7 +17,7 @@ from dbos import DBOS, SetWorkflowID, WorkflowStatus
 from domicile.control.orders import Order, Orders
 from domicile.model.phase import PHASES_OF, Phase, Status
 from domicile.model.site import MoveId
-from domicile.move import begin, due, purge, sweep
+from domicile.move import begin, due, evidence, purge, sweep
 from domicile.move.carrier import Carrier
 from domicile.move.engine import (
     APPLICATION_VERSION,
@@ -302,5 +302,7 @@ async def _end_purge(carrier: Carrier) -> None:
     await begin.release_guards(carrier)
     if all(w.status is Status.DONE or not w.subjects for w in await carrier.figures.waves(move_id)):
         await begin.release_sign_ups(carrier)
+        await evidence.erased(carrier)
         await carrier.moves.set_status(move_id, Status.DONE)
+    await evidence.close(carrier)
     await carrier.move.failpoints.reach("purge.done")

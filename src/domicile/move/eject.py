@@ -17,11 +17,11 @@ from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase
 from domicile.model.report import LEFT
 from domicile.model.site import MoveId
-from domicile.move import stepback
+from domicile.move import parties, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres import conditions, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
-from domicile.postgres.ownership import delete_rows_of_wave, ident
+from domicile.postgres.ownership import ident
 
 _LEAVERS = """
     select m.ordinal from domicile.member as m
@@ -116,14 +116,17 @@ async def _out_of_target(carrier: Carrier, no: int, ordinals: Sequence[int]) -> 
             raise _too_late(no, carrier)
         tables = await stepback.copied_tables(carrier, target, record.id)
         await target.execute("set session_replication_role = replica")
+        site = parties.site_of(move)
         for start in range(0, len(ordinals), SUBJECTS_PER_TRANSACTION):
             some = ordinals[start : start + SUBJECTS_PER_TRANSACTION]
             async with target.transaction():
                 await assert_lease(target, move.move_id, move.generation)
                 for table in tables:
                     for first, last in _runs(some):
-                        await target.execute(delete_rows_of_wave(move.data_map, table, record.id, first, last))
+                        statement = await parties.removal(target, site, table, record.id, (first, last))
+                        await target.execute(statement)
                 await target.execute(_TAKE_OUT, (record.id, list(some)))
+        await parties.settle(target, move, site)
 
 
 def _runs(ordinals: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -27,7 +27,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.report import WaveStatus
-from domicile.move import copy, purge, rollback, stepback, verify
+from domicile.move import copy, evidence, purge, rollback, stepback, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease
@@ -220,6 +220,7 @@ async def _close(carrier: Carrier, wave: WaveStatus) -> None:
             else:
                 number = left.id
                 await guard.set_fence(losing, number, SourceMark.DEPARTED, move.target_site, home.epoch)
+            await evidence.departed_again(carrier, (losing, gaining), wave.no, home.epoch)
             await carrier.moves.doubts.doubt(move.move_id, wave.no)
         await guard.drain(losing, tables, seconds_max=seconds)
         if wave.phase is Phase.SOAK and wave.source_root:
@@ -250,6 +251,8 @@ async def _take_home(carrier: Carrier, no: int, at_source: WaveRecord | None, at
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)
             await guard.set_fence(source, at_source.id, TargetMark.RESIDENT, move.source_site, epoch)
+            if at_source.mark == SourceMark.DEPARTED:
+                await evidence.stepped_back(carrier, source, move.source_site, no, at_source.epoch)
         async with source.transaction():
             members = waves.members(source, at_source.id)
             await carrier.directory.reserve(move.plan.dataset, move.move_id, no, members)

@@ -49,8 +49,12 @@ POINTS: tuple[str, ...] = (
     "stepback.target_cleaned",
     "stepback.source_open",
     "purge.before",
+    "erase.values_kept",
+    "erase.canaries_found",
     "purge.chunk_committed",
     "purge.deleted",
+    "erase.reclaimed",
+    "erase.scanned",
     "purge.done",
 )
 """Every point there is, in the order a wave meets them. ``docs/reference/failpoints.md`` lists the same."""

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from domicile.directory.directory import Home
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
+from domicile.move import evidence
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease
@@ -38,7 +39,11 @@ async def run(carrier: Carrier, no: int) -> None:
             await _act(carrier, source, target, no, action, facts)
         else:
             raise AssertionError("the handover does not end")
+        epoch = await _epoch(carrier, target, no)
     await carrier.figures.released(carrier.move.move_id, no)
+    waited = (await carrier.figures.wave(carrier.move.move_id, no)).fence_seconds
+    if waited is not None:
+        await evidence.paused(carrier, no, epoch, waited * 1000)
 
 
 async def _act(
@@ -80,7 +85,13 @@ async def _mark(carrier: Carrier, conn: AsyncConnection, no: int, mark: SourceMa
     record = await waves.find_wave(conn, move.move_id, no)
     assert record is not None
     home = move.source_site if mark is SourceMark.FENCED else move.target_site
+    root = (await carrier.figures.wave(move.move_id, no)).source_root
     async with conn.transaction():
         await assert_lease(conn, move.move_id, move.generation)
         await conn.execute(_DURABLE)
         await guard.set_fence(conn, record.id, mark, home, epoch)
+        if mark is SourceMark.FENCED:
+            await evidence.stepped_back(carrier, conn, move.source_site, no, epoch)
+        else:
+            site = move.target_site if mark is TargetMark.RESIDENT else move.source_site
+            await evidence.add(carrier, conn, evidence.handover(carrier, site, no, epoch, root))

@@ -24,7 +24,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark
 from domicile.model.phase import ORDER, Phase
 from domicile.model.report import LEFT, InTheWay
-from domicile.move import eject, live_verify, slices, verify
+from domicile.move import eject, evidence, live_verify, slices, verify
 from domicile.move.carrier import Carrier
 from domicile.move.live_handover import Drains, attempt, recover, rehearse, round_trip
 from domicile.move.live_wave import LiveWave, open_live, session
@@ -97,6 +97,7 @@ async def _carry_over(carrier: Carrier, no: int) -> list[int]:
         # Meanwhile we ask nothing of anybody; to end a session would cost a server a millisecond or two.
         await asyncio.sleep(SERVED_SECONDS)
         await recover(carrier, no)  # publishes it
+        await evidence.paused(carrier, no, live.wave.epoch, live.waited_ms)
         await asyncio.sleep(carrier.move.plan.limits.settle_seconds * REST_SHARE)
     return []
 
@@ -114,6 +115,7 @@ async def _verify(live: LiveWave) -> None:
     carrier, no = live.carrier, live.wave.no
     await carrier.move.failpoints.reach("live.verify")
     verdict = await live_verify.whole(live)
+    live.root = verdict.source_root
     await slices.settle_verdict(carrier, no, live.wave, verdict)
 
 
@@ -132,12 +134,12 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                 with live.carrier.pacing.free():
                     drained = await live.beside(_close(live, asking))
                     await live_verify.require_same_leaves(live)
-                    await rehearse(live, locking)
+                    leaves = await rehearse(live, locking)
                     await live_verify.until_few(live)
                     async with live.quiet():
                         equal = await live.beside(live_verify.equal_rows(live))
                     drains = Drains(drained, partial(drain.entered, asking), partial(_drain, live, asking))
-                    return await attempt(live, drains, locking, equal)
+                    return await attempt(live, drains, locking, equal, leaves)
             except DomicileError as why:
                 await monitor.note(tries=number, last_try=why.message)
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)

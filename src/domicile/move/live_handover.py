@@ -31,12 +31,15 @@ import psycopg
 from domicile.directory.directory import Home
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
-from domicile.move import live_verify
+from domicile.model.site import MoveId
+from domicile.move import evidence, live_verify
 from domicile.move.carrier import Carrier
 from domicile.move.context import Move
+from domicile.move.evidence import Crossing
 from domicile.move.live_verify import Touched
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
+from domicile.postgres.evidence_rows import INSERT_NUMBERED, Entry
 from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
@@ -49,6 +52,8 @@ T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
 DRAINS_MAX = 5  # more, right before the lock
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
+NO_EVIDENCE = Crossing()
+NO_LEAF = Entry(MoveId(""), 0, b"")  # nor does any move have this name
 # The term ends with the arrival: this stream carries nothing more out, whatever it still has. Nor is it ahead of itself
 # any more: from here on rows of these keys are the application's, who may give them to anybody.
 _ARRIVE = b"""
@@ -72,16 +77,23 @@ class Drains:
     again: Callable[[], Awaitable[int]]
 
 
-async def attempt(live: LiveWave, drains: Drains, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
+async def attempt(
+    live: LiveWave,
+    drains: Drains,
+    lock_session: psycopg.AsyncConnection,
+    equal: Touched,
+    leaves: Crossing = NO_EVIDENCE,
+) -> None:
     """One try with a wave that is closing and drained. Raises why it stepped back; the wave is open again then.
 
-    ``equal`` is what `live_verify.equal_rows` found. Raises lease-lost untouched: another process decides then.
+    ``equal`` is what `live_verify.equal_rows` found, ``leaves`` what `rehearse` has sealed for this try. Raises
+    lease-lost untouched: another process decides then.
     """
     try:
         async with live.quiet():
             await live.beside(_expect(live))
             entered = await live.beside(_held(live, drains))
-            await _under_lock(live, entered, lock_session, equal)
+            await _under_lock(live, entered, lock_session, (equal, leaves))
     finally:
         live.catchup.go_on()
 
@@ -105,8 +117,9 @@ async def _held(live: LiveWave, drains: Drains) -> int:
     return last
 
 
-async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> None:
-    """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing.
+async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Crossing:
+    """The sessions plan what they will be asked under the lock, where somebody waits for it. Changes nothing. Returns
+    the leaves of the next try for both sites' logs, sealed: under the lock they are two more rows.
 
     The stream is held meanwhile: it would go on in the session at the target. Raises pause-budget when it cannot be.
     """
@@ -116,9 +129,12 @@ async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Non
         await live.beside(live.catchup.landed())
         await live.beside(wave_lock.rehearse(lock_session, live.wave.source_id))
         await live.beside(live.here.sums(live.source, compare.no_rows(live.layout)))
-        await live.beside(live.apply.rehearse([*compare.rehearsal(live.there), _arrive(live, NO_WAVE)]))
+        arrival = [Statement(INSERT_NUMBERED, NO_LEAF.texts, keep=True), _arrive(live, NO_WAVE)]
+        await live.beside(live.apply.rehearse([*compare.rehearsal(live.there), *arrival]))
     finally:
         live.catchup.go_on()
+    wave = (live.wave.no, live.wave.epoch)
+    return await live.beside(evidence.crossing(live.carrier, live.source, live.target, wave, live.root))
 
 
 async def _expect(live: LiveWave) -> None:
@@ -131,7 +147,9 @@ async def _expect(live: LiveWave) -> None:
             await guard.set_fence(live.target, wave.target_id, TargetMark.ARRIVING, move.source_site, wave.epoch)
 
 
-async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, equal: Touched) -> None:
+async def _under_lock(
+    live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, prepared: tuple[Touched, Crossing]
+) -> None:
     move, limits = live.move, live.move.plan.limits
     asked = time.monotonic()
     try:
@@ -144,19 +162,19 @@ async def _under_lock(live: LiveWave, entered: int, lock_session: psycopg.AsyncC
         ) as lock:
             asked = lock.asked
             await move.failpoints.reach("live.locked")
-            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000, equal)
+            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000, *prepared)
             await move.failpoints.reach("live.arrived")
     finally:
         live.waited((time.monotonic() - asked) * 1000)
 
 
-async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched) -> None:
+async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched, leaves: Crossing) -> None:
     """From the departure to the arrival, or back to where the wave was."""
     move, wave = live.move, live.wave
     content = secrets.token_hex(8).encode()
     marker = live.catchup.expect(content)
     try:
-        await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content)
+        await lock.depart(move.move_id, move.generation, move.target_site, wave.epoch, content, leaves.departure)
     except BaseException:
         marker.cancel()  # nobody writes it
         raise
@@ -165,9 +183,10 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched
         async with _until(deadline):
             tail = await live.beside(marker)
             comparing = await _comparing(live, equal, tail)
-            statements = [*live.apply.compose(tail), *comparing, _arrive(live, live.wave.target_id)]
+            arriving = [*_told(leaves), _arrive(live, live.wave.target_id)]
+            statements = [*live.apply.compose(tail), *comparing, *arriving]
     except BaseException as trouble:
-        await _back(live, lock)
+        await _back(live, lock, leaves)
         raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
     try:
         async with _until(deadline):
@@ -178,7 +197,7 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched
         if not said_no and await _arrived(live):
             live.catchup.arrived()
             return
-        await _back(live, lock)
+        await _back(live, lock, leaves)
         raise (_refused(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
 
 
@@ -213,7 +232,7 @@ async def recover(carrier: Carrier, no: int) -> bool:
                     await move.failpoints.reach("live.published")
                 case _:
                     if at_source is not None and facts.source is not SourceMark.OPEN:
-                        await _reopen(carrier, source, at_source)
+                        await _reopen(carrier, source, no, at_source)
                     return False
 
 
@@ -227,12 +246,14 @@ def _twice_at_home(move: Move, no: int) -> DomicileError:
     )
 
 
-async def _reopen(carrier: Carrier, source: psycopg.AsyncConnection, record: waves.WaveRecord) -> None:
+async def _reopen(carrier: Carrier, source: psycopg.AsyncConnection, no: int, record: waves.WaveRecord) -> None:
     move = carrier.move
     mark, epoch = open_mark(carrier, record)
     async with source.transaction():
         await assert_lease(source, move.move_id, move.generation)
         await guard.set_fence(source, record.id, mark, move.source_site, epoch)
+        if record.mark == SourceMark.DEPARTED:
+            await evidence.stepped_back(carrier, source, move.source_site, no, record.epoch)
 
 
 def open_mark(carrier: Carrier, record: waves.WaveRecord) -> tuple[str, int]:
@@ -242,12 +263,12 @@ def open_mark(carrier: Carrier, record: waves.WaveRecord) -> tuple[str, int]:
     return TargetMark.RESIDENT, record.epoch - 1
 
 
-async def _back(live: LiveWave, lock: WaveLock) -> None:
+async def _back(live: LiveWave, lock: WaveLock, leaves: Crossing) -> None:
     """departed -> as it was, still under the lock: the writers that wait pass."""
     move, wave = live.move, live.wave
     mark = TargetMark.RESIDENT if move.back else SourceMark.OPEN
     epoch = wave.epoch - 1 if move.back else 0
-    await lock.reopen(move.move_id, move.generation, mark, move.source_site, epoch)
+    await lock.reopen(move.move_id, move.generation, mark, move.source_site, epoch, leaves.taken_back)
 
 
 async def _arrived(live: LiveWave) -> bool:
@@ -283,6 +304,11 @@ async def _comparing(live: LiveWave, equal: Touched, tail: list[Transaction]) ->
 def _arrive(live: LiveWave, wave_id: int) -> Statement:
     values = (b"%d" % wave_id, live.move.target_site.encode(), b"%d" % live.wave.epoch)
     return Statement(_ARRIVE, values, keep=True)
+
+
+def _told(leaves: Crossing) -> list[Statement]:
+    """The arrival's leaf, if evidence is written."""
+    return [] if leaves.arrival is None else [Statement(INSERT_NUMBERED, leaves.arrival.texts, keep=True)]
 
 
 def _last(noted: Touched, equal: Touched, tail: list[Transaction]) -> Keys:

@@ -20,11 +20,11 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Schema, TableName
 from domicile.model.verdict import Verdict
-from domicile.move import verify
+from domicile.move import parties, verify
 from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
 from domicile.move.reader import Reader, Sessions, one_snapshot, open_sessions, together
-from domicile.postgres import references, storage
+from domicile.postgres import references, storage, stub_rows
 from domicile.postgres.checksum import Shape
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare
@@ -119,8 +119,12 @@ async def _still_broken(live: LiveWave, broken: Mapping[str, int]) -> tuple[tupl
     """Of these references, those that are broken by the move. One that no site declares may come to dangle at the
     source while both are read: then it is asked for again, at the target first, which is always behind."""
     move, found = live.move, []
+    await parties.make(move, live.wave.target_id)
+    # What comes behind that is touched, and proven as such.
+    with_stubs = await parties.broken(move, live.target, live.wave.target_id)
     for proof in references.to_prove(move.data_map, move.source_schema, move.target_schema):
         rows = broken.get(name := references.shown(proof), 0)
+        rows = with_stubs.get(name, rows)
         for _ in range(LOOSE_LOOKS if rows and not proof.declared else 0):
             there = await references.broken(live.target, move.data_map, proof, live.wave.target_id)
             here = await references.broken(live.source, move.data_map, proof, live.wave.source_id)
@@ -174,6 +178,9 @@ async def touched_rows(live: LiveWave) -> None:
         for no in compare.differing(ours, theirs):
             await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
         orphans = await at_target.ask("touched rows", partial(live.there.orphans, keys=seen(live, seam)))
+        if any(orphans.values()) and stub_rows.wanted(live.move.data_map):
+            await parties.make(live.move, live.wave.target_id)
+            orphans = await live.there.orphans(live.target, seen(live, seam))
         for no, rows in orphans.items():
             if rows:
                 raise _discrepancy(live, no, rows, "refer to a row that is not there")
@@ -192,6 +199,9 @@ async def equal_rows(live: LiveWave) -> Touched:
     noted, keys = live.touched(), seen(live, seam)
     ours, theirs = await together([live.here.sums(live.source, keys), live.there.sums(live.target, keys)])
     orphans = await live.there.orphans(live.target, keys)
+    if any(orphans.values()) and stub_rows.wanted(live.move.data_map):
+        await parties.make(live.move, live.wave.target_id)
+        orphans = await live.there.orphans(live.target, keys)
     unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
     return {no: {key: noted[no][key] for key in listed} for no, listed in keys.items() if no not in unequal}
 

@@ -64,6 +64,7 @@ class LiveWave:
     closed: bool = field(default=False, init=False)  # the session at the target was given up, to know where it stands
     looking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)  # held while the monitor asks the sites
     waited_ms: float = field(default=0.0, init=False)  # the longest that a writer may have waited
+    root: str = field(default="", init=False)  # of the verdict
     watched: list[asyncio.Task[None]] = field(repr=False)  # the stream, and the monitor: they do not end by themselves
 
     @property

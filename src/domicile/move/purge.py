@@ -7,7 +7,7 @@ that a stale writer is still told where the home is. Irreversible from the first
 
 Chunks are ranges of subjects: all rows of a range go in one transaction with their journal, children before
 parents, so that no reader ever sees half a subject and a crash loses nothing but the current chunk.
-Idempotent. This is removal, not erasure: see ``remains``.
+Idempotent. What the removed rows leave on disk is looked after by ``erase``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from domicile.model.phase import Phase
 from domicile.model.plan import Mode, WayBack
 from domicile.model.report import WaveStatus
 from domicile.model.site import SiteName
-from domicile.move import live, read_ahead, verify
+from domicile.move import erase, evidence, live, parties, read_ahead, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import waves
 from domicile.postgres.lease import assert_lease
-from domicile.postgres.ownership import delete_rows_of_wave, ident, rows_of_wave
+from domicile.postgres.ownership import ident
 
 _JOURNAL = """
     insert into domicile.purge_journal (wave, table_name, chunk, rows) values (%s, %s, %s, %s)
@@ -34,24 +34,31 @@ _CHUNKS_DONE = "select distinct chunk from domicile.purge_journal where wave = %
 _JOURNALLED = "select table_name, sum(rows) from domicile.purge_journal where wave = %s group by 1 order by 1"
 
 
-def remains(site: SiteName, *, told: bool) -> tuple[str, ...]:
-    """What the removal of a copy at ``site`` does not touch, in sentences. ``told``: stale writers there still are."""
+def remains(site: SiteName, *, told: bool, searched: bool = False) -> tuple[str, ...]:
+    """What the removal of a copy at ``site`` does not touch, in sentences. ``told``: stale writers there still are.
+    ``searched``: what is left on disk has a report of its own."""
     keys = f"The keys of its subjects stay in domicile.member at {site}, so that stale writers are refused."
+    whose = keys if told else f"{site} has forgotten that these subjects left: stale writers there are refused no more."
+    if searched:
+        return (whose,)
     return (
         "Deleted rows are overwritten in their files only when the space is used again; VACUUM made it reusable.",
         f"The write-ahead log, archives, backups and standbys of {site} may hold the rows until they expire.",
-        keys if told else f"{site} has forgotten that these subjects left: stale writers there are refused no more.",
-        "Proof of erasure (canary rows, rewriting, scanning) is not part of this purge.",
+        whose,
+        "What is left on disk was not searched for: only a purge that is begun with --scan does that.",
     )
 
 
 async def require_ready(carrier: Carrier) -> None:
-    """Raise verdict-missing unless every wave's copy at the source may be removed, as long as there is a way back.
+    """Raise verdict-missing unless every wave's copy at the source may be removed, as long as there is a way back; and
+    reference-missing where rows of those who stay need it.
 
     A copy that the mover was changing when its process died, or could not reach the site, has no seal: it is sealed as
     it stands, as if soaking had just ended.
     """
     move = carrier.move
+    async with carrier.source() as source:
+        await parties.require_unneeded(source, move)
     if move.mode is Mode.COLD or move.plan.way_back is WayBack.NONE:
         return
     for wave in await carrier.figures.waves(move.move_id):
@@ -76,6 +83,7 @@ async def run(carrier: Carrier, no: int) -> None:
         done = {r[0] for r in await (await source.execute(_CHUNKS_DONE, (record.id,))).fetchall()}
         if not done:
             await require_sealed(carrier, source, record, wave)
+            await erase.before_deletion(carrier, source)
         await source.execute("set session_replication_role = replica")
         async with source.transaction():
             for table, rows in (await read_ahead.remove(carrier.reversed(), source, record.id)).items():
@@ -87,8 +95,13 @@ async def run(carrier: Carrier, no: int) -> None:
                 await _purge_chunk(carrier, source, record.id, chunk, (first, first + size))
                 await move.failpoints.reach("purge.chunk_committed")
         await _require_empty(carrier, source, record.id)
-        await waves.set_purged(source, record.id)
+        await parties.settle(source, move, parties.site_of(move, source=True))
         removed = sum(rows for _, rows in await journalled(source, record.id))
+        async with source.transaction():
+            await assert_lease(source, move.move_id, move.generation)
+            await waves.set_purged(source, record.id)
+            await erase.deleted(carrier, source)
+            await evidence.purged(carrier, source, removed, no=no, root=wave.source_root)
         await carrier.figures.purged(move.move_id, no, removed)
     await move.failpoints.reach("purge.deleted")
 
@@ -109,23 +122,19 @@ async def require_sealed(carrier: Carrier, source: AsyncConnection, record: wave
 
 
 async def vacuum(carrier: Carrier) -> None:
-    """VACUUM ANALYZE the purged tables: their space is reusable and their statistics name nobody who left."""
+    """What the removed rows leave is written anew and searched for. Where nothing is known that could be searched for,
+    VACUUM ANALYZE alone: space is reusable and statistics name nobody who left."""
+    if await erase.after_deletion(carrier) is not None:
+        return
     async with carrier.source() as source:
         for table in carrier.move.data_map.in_scope():
             await source.execute(sql.SQL("vacuum (analyze) {}").format(ident(table)))
 
 
 async def rows_left(carrier: Carrier, source: AsyncConnection, wave_id: int) -> int:
-    """Rows of the wave's subjects in the in-scope tables of the source."""
-    left = 0
-    for table in carrier.move.data_map.in_scope():
-        rows = rows_of_wave(carrier.move.data_map, table)
-        row = await (
-            await source.execute(sql.SQL("select count(*) {} where m.wave = {}").format(rows, wave_id))
-        ).fetchone()
-        assert row is not None
-        left += row[0]
-    return left
+    """Rows of the wave's subjects in the in-scope tables of the source, but for stubs."""
+    site = parties.site_of(carrier.move, source=True)
+    return sum([await parties.rows_left(source, site, table, wave_id) for table in carrier.move.data_map.in_scope()])
 
 
 async def journalled(source: AsyncConnection, wave_id: int) -> list[tuple[str, int]]:
@@ -142,10 +151,11 @@ async def _purge_chunk(
     carrier: Carrier, source: AsyncConnection, wave_id: int, chunk: int, subjects: tuple[int, int]
 ) -> None:
     move = carrier.move
+    site = parties.site_of(move, source=True)
     async with source.transaction():
         await assert_lease(source, move.move_id, move.generation)
         for table in reversed(move.data_map.in_scope()):
-            cursor = await source.execute(delete_rows_of_wave(move.data_map, table, wave_id, *subjects))
+            cursor = await source.execute(await parties.removal(source, site, table, wave_id, subjects))
             await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))
 
 

@@ -9,6 +9,7 @@ ends with the target serving. Idempotent: continued where it was cut.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 import logging
 
 import psycopg
@@ -17,7 +18,7 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, Status
-from domicile.move import live, live_handover, stepback, streams
+from domicile.move import evidence, live, live_handover, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -50,7 +51,8 @@ async def clear(carrier: Carrier) -> Counter[str]:
             if left is None or left.mark != SourceMark.DEPARTED or waves.target_mark(home) is not TargetMark.RESIDENT:
                 continue
             # The clean-up asks for the site that is being cleaned as the target.
-            removed += await stepback.clean(carrier, losing, left.id)
+            record = partial(evidence.purged, back, no=wave.no)
+            removed += await stepback.clean(carrier, losing, left.id, record=record)
         await carrier.move.failpoints.reach("rollback.cleared")
     return removed
 

@@ -25,7 +25,20 @@ import psycopg
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import ORDER, Phase, Status
 from domicile.model.plan import Mode
-from domicile.move import eject, fence, handover, live, prepare, purge, rollback, slices, soak, stepback, streams
+from domicile.move import (
+    eject,
+    evidence,
+    fence,
+    handover,
+    live,
+    prepare,
+    purge,
+    rollback,
+    slices,
+    soak,
+    stepback,
+    streams,
+)
 from domicile.move.carrier import Carrier
 from domicile.postgres.failures import explain, refusal_of
 
@@ -89,6 +102,7 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
         await work(carrier, no)
         if work in (handover.run, live.run):
             await carrier.moves.enter(move_id, no, Phase.SOAK)
+            await evidence.close(carrier)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
     return Outcome.DONE
@@ -129,6 +143,7 @@ async def run_purge(carrier: Carrier, no: int) -> Outcome:
         await carrier.moves.fail(move_id, no, error)
         return Outcome.FAILED
     await carrier.moves.enter(move_id, no, Phase.DONE)
+    await evidence.close(carrier)
     return Outcome.DONE
 
 
@@ -154,6 +169,7 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
         await carrier.moves.set_status(move_id, status, error)
         return Outcome.FAILED
     await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
+    await evidence.close(carrier)
     return Outcome.DONE
 
 
@@ -217,6 +233,7 @@ async def _failed(carrier: Carrier, no: int, error: DomicileError) -> Outcome:
         await slices.open_source_if_safe(carrier, no)
         return Outcome.FAILED
     await carrier.moves.back_to_planned(move_id, no, Status.ABORTED if aborting else Status.FAILED)
+    await evidence.close(carrier)
     return Outcome.ABORTED if aborting else Outcome.FAILED
 
 

@@ -13,10 +13,11 @@ from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase
 from domicile.model.plan import Mode
 from domicile.model.verdict import Verdict
-from domicile.move import copy, stepback, streams, verify
+from domicile.move import copy, evidence, stepback, streams, verify
 from domicile.move.carrier import Carrier
 from domicile.move.context import WaveAtSites
 from domicile.postgres import sequences, waves
+from domicile.postgres.lease import assert_lease
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
         wave = await carrier.wave_at_sites(source, target, no)
         position = await streams.position(source, move) if live else None
         if live:
-            await stepback.clean(carrier, target, wave.target_id, forget=False)
+            await stepback.clean(carrier, target, wave.target_id)
             await target.execute("reset session_replication_role")
             await sequences.advance(source, target, move.source_schema, move.target_schema, move.data_map.in_scope())
         row = await (await target.execute(_PROGRESS, (wave.target_id,))).fetchone()
@@ -48,6 +49,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
     begun = time.monotonic()
     await copy.run(move, wave, report, seam_after=position, brakes=carrier.pacing.brakes)
     await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)
+    await evidence.copied(carrier, no, wave.target_id)
 
 
 async def verify_rows(carrier: Carrier, no: int) -> None:
@@ -64,8 +66,10 @@ async def settle_verdict(carrier: Carrier, no: int, wave: WaveAtSites, verdict: 
     move = carrier.move
     if not move.back and (verdict.clean or (await carrier.figures.wave(move.move_id, no)).phase is not Phase.HANDOVER):
         await carrier.moves.verdict(carrier.move.move_id, no, verdict)
-    async with carrier.source() as source:
+    async with carrier.source() as source, source.transaction():
+        await assert_lease(source, move.move_id, move.generation)
         await waves.write_discrepancies(source, wave.source_id, verdict.discrepancies)
+        await evidence.judged(carrier, source, no, verdict)
     if verdict.clean:
         return
     broken = "".join(f"; {count} rows without their parent by {name}" for name, count in verdict.broken_references)

@@ -11,19 +11,20 @@ site-unreachable when a site cannot be asked.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.schema import TableName
-from domicile.move import read_ahead
+from domicile.move import evidence, parties, read_ahead
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
-from domicile.postgres.ownership import delete_rows_of_wave
 
 _COPIED = "select distinct table_name from domicile.progress where wave = %s"
+Record = Callable[[AsyncConnection, int], Awaitable[None]]
 CLEAN_SUBJECTS = 1_000  # subjects per clean-up transaction at the target
 
 
@@ -46,7 +47,7 @@ async def run(carrier: Carrier, no: int) -> None:
         await _open_source(carrier, no)
         await move.failpoints.reach("stepback.source_open")
         if at_target is not None:
-            await clean(carrier, target, at_target.id)
+            await clean(carrier, target, at_target.id, record=_forgotten(carrier, no))
         await move.failpoints.reach("stepback.target_cleaned")
     await carrier.directory.release(move.move_id, no)
 
@@ -57,7 +58,7 @@ async def open_source(carrier: Carrier, no: int) -> None:
         await settle_doubt(source, carrier.move.move_id, carrier.move.generation)
         record = await waves.find_wave(source, carrier.move.move_id, no)
         if waves.source_mark(record) is SourceMark.FENCED:
-            await _open(carrier, source, record)
+            await _open(carrier, source, no, record)
 
 
 async def _open_source(carrier: Carrier, no: int) -> None:
@@ -67,7 +68,7 @@ async def _open_source(carrier: Carrier, no: int) -> None:
         record = await waves.find_wave(source, move.move_id, no)
         if record is not None and record.mark in (TargetMark.ARRIVING, TargetMark.RESIDENT):
             raise _on_its_way_back(carrier, no)
-        await _open(carrier, source, record)
+        await _open(carrier, source, no, record)
 
 
 def _on_its_way_back(carrier: Carrier, no: int) -> DomicileError:
@@ -81,12 +82,14 @@ def _on_its_way_back(carrier: Carrier, no: int) -> DomicileError:
     )
 
 
-async def _open(carrier: Carrier, source: AsyncConnection, record: waves.WaveRecord | None) -> None:
+async def _open(carrier: Carrier, source: AsyncConnection, no: int, record: waves.WaveRecord | None) -> None:
     if record is None or record.mark == SourceMark.OPEN:
         return
     async with source.transaction():
         await assert_lease(source, carrier.move.move_id, carrier.move.generation)
         await guard.set_fence(source, record.id, SourceMark.OPEN, carrier.move.source_site, 0)
+        taken_back = record.epoch if record.mark == SourceMark.DEPARTED else 0
+        await evidence.stepped_back(carrier, source, carrier.move.source_site, no, taken_back)
 
 
 async def copied_tables(carrier: Carrier, target: AsyncConnection, wave_id: int) -> list[TableName]:
@@ -100,22 +103,41 @@ async def copied_tables(carrier: Carrier, target: AsyncConnection, wave_id: int)
     return [t for t in reversed(carrier.move.data_map.in_scope()) if str(t) in copied and t in there]
 
 
-async def clean(carrier: Carrier, target: AsyncConnection, wave_id: int, *, forget: bool = True) -> Counter[str]:
-    """Remove the wave's rows from a site where it is not home, and its record unless told otherwise; returns how many
-    rows by table. Idempotent."""
+def _forgotten(carrier: Carrier, no: int) -> Record:
+    async def write(target: AsyncConnection, _removed: int) -> None:
+        await evidence.stepped_back(carrier, target, carrier.move.target_site, no)
+
+    return write
+
+
+async def clean(
+    carrier: Carrier, target: AsyncConnection, wave_id: int, *, record: Record | None = None
+) -> Counter[str]:
+    """Remove the wave's rows from a site where it is not home; returns how many rows by table. Idempotent.
+
+    With ``record`` the site's record of the wave goes as well, and in the same transaction the evidence of it is
+    written: of how many rows, it is told.
+    """
     move = carrier.move
     last = await waves.last_ordinal(target, wave_id)
     tables = await copied_tables(carrier, target, wave_id)
     await target.execute("set session_replication_role = replica")
     removed = await read_ahead.remove(carrier, target, wave_id)
+    site = parties.site_of(move)
     for first in range(0, last, CLEAN_SUBJECTS):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
             for table in tables:
-                statement = delete_rows_of_wave(move.data_map, table, wave_id, first, first + CLEAN_SUBJECTS)
+                some = (first, first + CLEAN_SUBJECTS)
+                statement = await parties.removal(target, site, table, wave_id, some)
                 cursor = await target.execute(statement)
                 removed[str(table)] += cursor.rowcount
+    await parties.settle(target, move, site)
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)
-        await (waves.forget_wave(target, wave_id) if forget else waves.forget_copy(target, wave_id))
+        if record is None:
+            await waves.forget_copy(target, wave_id)
+        else:
+            await waves.forget_wave(target, wave_id)
+            await record(target, removed.total())
     return removed

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
-from domicile.model.datamap import DataMap, Role, SharedPolicy
+from domicile.model.datamap import DataMap, PartyPolicy, Role, SharedPolicy
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.ids import Meeting
 from domicile.model.plan import Check
@@ -15,6 +15,7 @@ from domicile.planner.checks_schema import listed, path_is_single, path_is_total
 from domicile.planner.cohort import COHORT, COHORT_WAVE
 from domicile.planner.facts import Preflight
 from domicile.planner.numbering import Place, look
+from domicile.postgres import stub_rows
 from domicile.postgres.collisions import OWNED, Collision, Members, find_for_cohort
 from domicile.postgres.ownership import ident, owner_joins
 from domicile.postgres.references import (
@@ -22,6 +23,7 @@ from domicile.postgres.references import (
     external_references,
     missing_reference_rows,
     of_scope,
+    referring_from_others,
     referring_rows,
     shown,
 )
@@ -171,13 +173,16 @@ async def references_present(p: Preflight) -> Check:
     absent = sorted({r.to_table for r in references if r.to_table not in p.target_schema.tables})
     if absent:
         return Check(name, False, f"{listed(absent)} do not exist at {target}", "Create them there.", code=code)
-    found = await missing_reference_rows(p.source, p.target, data_map, p.source_schema, MEMBERS)
+    missing = await missing_reference_rows(p.source, p.target, data_map, p.source_schema, MEMBERS)
+    stubs = [m for m in missing if data_map.policy_of(m.reference) is PartyPolicy.STUB]
+    found = [m for m in missing if m not in stubs]
+    made = "; ".join(f"{m.count} stubs will be made for {shown(m.reference)}" for m in stubs)
     return Check(
         name,
         not found,
-        listed(_missing(data_map, m) for m in found) or f"{len(references)} references looked at",
-        hint=f"Bring these rows to {target} first (shared rows are not copied by this version), "
-        "or move the subjects they belong to together.",
+        listed(_missing(data_map, m) for m in found) or made or f"{len(references)} references looked at",
+        hint=f"Bring these rows to {target} first (shared rows are not copied by this version), or move the subjects "
+        "they belong to together. A reference to a person may have a stub (parties in the data map).",
         code=code,
     )
 
@@ -211,6 +216,59 @@ async def loose_references_from_outside(p: Preflight) -> Check:
         hint="Expect it, or give these tables the role owned in the data map.",
         blocking=False,
     )
+
+
+async def references_from_others(p: Preflight) -> Check:
+    """Rows of subjects who stay, in tables that move: what they refer to must not go either."""
+    data_map, source = p.request.data_map, p.request.source
+    referring = await referring_from_others(p.source, data_map, p.source_schema, MEMBERS)
+    left = [(r, rows) for r, rows in referring if data_map.policy_of(r) is PartyPolicy.STUB]
+    found = [f"{rows} of {shown(r)}" for r, rows in referring if (r, rows) not in left]
+    stay = "; ".join(f"stubs stay at {source} behind the purge for {rows} of {shown(r)}" for r, rows in left)
+    return Check(
+        "references from those who stay",
+        not found,
+        f"rows of subjects who stay refer to rows that go: {listed(found)}" if found else stay or "none",
+        hint="Move these subjects together, or set the references to null. "
+        "A reference to a person may have a stub (parties in the data map).",
+        code=ErrorCode.REFERENCE_MISSING,
+    )
+
+
+async def stubs_possible(p: Preflight) -> Check:
+    """What the map says of second persons can be carried, at the target and, for the way back and the purge, at the
+    source."""
+    data_map = p.request.data_map
+    name = "stubs"
+    if not stub_rows.wanted(data_map):
+        return Check(name, True, "the map asks for none")
+    subject = data_map.subject
+    found: list[str] = []
+    key = await _somebody(p)
+    for site, conn, schema in (
+        (p.request.source, p.source, p.source_schema),
+        (p.request.target, p.target, p.target_schema),
+    ):
+        if subject.table not in schema.tables:
+            continue  # said by schemas_equal
+        given = await stub_rows.defaults(conn, subject.table)
+        here = list(stub_rows.reasons(data_map, schema, given))
+        here = here or await stub_rows.reasons_of_checks(conn, data_map, schema, key)
+        found += [f"{reason} (at {site})" for reason in here]
+    return Check(
+        name,
+        not found,
+        listed(found) or f"a row of {subject.table} can be made of its key alone",
+        hint="Let these columns be null or have a default, or write refuse for these references in the data map.",
+    )
+
+
+async def _somebody(p: Preflight) -> str:
+    """The key of a member of the cohort, as text; it is asked about and not kept."""
+    statement = sql.SQL("select c.subject::pg_catalog.text from {} as c order by c.ordinal limit 1")
+    row = await (await p.source.execute(statement.format(ident(COHORT)))).fetchone()
+    assert row is not None, "the cohort is not empty"
+    return str(row[0])
 
 
 async def _referring(p: Preflight, *, declared: bool) -> list[str]:

@@ -17,7 +17,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.report import LEFT
 from domicile.model.schema import TableName
 from domicile.planner import condition
-from domicile.postgres import conditions
+from domicile.postgres import conditions, stub_registry
 from domicile.postgres.ownership import ident
 from domicile.postgres.waves import table_exists
 
@@ -38,7 +38,7 @@ _INDEXES = (
 _SELECT = """
     insert into pg_temp.domicile_cohort (wave, ordinal, subject)
     select 0, row_number() over (order by {key}), {key}
-    from {subjects} where (\n{where}\n) and {key} is not null"""
+    from {subjects} where (\n{where}\n) and {key} is not null and not {stub}"""
 # Who joined since the cohort was frozen: in no wave of this move, held by no other move, at home here, and not ejected
 # from this move for a reason that may still hold. Not more than one wave's worth at a time.
 _LATE = """
@@ -168,7 +168,9 @@ async def refuse_elsewhere(conn: AsyncConnection, move_id: str = "") -> None:
 async def _select_where(conn: AsyncConnection, data_map: DataMap, where: str) -> int:
     subjects = await condition.subjects_from(conn, data_map)
     key = sql.Identifier("subject", data_map.subject.key)
-    return await _run(conn, data_map, sql.SQL(_SELECT).format(key=key, subjects=subjects, where=sql.SQL(where)))
+    stub = stub_registry.registered(key) if await stub_registry.any_here(conn) else sql.SQL("false")
+    statement = sql.SQL(_SELECT).format(key=key, subjects=subjects, where=sql.SQL(where), stub=stub)
+    return await _run(conn, data_map, statement)
 
 
 async def _run(conn: AsyncConnection, data_map: DataMap, statement: sql.Composed) -> int:

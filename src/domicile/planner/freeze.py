@@ -4,7 +4,7 @@ refuses sign-ups, the sweep of late joiners, and whoever looks for members who h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from psycopg import AsyncConnection, IsolationLevel
 
@@ -30,6 +30,7 @@ _MEMBERS = """
             as planned (no, first, last)
         join domicile.wave as w on w.move_id = %(move_id)s and w.no = planned.no
         join pg_temp.domicile_cohort as c on c.ordinal > planned.first and c.ordinal <= planned.last"""
+Record = Callable[[AsyncConnection], Awaitable[None]]
 _KEEP = "update domicile.move set condition = %s, sign_ups = %s where move_id = %s"
 
 
@@ -40,13 +41,14 @@ async def freeze(
     move_id: MoveId,
     *,
     subjects: Sequence[str] | None = None,
+    record: Record | None = None,
 ) -> int:
     """Register every wave of the plan, mark ``open``, with its members in key order, ordinals from 1; returns the
     number of members.
 
     One REPEATABLE READ transaction at the source, whose connection must be idle. The site schema and the move's row
-    must be there. ``subjects`` are the lines of the plan's file of subjects, read again. Idempotent: a move whose waves
-    are registered is left as it is.
+    must be there. ``subjects`` are the lines of the plan's file of subjects, read again. ``record`` writes the evidence
+    of it, in the same transaction. Idempotent: a move whose waves are registered is left as it is.
 
     Raises plan-stale when the cohort is no longer the one that was planned; condition-invalid, cohort-empty,
     cohort-departed and cohort-reserved as planning does. Nothing is registered then.
@@ -55,13 +57,18 @@ async def freeze(
     try:
         async with conn.transaction():
             await conn.execute(ONE_AT_A_TIME)
-            return await _freeze(conn, plan, data_map, move_id, subjects)
+            return await _freeze(conn, plan, data_map, move_id, subjects, record)
     finally:
         await conn.set_isolation_level(None)
 
 
 async def _freeze(
-    conn: AsyncConnection, plan: Plan, data_map: DataMap, move_id: MoveId, subjects: Sequence[str] | None
+    conn: AsyncConnection,
+    plan: Plan,
+    data_map: DataMap,
+    move_id: MoveId,
+    subjects: Sequence[str] | None,
+    record: Record | None,
 ) -> int:
     row = await (await conn.execute(_REGISTERED, (move_id,))).fetchone()
     if row is not None and row[0]:
@@ -87,6 +94,8 @@ async def _freeze(
     members = await register(conn, move_id, plan.source, [(w.no, w.first, w.last) for w in plan.waves])
     refused = plan.sign_ups if plan.cohort.where else SignUps.ACCEPT  # without a condition there is nobody to refuse
     await conn.execute(_KEEP, (plan.cohort.where, refused, move_id))
+    if record is not None:
+        await record(conn)
     return members
 
 

@@ -23,6 +23,7 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
 from domicile.model.schema import Schema, Table, TableName
+from domicile.postgres import stub_registry
 from domicile.postgres.failures import told
 from domicile.postgres.ownership import Fragment, column, ident, owner_joins
 from domicile.postgres.pipelined import pipelined
@@ -84,7 +85,8 @@ async def find_for_wave(
     ``source_id`` and ``target_id`` are the wave's ids at the two sites. Neither connection is in a
     transaction; both are closed when it raises DomicileError (copy-failed and its kin)."""
     at_target = Members(_MEMBERS, target_id)
-    check = _Check(source, target, data_map, target_schema, Members(_MEMBERS, source_id), private=False)
+    stubs = await stub_registry.any_here(target)
+    check = _Check(source, target, data_map, target_schema, Members(_MEMBERS, source_id), private=False, stubs=stubs)
     return await _find(check, at_target)
 
 
@@ -104,7 +106,8 @@ async def find_for_cohort(
     for conn, side in ((source, "source"), (target, "target")):
         with told(side, "key check"):
             await conn.execute(_SECRET, (secret,))
-    check = _Check(source, target, data_map, target_schema, cohort, private=True)
+    stubs = await stub_registry.any_here(target)
+    check = _Check(source, target, data_map, target_schema, cohort, private=True, stubs=stubs)
     async with _subjects_at_target(check) as at_target:
         return await _find(check, at_target)
 
@@ -117,6 +120,7 @@ class _Check:
     target_schema: Schema
     members: Members
     private: bool
+    stubs: bool  # there are some at the target: what arrives takes their place
 
     def rows(self, table: TableName) -> Fragment:
         """``from table as t ... where``: the arriving rows, at the source."""
@@ -155,7 +159,9 @@ async def _find(check: _Check, at_target: Members) -> tuple[Collision, ...]:
                 for number, key in enumerate(keys[table.name]):
                     place = places[table.name]
                     sides = (
-                        _private_sides(table, place, key, number) if check.private else _plain_sides(table, place, key)
+                        _private_sides(check, table, place, (key, number))
+                        if check.private
+                        else _plain_sides(check, table, place, key)
                     )
                     questions.append(_taken(table, key, sides))
                 if not _keyed_by_owner(check.data_map, table):
@@ -232,34 +238,41 @@ def _private(
     return shape, out
 
 
-def _plain_sides(table: Table, place: TableName, key: Key) -> tuple[Fragment, Fragment]:
+def _plain_sides(check: _Check, table: Table, place: TableName, key: Key) -> tuple[Fragment, Fragment]:
     arriving = sql.SQL("select {keys} from {relation} as {alias} where {condition}").format(
         keys=listed(map(expression, key.expressions)),
         relation=ident(place),
         alias=sql.Identifier(table.name.name),
         condition=key.condition,
     )
-    return arriving, _held(table, key, map(expression, key.expressions))
+    return arriving, _held(check, table, key, map(expression, key.expressions))
 
 
-def _private_sides(table: Table, place: TableName, key: Key, number: int) -> tuple[Fragment, Fragment]:
+def _private_sides(
+    check: _Check, table: Table, place: TableName, numbered: tuple[Key, int]
+) -> tuple[Fragment, Fragment]:
+    key, number = numbered
     names = [_private_name(number, position) for position in range(len(key.expressions))]
     arriving = sql.SQL("select {} from {}").format(listed(names), ident(place))
     hidden = (
         _hidden(expression(text), integer=integer) for text, integer in zip(key.expressions, key.integers, strict=True)
     )
-    return arriving, _held(table, key, hidden)
+    return arriving, _held(check, table, key, hidden)
 
 
-def _held(table: Table, key: Key, values: Iterable[Fragment]) -> Fragment:
-    """The rows the target holds under the key, with their primary keys as text."""
-    return sql.SQL("select {keys}, {example} as example from {relation} as {alias} where {condition}").format(
+def _held(check: _Check, table: Table, key: Key, values: Iterable[Fragment]) -> Fragment:
+    """The rows the target holds under the key, with their primary keys as text; without stubs."""
+    subject = check.data_map.subject
+    held = sql.SQL("select {keys}, {example} as example from {relation} as {alias} where {condition}").format(
         keys=listed(values),
         example=primary_key_text(table),
         relation=key.relation_sql,
         alias=sql.Identifier(table.name.name),
         condition=key.condition,
     )
+    if not check.stubs or table.name != subject.table:
+        return held
+    return sql.SQL("{} and not {}").format(held, stub_registry.registered(column(table.name.name, subject.key)))
 
 
 def _taken(table: Table, key: Key, sides: tuple[Fragment, Fragment]) -> _Question:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
 
-from domicile.model.datamap import DataMap, Direction, OwnerStep
+from domicile.model.datamap import DataMap, Direction, OwnerStep, PartyPolicy
 from domicile.model.schema import Reference, Schema, TableName, quote_name
 from domicile.postgres.collisions import Members
 from domicile.postgres.failures import told
@@ -26,6 +26,14 @@ _BROKEN = """
     and not exists (select from {parent} as parent where {joined})"""
 _REFERRING = """
     select pg_catalog.count(*) from {child} as child where exists (select {rows} and {joined})"""
+# Of rows that move, too: those whose owners are not among the ones who leave.
+_STAYERS = """
+    select pg_catalog.count(*) from {child} as child where exists (
+        select from {table} as t {joins} join {members} as m on m.subject = {owner} where {leaving} and {joined})
+    and not exists (
+        select from (select) as start {own_joins} join {members} as m on m.subject = {own_owner} where {leaving})"""
+_DEPARTED = """m.wave in (
+    select w.id from domicile.wave as w where w.move_id = {move} and w.mark = 'departed' and w.purged_at is null)"""
 _REFERRED = "select distinct {texts} {rows} and {given}"
 _STAYS = " and not exists (select {rows} and {joined})"
 _PRESENT = " and exists (select from {parent} as parent where {joined})"
@@ -106,6 +114,29 @@ async def referring_rows(conn: AsyncConnection, data_map: DataMap, reference: Re
     return await _count(conn, statement + _leaves(reference, "child"))
 
 
+async def referring_from_others(
+    conn: AsyncConnection, data_map: DataMap, schema: Schema, members: Members
+) -> list[tuple[Reference, int]]:
+    """Foreign keys by which rows of subjects who are not ``members`` refer to rows of those who are, with how many
+    rows."""
+    leaving = sql.SQL("m.wave = {}").format(sql.Literal(members.wave))
+    found = [
+        (r, await _stayers(conn, data_map, r, members.relation, leaving)) for r in _between_subjects(data_map, schema)
+    ]
+    return [(reference, rows) for reference, rows in found if rows]
+
+
+async def referring_from_stayers(
+    conn: AsyncConnection, data_map: DataMap, schema: Schema, move_id: str
+) -> list[tuple[Reference, int]]:
+    """The same of everybody whom the move has taken away from here and whose copy is there; without references for
+    which stubs stay behind."""
+    leaving = sql.SQL(_DEPARTED).format(move=sql.Literal(move_id))
+    refused = (r for r in _between_subjects(data_map, schema) if data_map.policy_of(r) is PartyPolicy.REFUSE)
+    found = [(r, await _stayers(conn, data_map, r, MEMBERS, leaving)) for r in refused]
+    return [(reference, rows) for reference, rows in found if rows]
+
+
 async def missing_reference_rows(
     source: AsyncConnection,
     target: AsyncConnection,
@@ -175,6 +206,32 @@ async def _absent(
         joined=_all(_equal("key", n, "parent", n) for n in names),
     )
     return await (await conn.execute(statement)).fetchall()
+
+
+def _between_subjects(data_map: DataMap, schema: Schema) -> list[Reference]:
+    """Foreign keys between tables in scope that are no steps to an owner."""
+    scope = data_map.in_scope()
+    declared = (r for table in scope if table in schema.tables for r in schema.tables[table].references)
+    return [r for r in declared if r.to_table in scope and not _is_owner_step(data_map, r)]
+
+
+async def _stayers(
+    conn: AsyncConnection, data_map: DataMap, reference: Reference, members: TableName, leaving: Fragment
+) -> int:
+    joins, owner = owner_joins(data_map, reference.to_table)
+    own_joins, own_owner = owner_joins(data_map, reference.table, "child")
+    statement = sql.SQL(_STAYERS).format(
+        child=ident(reference.table),
+        table=ident(reference.to_table),
+        joins=joins,
+        owner=owner,
+        members=ident(members),
+        leaving=leaving,
+        joined=_joined(reference, "child", "t"),
+        own_joins=own_joins,
+        own_owner=own_owner,
+    )
+    return await _count(conn, statement + _leaves(reference, "child"))
 
 
 def _undeclared(data_map: DataMap, tables: Iterable[TableName]) -> list[Reference]:

@@ -22,6 +22,7 @@ from psycopg import DatabaseError, errors
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import MoveId
 from domicile.postgres.drain import Blocker, over_budget
+from domicile.postgres.evidence_rows import Entry
 from domicile.postgres.guard_sql import LOCK_CLASS, STATEMENTS, Connection
 from domicile.postgres.lease import lease_lost
 
@@ -31,6 +32,9 @@ _LEASE = "DM004"  # raised by sql/site.sql
 # clock for idle sessions: a mover who froze then would keep the lock.
 _REHEARSE_WITHIN = "set local lock_timeout = '100ms'"
 _REHEARSE = """
+    with told as (
+        insert into domicile.evidence_leaf (move_id, sequence, leaf)
+        select move_id, 2147483647, '' from domicile.wave where id = %s)
     select domicile.depart_wave(v.move_id, v.generation, w.id, w.home, w.epoch, '')
     from domicile.wave as w join domicile.move as v on v.move_id = w.move_id
     where w.id = %s and w.mark = 'closing'"""
@@ -39,6 +43,7 @@ _UNLOCK = "select pg_catalog.pg_advisory_unlock(%s, %s)"
 _LIMITS = """
     select pg_catalog.set_config('lock_timeout', %s, false), pg_catalog.set_config('idle_session_timeout', %s, false)"""
 _DEPART = "select domicile.depart_wave(%s, %s, %s, %s, %s, %b)"
+_RECORD = "with told as (insert into domicile.evidence_leaf (move_id, sequence, leaf, act) values (%s, %s, %s, %s)) "
 _TURN = "select domicile.turn_wave(%s, %s, %s, %s::text[], %s, %s, %s)"
 
 
@@ -51,31 +56,40 @@ class WaveLock:
     timeout_ms: int
     asked: float  # time.monotonic() when it was asked for: from then on a writer of the wave may wait
 
-    async def depart(self, move_id: MoveId, generation: int, home: str, epoch: int, content: bytes) -> int:
+    async def depart(
+        self, move_id: MoveId, generation: int, home: str, epoch: int, content: bytes, leaf: Entry | None = None
+    ) -> int:
         """closing -> departed, and ``content`` as the departure's message in the stream: one commit, one round trip.
 
         Returns a position in the log: every transaction that wrote for the wave has its commit record before it, the
         departure's own commit is behind it. The stream says another one of the message: its record's beginning.
         ``home`` and ``epoch`` are what writers are told, those that wait too, when the lock is released, not before.
+        ``leaf`` is the evidence of it, committed with it.
 
         Raises lease-lost, and fence-budget when the site's record is locked by somebody for longer than the lock's
         timeout: then nothing was written. A connection that breaks leaves it in doubt.
         """
-        row = await self._call(_DEPART, (move_id, generation, self.wave_id, home, epoch, content))
+        row = await self._call(_DEPART, (move_id, generation, self.wave_id, home, epoch, content), leaf)
         assert row is not None
         return int(row[0])
 
-    async def reopen(self, move_id: MoveId, generation: int, mark: str, home: str, epoch: int) -> None:
+    async def reopen(
+        self, move_id: MoveId, generation: int, mark: str, home: str, epoch: int, leaf: Entry | None = None
+    ) -> None:
         """Back to ``mark`` (open, or resident where the wave was being rolled back): nothing happened. One round trip.
 
-        Writers that wait pass as soon as the lock is released. Idempotent. Errors as for `depart`.
+        Writers that wait pass as soon as the lock is released. Idempotent but for ``leaf``. Errors as for `depart`.
         """
         expected = ["closing", "departed", mark]
-        await self._call(_TURN, (move_id, generation, self.wave_id, expected, mark, home, epoch))
+        await self._call(_TURN, (move_id, generation, self.wave_id, expected, mark, home, epoch), leaf)
 
-    async def _call(self, statement: LiteralString, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    async def _call(
+        self, statement: LiteralString, values: tuple[Any, ...], leaf: Entry | None
+    ) -> tuple[Any, ...] | None:
+        """One statement, the leaf in front of it: so both or neither."""
+        whole, given = (statement, values) if leaf is None else (_RECORD + statement, leaf.row + values)
         try:
-            return await (await self.conn.execute(statement, values)).fetchone()
+            return await (await self.conn.execute(whole, given)).fetchone()
         except errors.LockNotAvailable as error:
             raise over_budget("the wave's mark could not be written", self.timeout_ms / 1000, ()) from error
         except DatabaseError as error:
@@ -90,7 +104,7 @@ async def rehearse(conn: Connection, wave_id: int) -> None:
     with suppress(errors.LockNotAvailable):
         async with conn.transaction(force_rollback=True):
             await conn.execute(_REHEARSE_WITHIN)
-            await conn.execute(_REHEARSE, (wave_id,))
+            await conn.execute(_REHEARSE, (wave_id, wave_id))
 
 
 @asynccontextmanager

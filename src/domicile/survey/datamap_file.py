@@ -20,7 +20,16 @@ from typing import TypeVar
 import yaml
 
 from domicile.model.categories import is_category, nearest
-from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, SharedPolicy, SubjectRule, TableRule
+from domicile.model.datamap import (
+    DataMap,
+    Direction,
+    OwnerStep,
+    PartyPolicy,
+    Role,
+    SharedPolicy,
+    SubjectRule,
+    TableRule,
+)
 from domicile.model.errors import DomicileError
 from domicile.model.schema import TableName
 from domicile.model.site import DatasetName
@@ -31,6 +40,8 @@ from domicile.survey.yaml_nodes import Node, Source, suggestion
 __all__ = ["digest_of", "dump", "load", "parse", "read"]
 
 SIZE_MAX = 2_000_000  # characters: some four thousand tables with their columns
+
+_NOT_CARRIED = ("null", "copy")  # policies of a second party that are described, and not built
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -102,8 +113,10 @@ def _meaning(rule: TableRule) -> list[object]:
         sorted(str(OwnerStep.parse(r)) for r in rule.references),
     ]
     # Last, and only where there are some: the digest of a map without them is what it was before there were any.
-    if rule.categories or rule.identities:
+    if rule.categories or rule.identities or rule.parties:
         meaning += [{c: sorted(found) for c, found in rule.categories.items()}, dict(rule.identities)]
+    if rule.parties:
+        meaning.append({str(step): str(policy) for step, policy in rule.parties.items()})
     return meaning
 
 
@@ -142,6 +155,7 @@ def _rule(table: TableName, node: Node) -> TableRule:
         not_personal=_not_personal(given["not_personal"], personal) if "not_personal" in given else None,
         others_not_personal=others,
         identities=_identities(given["identities"]) if "identities" in given else {},
+        parties=_parties(given["parties"], role, owner) if "parties" in given else {},
     )
 
 
@@ -190,13 +204,35 @@ def _identities(node: Node) -> dict[str, str]:
 def _references(node: Node) -> tuple[str, ...]:
     texts = node.texts("references")
     for text in texts:
-        try:
-            step = OwnerStep.parse(text)
-        except ValueError as error:
-            raise node.refuse(str(error)) from None
-        if step.direction is not Direction.TO:
-            raise node.refuse(f"a reference leads from this table: write -> and not <- in {text!r}")
+        _reference(node, text)
     return texts
+
+
+def _reference(node: Node, text: str) -> OwnerStep:
+    try:
+        step = OwnerStep.parse(text)
+    except ValueError as error:
+        raise node.refuse(str(error)) from None
+    if step.direction is not Direction.TO:
+        raise node.refuse(f"a reference leads from this table: write -> and not <- in {text!r}")
+    return step
+
+
+def _parties(node: Node, role: Role, owner: OwnerStep | None) -> dict[OwnerStep, PartyPolicy]:
+    if role not in (Role.SUBJECT, Role.OWNED):
+        raise node.refuse(f"parties are for tables that move, and the role is {role}", "Remove parties.")
+    found: dict[OwnerStep, PartyPolicy] = {}
+    for key, value in node.pairs("parties"):
+        step = _reference(key, key.text("a reference"))
+        if step == owner:
+            raise key.refuse("this is the table's owner, not a second person", "Remove it from parties.")
+        if (text := value.text("policy")) in _NOT_CARRIED:
+            raise value.refuse(
+                f"policy {text} is not carried by this version",
+                f"Write: {PartyPolicy.STUB}, or {PartyPolicy.REFUSE} (docs/decisions/0019-shared-rows.md).",
+            )
+        found[step] = _one_of(value, "policy", PartyPolicy)
+    return found
 
 
 def _one_of(node: Node, what: str, kind: type[E]) -> E:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from domicile.model.categories import CATEGORIES
-from domicile.model.datamap import Role, SharedPolicy
+from domicile.model.datamap import PartyPolicy, Role, SharedPolicy
 
 VERSION = 1
 SCHEMA_NAME = "datamap.schema.json"
@@ -81,6 +81,12 @@ RULE: Mapping[str, Schema] = {
         "type": "array",
         "items": {"type": "string", "pattern": "->"},
         "uniqueItems": True,
+    },
+    "parties": {
+        "description": "References to a second person, who may not live where the row does: what is done then.",
+        "type": "object",
+        "propertyNames": {"pattern": "->"},
+        "additionalProperties": {"enum": [str(p) for p in PartyPolicy]},
     },
 }
 

@@ -73,6 +73,8 @@ def rule_lines(rule: TableRule) -> list[str]:
         lines += ["    identities:", *(f"      {scalar(c)}: {scalar(kind)}" for c, kind in rule.identities.items())]
     if rule.references:
         lines += list_lines("references", rule.references)
+    if rule.parties:
+        lines += ["    parties:", *(f"      {scalar(str(s))}: {policy}" for s, policy in rule.parties.items())]
     return lines
 
 

@@ -70,6 +70,8 @@ def _structure(rule: TableRule) -> Iterator[tuple[str, Any]]:
         yield "object_keys", list(rule.object_keys)
     if rule.references:
         yield "references", list(rule.references)
+    if rule.parties:
+        yield "parties", {str(step): str(policy) for step, policy in rule.parties.items()}
 
 
 def _dataset_key(data_map: DataMap, schema: str, *, alone: bool) -> str:

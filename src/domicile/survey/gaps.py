@@ -90,7 +90,7 @@ async def _rows(measure: Measure, data_map: DataMap, schema: Schema, table: Tabl
                 yield finding
     for reference in structure.references_of(rule, table):
         step = step_to(reference) if isinstance(reference, Reference) else reference
-        if step != rule.owner and _is_sound_target(data_map, schema, step):
+        if step != rule.owner and step not in rule.parties and _is_sound_target(data_map, schema, step):
             async for finding in _crossing(measure, table, path, (step, *data_map.path(step.to_table)), data_map):
                 yield finding
 
@@ -150,7 +150,7 @@ async def _crossing(
         yield Finding(Level.WARNING, str(table.name), f"references to rows of other owners by {other[0]}: {_LATE}")
     elif agreement.differing:
         message = f"{agreement.differing:,} rows refer by {other[0]} to a row of another owner"
-        hint = "The reference breaks when only one of the two owners moves."
+        hint = "The reference breaks when only one of the two owners moves; say what is done then under parties."
         yield Finding(Level.WARNING, str(table.name), message, hint, agreement.differing)
 
 

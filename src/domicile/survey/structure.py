@@ -34,8 +34,9 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
 
 
 def steps_of(rule: TableRule) -> tuple[OwnerStep, ...]:
-    """The owner step and the references that the map declares for a table."""
+    """The owner step and the references that the map names for a table."""
     declared = tuple(OwnerStep.parse(r) for r in rule.references)
+    declared = (*declared, *rule.parties)
     return declared if rule.owner is None else (rule.owner, *declared)
 
 

@@ -101,6 +101,45 @@ create table if not exists domicile.purge_journal (
     primary key (wave, table_name, chunk)
 );
 
+-- The site's log of evidence: statements of what moves did here, signed by the log's key, of which the private half is in no database. Its
+-- leaves are never changed nor removed, and outlive what they are about: see docs/reference/evidence.md. One log a database.
+create table if not exists domicile.evidence_log (
+    origin text primary key,
+    key    text not null,
+    alone  boolean not null default true unique check (alone)
+);
+
+-- A leaf is committed with the act that it records. Its place in the tree is given by the next checkpoint, so that acts of two moves never wait
+-- for each other. act: what may be recorded once only.
+create table if not exists domicile.evidence_leaf (
+    move_id  text not null,
+    sequence integer not null check (sequence >= 0),
+    id       bigint generated always as identity,
+    act      text,
+    leaf     bytea not null,
+    hash     bytea not null generated always as (sha256('\x00'::bytea || leaf)) stored,
+    place    bigint unique check (place >= 0),
+    primary key (move_id, sequence),
+    unique (move_id, act)
+);
+create index if not exists evidence_leaf_waiting on domicile.evidence_leaf (id) where place is null;
+
+-- Checkpoints of this site's log, with the roots of its perfect subtrees, and of other sites' logs as this site has cosigned them: the largest of
+-- each is what the next one must have grown from.
+create table if not exists domicile.evidence_checkpoint (
+    origin text not null,
+    size   bigint not null check (size >= 0),
+    note   text not null,
+    roots  bytea[],
+    primary key (origin, size)
+);
+
+-- The salts of commitments in the log (32 random bytes). Destroying one is the erasure: the commitment says nothing then.
+create table if not exists domicile.evidence_salt (
+    move_id text primary key,
+    salt    bytea not null
+);
+
 -- Written by the mover over and over: how long that takes tells it how the application's writes are served. A row per move and no index: it is
 -- found by its place.
 create table if not exists domicile.probe (

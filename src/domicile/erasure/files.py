@@ -1,0 +1,96 @@
+"""Which files there are in a data directory, and what class of place each is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+import re
+import struct
+
+from domicile.model.erasure import Place
+
+PAGE = 8_192
+_RELATION = re.compile(r"^(t\d+_)?(\d+)(_fsm|_vm|_init)?(\.\d+)?$")
+_PACKED = (".gz", ".zst", ".lz4", ".bz2", ".xz", ".zip")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to be read. ``pages``: it consists of PostgreSQL's pages; ``log``: of the write-ahead log."""
+
+    path: Path
+    place: Place
+    name: str  # under the data directory: the relation's, for the parts of one
+    pages: bool = False
+    log: bool = False
+    packed: bool = False  # compressed as a whole: not read
+
+
+def files_of(data: Path, places: Mapping[str, Place]) -> Iterator[File]:
+    """Every file of a data directory. ``places``: what the database says of relations' files, by ``base/5/1259``;
+    others are judged by their first page."""
+    for path in _under(data):
+        inside = path.relative_to(data)
+        top = inside.parts[0]
+        if top in ("base", "global", "pg_tblspc"):
+            yield _relation(path, inside, places)
+        elif top == "pg_wal":
+            yield File(path, Place.WAL, str(inside), log=len(path.name) == 24)
+        elif top == "pg_replslot":
+            yield File(path, Place.SLOTS if path.suffix == ".spill" else Place.OTHER, str(inside))
+        elif top in ("log", "pg_log") or path.suffix == ".log":
+            yield File(path, Place.LOGS, str(inside), packed=path.suffix in _PACKED)
+        else:
+            yield File(path, Place.OTHER, str(inside))
+
+
+def files_kept(directory: Path) -> Iterator[File]:
+    """Every file of an archive or a base backup."""
+    for path in _under(directory) if directory.is_dir() else iter([directory]):
+        name = str(path)
+        log = re.fullmatch(r"[0-9A-F]{24}(\.partial)?", path.name) is not None
+        pages = _RELATION.match(path.name) is not None
+        yield File(path, Place.KEPT, name, pages=pages, log=log, packed=path.suffix in _PACKED)
+
+
+def _under(directory: Path, *, inner: bool = False) -> Iterator[Path]:
+    """Every regular file below, links of tablespaces and of the log followed, in a fixed order. A directory that cannot
+    be entered is yielded itself, so that it is told as unread; OSError for the outermost."""
+    try:
+        paths = sorted(directory.iterdir())
+    except OSError as error:
+        if not inner:
+            raise
+        if not isinstance(error, FileNotFoundError):  # dropped meanwhile
+            yield directory
+        return
+    for path in paths:
+        if path.is_dir():
+            yield from _under(path, inner=True)
+        elif path.is_file():
+            yield path
+
+
+def _relation(path: Path, inside: Path, places: Mapping[str, Place]) -> File:
+    if "pgsql_tmp" in str(inside):
+        return File(path, Place.TEMPORARY, str(inside))
+    match = _RELATION.match(path.name)
+    if match is None:
+        return File(path, Place.OTHER, str(inside))
+    name = str(inside.parent / match[2])
+    if match[1]:
+        return File(path, Place.TEMPORARY, str(inside), pages=True)
+    if match[3]:
+        return File(path, Place.MAPS, str(inside))
+    return File(path, places.get(name) or _judged(path), name, pages=True)
+
+
+def _judged(path: Path) -> Place:
+    """A table's pages have no special space at their end, an index's have."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(18)
+    except OSError:  # it is gone, or told as unread when it is to be scanned
+        return Place.TABLES
+    return Place.INDEXES if len(head) == 18 and struct.unpack_from("<H", head, 16)[0] < PAGE else Place.TABLES

@@ -1,0 +1,186 @@
+"""The scan: every file of a data directory once, in pieces of a few MiB; what was found, by place.
+
+It runs beside a server at work: a file that goes meanwhile is passed over, a page that is written meanwhile may be read
+half old and half new. What has not reached the files (CHECKPOINT) is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+import struct
+import time
+
+from domicile.erasure import decode, wal
+from domicile.erasure.files import PAGE, File, files_kept, files_of
+from domicile.erasure.prints import WHOLE_MAX, Prints
+from domicile.model.erasure import Place
+
+READ = 4 << 20  # bytes at a time; a multiple of a page
+OVERLAP = WHOLE_MAX - 1
+PAUSE_S_MIN = 0.01  # shorter ones are saved up
+PACKED, BROKEN, SQUEEZED = "files compressed as a whole", "beginnings of values under lz4", "page images under zstd"
+WITH_CHUNKS = (Place.TABLES, Place.TOAST, Place.KEPT, Place.STATISTICS)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was found in one place. ``found``: copies by fingerprint. ``not_read``: how often, by reason."""
+
+    bytes: int = 0
+    files: int = 0
+    found: dict[int, int] = field(default_factory=dict)
+    not_read: dict[str, int] = field(default_factory=dict)
+
+    def hit(self, which: int) -> None:
+        self.found[which] = self.found.get(which, 0) + 1
+
+    def miss(self, reason: str, times: int = 1) -> None:
+        if times:
+            self.not_read[reason] = self.not_read.get(reason, 0) + times
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be scanned. ``kept``: archives and backups; ``logs``: server logs outside the data directory.
+    ``mb_per_s_max``: 0 for as fast as it goes."""
+
+    data: Path
+    prints: Prints
+    places: Mapping[str, Place] = field(default_factory=dict)
+    kept: tuple[Path, ...] = ()
+    logs: tuple[Path, ...] = ()
+    mb_per_s_max: float = 0.0
+
+
+class Scan:
+    """One pass. `run` once, then read ``tallies``, ``bytes`` and ``seconds``."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._prints = order.prints
+        self._begun = time.monotonic()
+        self.tallies: dict[Place, Tally] = {place: Tally() for place in Place}
+        self.bytes = 0
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Read everything. What cannot be read is in the tally of its place; one file is never an error.
+
+        Raises OSError when the data directory itself cannot be read.
+        """
+        order = self._order
+        self._relations(files_of(order.data, order.places))
+        for path in order.logs:
+            self._relations([File(path, Place.LOGS, str(path))])
+        for path in order.kept:
+            try:
+                self._relations(files_kept(path))
+            except OSError as error:
+                self.tallies[Place.KEPT].miss(_reason(error))
+        self.seconds = time.monotonic() - self._begun
+
+    def _relations(self, files: Iterable[File]) -> None:
+        """The parts of one relation follow each other: a value's chunks may lie in two of them."""
+        chunks, last = decode.Chunks(), ""
+        place = Place.OTHER
+        for file in files:
+            if file.name != last:
+                self._end(chunks, place)
+                chunks, last, place = decode.Chunks(), file.name, file.place
+            self._file(file, chunks)
+        self._end(chunks, place)
+
+    def _end(self, chunks: decode.Chunks, place: Place) -> None:
+        self._values(chunks.rest(), place)
+        if place is Place.TOAST:  # a table's rows may look like chunks
+            self.tallies[place].miss(BROKEN, chunks.broken)
+
+    def _file(self, file: File, chunks: decode.Chunks) -> None:
+        tally = self.tallies[file.place]
+        tally.files += 1
+        if file.packed:
+            tally.miss(PACKED)
+            return
+        try:
+            if file.log:
+                self._log(file)
+            elif file.pages:
+                self._pages(file, chunks)
+            else:
+                self._plain(file)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            tally.miss(_reason(error))
+
+    def _pages(self, file: File, chunks: decode.Chunks) -> None:
+        with file.path.open("rb") as opened:
+            while data := opened.read(READ):
+                for hit in self._prints.search(data):
+                    self.tallies[_part(file.place, data, hit.at)].hit(hit.which)
+                for at, value in decode.inline(data, pages=True):
+                    self._values([value], _part(file.place, data, at))
+                if file.place in WITH_CHUNKS:
+                    self._values(chunks.add(data, pages=True), file.place)
+                self._read(file.place, len(data))
+
+    def _plain(self, file: File) -> None:
+        before = b""
+        with file.path.open("rb") as opened:
+            while data := opened.read(READ):
+                self._fresh(before + data, len(before), file.place)
+                before = (before + data)[-OVERLAP:]
+                self._read(file.place, len(data))
+
+    def _log(self, file: File) -> None:
+        chunks: dict[bool, decode.Chunks] = {False: decode.Chunks(), True: decode.Chunks()}
+        for stretch in wal.stretches(file.path):
+            place = Place.RECYCLED if stretch.recycled and file.place is Place.WAL else file.place
+            self._fresh(stretch.data, stretch.carried, place)
+            self._values((v for _, v in decode.inline(stretch.data, stretch.carried)), place)
+            self._values(chunks[stretch.recycled].add(stretch.data, stretch.carried), place)
+            for image in wal.images(stretch):
+                if image is None:
+                    self.tallies[place].miss(SQUEEZED)
+                else:
+                    squeezed = (v for _, v in decode.inline(image))
+                    self._values([image, *squeezed, *chunks[stretch.recycled].add(image)], place)
+            self._read(place, len(stretch.data) - stretch.carried)
+        for recycled, rest in chunks.items():
+            self._values(rest.rest(), Place.RECYCLED if recycled and file.place is Place.WAL else file.place)
+
+    def _fresh(self, data: bytes, carried: int, place: Place) -> None:
+        """Hits that do not lie wholly in what was searched before."""
+        for hit in self._prints.search(data):
+            if hit.at + self._prints.lengths[hit.which] > carried:
+                self.tallies[place].hit(hit.which)
+
+    def _values(self, values: Iterable[bytes], place: Place) -> None:
+        tally = self.tallies[place]
+        for value in values:
+            for hit in self._prints.search(value):
+                tally.hit(hit.which)
+
+    def _read(self, place: Place, count: int) -> None:
+        """Count what was read, and rest where it went faster than allowed."""
+        self.tallies[place].bytes += count
+        self.bytes += count
+        if self._order.mb_per_s_max:
+            ahead = self.bytes / 1e6 / self._order.mb_per_s_max - (time.monotonic() - self._begun)
+            if ahead > PAUSE_S_MIN:
+                time.sleep(ahead)
+
+
+def _part(place: Place, data: bytes, at: int) -> Place:
+    """A hit in a table's page: in a tuple, or in the space between the page's pointers and its tuples."""
+    if place is not Place.TABLES:
+        return place
+    page = at - at % PAGE
+    lower, upper = struct.unpack_from("<HH", data, page + 12)
+    return Place.FREED if lower <= at - page < upper else place
+
+
+def _reason(error: OSError) -> str:
+    return f"files that cannot be read: {(error.strerror or 'unknown reason').lower()}"

@@ -1,0 +1,151 @@
+"""After a deletion: so that the space of the removed rows is written anew, in tables, indexes, statistics and the log.
+
+Every step may be repeated. A step that the role may not take, or that cannot have its lock, is told and passed over:
+what it leaves is found by the scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+import time
+from typing import LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from domicile.model.erasure import Step
+from domicile.model.schema import TableName
+from domicile.postgres.ownership import ident
+
+SWITCHES_MAX = 80  # files of the log that are filled to overwrite the recycled ones
+LOCK_TIMEOUT = "5s"
+FORGET_STATISTICS = "clear the statistics of emptied tables"
+REPLAY_S_MAX = 30.0
+STATISTICS = (TableName("pg_catalog", "pg_statistic"), TableName("pg_catalog", "pg_statistic_ext_data"))
+
+_POSITION = "select pg_catalog.pg_current_wal_insert_lsn()::text"
+_RECYCLED = """
+select pg_catalog.count(*), pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))
+from pg_catalog.pg_ls_waldir() as f
+where f.name ~ '^[0-9A-F]{24}$' and f.name > pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"""
+_SMALL_RECORD = "select pg_catalog.pg_logical_emit_message(true, 'domicile', '')"
+_SWITCH = "select pg_catalog.pg_switch_wal()"
+_LEAVES = """
+select c.oid, n.nspname, c.relname from pg_catalog.pg_class as c
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where c.oid = %(table)s::regclass or c.oid in (select relid from pg_catalog.pg_partition_tree(%(table)s::regclass))"""
+_FORGET: tuple[LiteralString, ...] = (
+    "delete from pg_catalog.pg_statistic where starelid = any (%s::oid[])",
+    """delete from pg_catalog.pg_statistic_ext_data
+       where stxoid in (select oid from pg_catalog.pg_statistic_ext where stxrelid = any (%s::oid[]))""",
+)
+_BEHIND = """
+select pg_catalog.count(*) from pg_catalog.pg_stat_replication
+where application_name <> 'domicile mover' and replay_lsn < %s::pg_lsn"""
+
+
+async def reclaim(conn: AsyncConnection, tables: Sequence[TableName], *, rewrite: bool) -> AsyncIterator[Step]:
+    """Free what the tables' removed rows leave: VACUUM with ANALYZE, or with ``rewrite`` VACUUM FULL, which locks each
+    table while it is written anew; then REINDEX, without a lock that would stop writers."""
+    how = "vacuum (full, analyze) {}" if rewrite else "vacuum (analyze) {}"
+    again = "vacuum (full) {}" if rewrite else "vacuum {}"
+    await conn.execute("select pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
+    try:
+        for table in tables:
+            yield await _step(conn, f"{how[: how.index(' {')]} {table}", sql.SQL(how).format(ident(table)))
+            if not rewrite:  # a table written anew has new indexes
+                again_index = sql.SQL("reindex table concurrently {}").format(ident(table))
+                yield await _step(conn, f"reindex {table}", again_index)
+        yield await _forget_emptied(conn, tables)
+        for table in STATISTICS:
+            yield await _step(conn, f"{again[: again.index(' {')]} {table}", sql.SQL(again).format(ident(table)))
+    finally:
+        await conn.execute("select pg_catalog.set_config('lock_timeout', '0', false)")
+
+
+async def position(conn: AsyncConnection) -> str:
+    """Where the log is written now: what was removed stands before it."""
+    row = await (await conn.execute(_POSITION)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def checkpoint(conn: AsyncConnection) -> Step:
+    """So that files are what the server knows."""
+    return await _step(conn, "checkpoint", sql.SQL("checkpoint"))
+
+
+async def advance(conn: AsyncConnection) -> AsyncIterator[Step]:
+    """CHECKPOINT; the log moves on into another file, and old files are removed or recycled."""
+    yield await checkpoint(conn)
+    yield await _step(conn, "switch the log", sql.SQL(_SMALL_RECORD), sql.SQL(_SWITCH))
+    yield await checkpoint(conn)
+
+
+async def overwrite_recycled(conn: AsyncConnection, mb_per_s_max: float = 0.0) -> Step:
+    """Fill every recycled file of the log once; each costs one file of log, whose writing the others' commits wait for:
+    no faster than ``mb_per_s_max``, where that is not 0."""
+    begun = time.monotonic()
+    try:
+        row = await (await conn.execute(_RECYCLED)).fetchone()
+        assert row is not None
+        waiting, pause_s = int(row[0]), row[1] / 1e6 / mb_per_s_max if mb_per_s_max else 0.0
+        for _ in range(min(waiting + 1, SWITCHES_MAX)):
+            await conn.execute(_SMALL_RECORD)
+            await conn.execute(_SWITCH)
+            await asyncio.sleep(pause_s)
+        await conn.execute("checkpoint")
+    except psycopg.Error as error:
+        return Step("overwrite recycled log", time.monotonic() - begun, _refused(error))
+    refused = f"{waiting - SWITCHES_MAX} files were left" if waiting > SWITCHES_MAX else ""
+    return Step("overwrite recycled log", time.monotonic() - begun, refused)
+
+
+async def wait_replayed(conn: AsyncConnection, lsn: str) -> Step:
+    """Wait until every standby has replayed the log up to ``lsn``."""
+    begun = time.monotonic()
+    behind = 0
+    while time.monotonic() < begun + REPLAY_S_MAX:
+        row = await (await conn.execute(_BEHIND, (lsn,))).fetchone()
+        behind = int(row[0]) if row else 0
+        if not behind:
+            break
+        await asyncio.sleep(0.1)
+    return Step("wait for standbys", time.monotonic() - begun, f"{behind} have not replayed it" if behind else "")
+
+
+async def _forget_emptied(conn: AsyncConnection, tables: Sequence[TableName]) -> Step:
+    """ANALYZE of a table without rows leaves the statistics that it had, values and all."""
+    begun, emptied = time.monotonic(), []
+    try:
+        for table in tables:
+            name = sql.Identifier(table.schema, table.name).as_string(conn)
+            for oid, schema, leaf in await (await conn.execute(_LEAVES, {"table": name})).fetchall():
+                filled = sql.SQL("select exists (select from {})").format(sql.Identifier(schema, leaf))
+                if await (await conn.execute(filled)).fetchone() == (False,):
+                    emptied.append(oid)
+        for statement in _FORGET if emptied else ():
+            await conn.execute(statement, (emptied,))
+    except psycopg.Error as error:
+        return Step(FORGET_STATISTICS, time.monotonic() - begun, _refused(error))
+    return Step(FORGET_STATISTICS, time.monotonic() - begun)
+
+
+async def _step(conn: AsyncConnection, name: str, *statements: sql.SQL | sql.Composed) -> Step:
+    begun = time.monotonic()
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    except psycopg.OperationalError as error:
+        if conn.broken:
+            raise
+        return Step(name, time.monotonic() - begun, _refused(error))
+    except psycopg.Error as error:
+        return Step(name, time.monotonic() - begun, _refused(error))
+    return Step(name, time.monotonic() - begun)
+
+
+def _refused(error: psycopg.Error) -> str:
+    """The SQLSTATE alone: a message may quote a value."""
+    return f"refused with SQLSTATE {error.sqlstate or 'unknown'}"

@@ -1,0 +1,230 @@
+"""What a stub holds: the subject's key, and where a column is never null, a value that says nothing of the person.
+
+Which columns can be so filled follows from the catalogue alone (`reasons`); whether the table's checks take the values
+the server itself is asked (`reasons_of_checks`). ``person.subject`` is the key in every fragment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+import re
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap, PartyPolicy, Role
+from domicile.model.schema import Column, Reference, Schema, TableName, UniqueKey
+from domicile.postgres.ownership import Fragment, ident
+from domicile.postgres.references import of_scope
+
+PREFIX = "stub-"  # of placeholders that must be unique
+AT = "@stub.invalid"  # behind it in an e-mail address, of a domain that is nobody's (RFC 2606)
+# Of a key as text, by its type; of others there is no bound.
+KEY_CHARACTERS_MAX: Mapping[str, int] = {"int2": 6, "int4": 11, "int8": 20, "uuid": 36}
+KEY = sql.SQL("person.subject")
+
+EMAIL = "user.contact.email"
+
+_TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
+_INTEGERS = frozenset({"int2", "int4", "int8"})
+_LENGTH = re.compile(r"\((\d+)\)\Z")
+# Of types whose values may stand twice.
+_NEUTRAL: Mapping[str, str] = {
+    **dict.fromkeys(_TEXTS | {"bytea", "tsvector"}, ""),
+    **dict.fromkeys(_INTEGERS | {"numeric", "float4", "float8", "money", "oid"}, "0"),
+    **dict.fromkeys(("date", "timestamp", "timestamptz"), "1970-01-01"),
+    **dict.fromkeys(("time", "timetz"), "00:00"),
+    **dict.fromkeys(("json", "jsonb"), "{}"),
+    **dict.fromkeys(("inet", "cidr"), "0.0.0.0"),
+    "bool": "false",
+    "interval": "0",
+}
+_DEFAULTS = """
+    select a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+    from pg_catalog.pg_attrdef as d
+    join pg_catalog.pg_attribute as a on a.attrelid = d.adrelid and a.attnum = d.adnum
+    where d.adrelid = pg_catalog.to_regclass(%s) and a.attgenerated = ''"""
+_CHECKS = """
+    select conname, pg_catalog.pg_get_expr(conbin, conrelid) from pg_catalog.pg_constraint
+    where conrelid = pg_catalog.to_regclass(%s) and contype = 'c' order by conname"""
+_TRY = "select {tests} from (select {values} from (select {key} as subject) as person) as {alias}"
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """How the columns of a stub are filled, but for the key. ``default``: the column's own; ``value``: an expression
+    over ``person.subject``; neither: null. ``unique``: two stubs never have the same there."""
+
+    value: Fragment | None = None
+    default: bool = False
+    unique: bool = False
+
+    @property
+    def sql(self) -> Fragment:
+        """As it stands in an UPDATE or VALUES."""
+        return sql.SQL("default") if self.default else self.value or sql.SQL("null")
+
+
+def parties(data_map: DataMap, schema: Schema) -> tuple[Reference, ...]:
+    """The references whose policy is a stub, as this site declares them."""
+    return tuple(r for r in of_scope(data_map, schema) if data_map.policy_of(r) is PartyPolicy.STUB)
+
+
+def wanted(data_map: DataMap) -> bool:
+    """Whether the map has a stub be made anywhere."""
+    return any(p is PartyPolicy.STUB for rule in data_map.tables.values() for p in rule.parties.values())
+
+
+async def defaults(conn: AsyncConnection[Any], table: TableName) -> dict[str, str]:
+    """The table's defaults at this site, by column, as expressions."""
+    return dict(await (await conn.execute(_DEFAULTS, (ident(table).as_string(),))).fetchall())
+
+
+def fillings(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> dict[str, Filling | None]:
+    """Every stored column of the subject's table but its key; None for one that cannot be filled. Pure."""
+    table = schema.tables[data_map.subject.table]
+    key = table.column(data_map.subject.key)
+    personal = data_map.tables[table.name].personal
+    in_unique = {c for unique in table.unique_keys for c in unique.columns}
+    found: dict[str, Filling | None] = {}
+    for each in table.stored_columns:
+        if each.name == key.name:
+            continue
+        if not each.not_null:
+            found[each.name] = Filling()
+        elif referred := [r for r in table.references if each.name in r.columns]:
+            found[each.name] = _reference_row(data_map, referred)
+        elif each.default_sequence is not None or each.identity:
+            found[each.name] = Filling(default=True, unique=True) if each.identity != "a" else None
+        elif each.name in defaults and each.name not in in_unique and each.name not in personal:
+            found[each.name] = Filling(default=True)
+        else:
+            categories = data_map.tables[table.name].categories.get(each.name, ())
+            email = each.base_type in _TEXTS and any(c.startswith(EMAIL) for c in categories)
+            suffix = AT if email else ""
+            unique = suffix or each.name in in_unique
+            found[each.name] = _unique(each, key, suffix) if unique else _neutral(each, schema)
+    return found
+
+
+def reasons(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> Iterator[str]:
+    """Why stubs cannot be made as the map says; nothing where they can. Pure."""
+    subject = data_map.subject
+    table = schema.tables[subject.table]
+    declared = {(r.table, r.columns, r.to_table, r.to_columns): r for t in schema.tables.values() for r in t.references}
+    for name, rule in sorted(data_map.tables.items()):
+        for step, policy in rule.parties.items():
+            if policy is not PartyPolicy.STUB:
+                continue
+            said = f"{name}({', '.join(step.columns)})"
+            if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
+                yield f"{said}: only rows of {subject.table} by {subject.key} have stubs"
+            elif (found := declared.get((name, step.columns, step.to_table, step.to_columns))) is None or found.leaves:
+                yield f"{said}: no foreign key of the whole table declares it"
+    if table.partitions:
+        yield f"{table.name} is partitioned"
+    filled = fillings(data_map, schema, defaults)
+    for each in (name for name, filling in filled.items() if filling is None):
+        yield f"{table.name}.{each} is never null, and no neutral value is known for it"
+    if None not in filled.values():
+        yield from (_meets(k) for k in table.unique_keys if not _keeps_apart(k, subject.key, filled))
+
+
+async def reasons_of_checks(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, key: str) -> list[str]:
+    """The same as the server sees it: what the table's checks and types say to the stub of the subject with this key
+    (its text). For a table of which `reasons` has none. Changes nothing."""
+    table = schema.tables[data_map.subject.table]
+    given = await defaults(conn, table.name)
+    checks = await (await conn.execute(_CHECKS, (ident(table.name).as_string(),))).fetchall()
+    key_column = table.column(data_map.subject.key)
+    values = [_typed(sql.SQL("person.subject"), key_column)]
+    tests: list[tuple[str, Fragment]] = [
+        (f"check {name} of {table.name}", sql.SQL("({}) is false").format(sql.SQL(expression)))
+        for name, expression in checks
+    ]
+    for name, filling in fillings(data_map, schema, given).items():
+        each = table.column(name)
+        assert filling is not None
+        value = filling.value or sql.SQL("null")
+        if filling.default:  # to ask a sequence would take a number of it
+            value = sql.SQL("null") if filling.unique else sql.SQL("({})").format(sql.SQL(given[name]))
+        elif filling.value is not None:
+            tests.append((f"{table.name}.{name} is null", sql.SQL("{} is null").format(sql.Identifier(name))))
+        values.append(_typed(value, each))
+    tests.append(("", sql.SQL("true")))
+    statement = sql.SQL(_TRY).format(
+        tests=sql.SQL(", ").join(test for _, test in tests),
+        values=sql.SQL(", ").join(values),
+        key=sql.SQL("{}::{}").format(sql.Literal(key), sql.SQL(key_column.type_name)),
+        alias=sql.Identifier(table.name.name),
+    )
+    try:
+        async with conn.transaction():
+            row = await (await conn.execute(statement)).fetchone()
+    except psycopg.Error as error:
+        named = ", ".join(filter(None, (error.diag.column_name, error.diag.constraint_name, error.diag.datatype_name)))
+        return [f"{table.name} takes no stub (SQLSTATE {error.sqlstate}{f', {named}' if named else ''})"]
+    assert row is not None
+    return [f"{what}: a stub does not pass" for (what, _), failed in zip(tests, row, strict=True) if what and failed]
+
+
+def _typed(value: Fragment, each: Column) -> sql.Composed:
+    return sql.SQL("({})::{} as {}").format(value, sql.SQL(each.type_name), sql.Identifier(each.name))
+
+
+def _reference_row(data_map: DataMap, referred: Iterable[Reference]) -> Filling | None:
+    """A row of a table that is the same at every site: the first."""
+    references = list(referred)
+    rule = data_map.tables.get(references[0].to_table)
+    if len(references) > 1 or len(references[0].columns) > 1 or rule is None or rule.role is not Role.REFERENCE:
+        return None
+    value = sql.SQL("(select least.{0} from {1} as least order by least.{0} limit 1)").format(
+        sql.Identifier(references[0].to_columns[0]), ident(references[0].to_table)
+    )
+    return Filling(value)
+
+
+def _neutral(each: Column, schema: Schema) -> Filling | None:
+    text = "{}" if each.element_type else _NEUTRAL.get(each.base_type)
+    if each.base_kind == "e":
+        text = schema.enums[f"{each.base_schema}.{each.base_type}"][0]
+    elif each.base_kind == "r":
+        text = "empty"
+    elif each.base_type == "uuid":
+        return _unique(each, each)
+    return None if text is None else Filling(sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(each.type_name)))
+
+
+def _unique(each: Column, key: Column, suffix: str = "") -> Filling | None:
+    """A value made of the key, by a rule that gives no two keys the same."""
+    placeholder = sql.SQL("({} || {}::pg_catalog.text || {})").format(sql.Literal(PREFIX), KEY, sql.Literal(suffix))
+    if each.base_type == "uuid":
+        value: Fragment = sql.SQL("pg_catalog.md5({})::pg_catalog.uuid").format(placeholder)
+    elif each.base_type in _TEXTS:
+        length = _LENGTH.search(each.type_name)
+        needed = len(PREFIX + suffix) + KEY_CHARACTERS_MAX.get(key.base_type, 1 << 30)
+        if length and int(length[1]) < needed:
+            return None
+        value = sql.SQL("{}::{}").format(placeholder, sql.SQL(each.type_name))
+    elif each.base_type in _INTEGERS | {"numeric"} and key.base_type in _INTEGERS:
+        value = sql.SQL("{}::{}").format(KEY, sql.SQL(each.type_name))
+    elif each.base_type == "bytea":
+        value = sql.SQL("pg_catalog.convert_to({}, 'UTF8')").format(placeholder)
+    else:
+        return None
+    return Filling(value, unique=True)
+
+
+def _keeps_apart(unique: UniqueKey, key: str, filled: Mapping[str, Filling | None]) -> bool:
+    """Whether two stubs, by their columns alone, cannot meet under it."""
+    if unique.on_expression or key in unique.columns:
+        return True
+    found = [filled.get(c) or Filling() for c in unique.columns]
+    empty = any(f.value is None and not f.default for f in found)
+    return any(f.unique for f in found) or (empty and not unique.nulls_not_distinct)
+
+
+def _meets(unique: UniqueKey) -> str:
+    return f"two stubs would be equal under {unique.name}"

@@ -1,0 +1,255 @@
+"""Stubs at a site: made, left behind, replaced by the row, removed (docs/decisions/0019).
+
+A session that calls these has ``session_replication_role = replica``: neither the application's triggers nor foreign
+keys nor the guard are asked. Transactions and the lease are the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap
+from domicile.model.plan import TablePlan
+from domicile.model.schema import Reference, Schema
+from domicile.model.site import DatasetName, SiteName
+from domicile.postgres import stub_registry, stub_rows
+from domicile.postgres.ownership import Fragment, column, delete_rows_of_wave, ident, owner_joins, rows_of_wave
+from domicile.postgres.stub_registry import MOVE_ID, registered
+
+ARRIVING = "domicile_arriving"  # a temporary table
+
+# Whom the wave's rows refer to, who is not here and not of the wave: of the wave, a missing row is a discrepancy.
+_MISSING = """
+    select t.{column} {rows} where m.wave = {wave} and t.{column} is not null
+        and not exists (select from {subjects} as parent where parent.{key} = t.{column})
+        and not exists (select from domicile.member as own where own.wave = {wave} and own.subject = t.{column})"""
+_BROKEN = """
+    select count(*) {rows} where m.wave = {wave} and t.{column} is not null
+        and not exists (select from {subjects} as parent where parent.{key} = t.{column})
+        and exists (select from domicile.member as own where own.wave = {wave} and own.subject = t.{column})"""
+_ROWLESS = """
+    from domicile.member as person join domicile.wave as stubs on stubs.id = person.wave
+    where stubs.move_id = {move} and not exists (select from {subjects} as t where t.{key} = person.subject)"""
+_INSERT = """
+    insert into {subjects} ({names}) overriding system value
+    select {values} {rowless}"""
+# Rows that a member of the wave owns are about to go, or have gone: they do not count.
+_REFERRED = """exists (
+    select from {child} as x where x.{column} = {key} and not exists (
+        select from (select) as start {joins} join domicile.member as own on own.subject = {owner}
+        where own.wave = {wave}))"""
+_LEFT = """
+    select m.subject from domicile.member as m
+    where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
+        and exists (select from {subjects} as t where t.{key} = m.subject) and ({referred})"""
+_EMPTY = """
+    update {subjects} as t set {sets}
+    from domicile.member as person
+    where person.wave = {wave} and person.ordinal > {first} and person.ordinal <= {last}
+        and t.{key} = person.subject and {registered}"""
+_UNUSED = "select t.{key} from {subjects} as t where {registered} and {unused}"
+_LOCK_ROWS = "select from {subjects} as t where t.{key} in ({unused}) for update of t"
+_DROP = (
+    "delete from {subjects} as t where {registered} and {unused}",
+    """
+    delete from domicile.member as person using domicile.wave as stubs
+    where stubs.id = person.wave and stubs.move_id = {move}
+        and not exists (select from {subjects} as t where t.{key} = person.subject)""",
+)
+_STAGE = """
+    create temp table {arriving} on commit drop as select {names} from {subjects} with no data;
+    copy {arriving} ({names}) from stdin (format {format})"""
+_PLACE = (
+    "update {subjects} as t set {sets} from {arriving} as s where t.{key} = s.{key} and {registered}",
+    """
+    insert into {subjects} ({names}) overriding system value
+    select {values} from {arriving} as s
+    where not (exists (select from {subjects} as t where t.{key} = s.{key}) and {registered})""",
+    """
+    delete from domicile.member as person using {arriving} as s, domicile.wave as stubs
+    where person.wave = stubs.id and stubs.move_id = {move} and person.subject = s.{key}""",
+)
+_WAITING = """
+    select exists (select from domicile.member as person where person.wave = {wave} and {registered})"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site as its stubs see it. ``home``: where the persons live for whom stubs are made here now."""
+
+    data_map: DataMap
+    schema: Schema
+    dataset: DatasetName
+    here: SiteName
+    home: SiteName
+
+    def compose(self, statement: str, **parts: sql.Composable) -> sql.Composed:
+        """The statement with the subject's table, its key and the registry's move filled in."""
+        subject = self.data_map.subject
+        known = {"subjects": ident(subject.table), "key": sql.Identifier(subject.key), "move": sql.Literal(MOVE_ID)}
+        return sql.SQL(statement).format(**(known | parts))
+
+    def of_reference(self, statement: str, reference: Reference, wave_id: int) -> sql.Composed:
+        """A statement about the wave's rows that have this reference."""
+        rows = rows_of_wave(self.data_map, reference.table)
+        return self.compose(
+            statement, column=sql.Identifier(reference.columns[0]), rows=rows, wave=sql.Literal(wave_id)
+        )
+
+
+async def enroll_missing(conn: AsyncConnection[Any], site: Site, wave_id: int) -> int:
+    """Register whomever rows of the wave refer to and who has no row here; returns how many are new. The first of three
+    steps; then the guard's filter is refreshed, and `insert_missing` makes the rows. Idempotent."""
+    await stub_registry.lock(conn)
+    added = 0
+    for reference in stub_rows.parties(site.data_map, site.schema):
+        missing = site.of_reference(_MISSING, reference, wave_id)
+        row = await (await conn.execute(sql.SQL("select exists ({})").format(missing))).fetchone()
+        if row and row[0]:
+            added += await stub_registry.enroll(conn, site.dataset, site.here, site.home, missing)
+    return added
+
+
+async def insert_missing(conn: AsyncConnection[Any], site: Site) -> int:
+    """A row for each registered subject who has none; returns how many. Idempotent."""
+    await stub_registry.lock(conn)
+    rowless = site.compose(_ROWLESS)
+    row = await (await conn.execute(sql.SQL("select exists (select {})").format(rowless))).fetchone()
+    if not (row and row[0]):
+        return 0
+    filled = await _filled(conn, site)
+    plain = {name: filling for name, filling in filled.items() if not filling.default}
+    names = [sql.Identifier(site.data_map.subject.key), *map(sql.Identifier, plain)]
+    values = [stub_rows.KEY, *(filling.sql for filling in plain.values())]
+    statement = site.compose(
+        _INSERT, names=sql.SQL(", ").join(names), values=sql.SQL(", ").join(values), rowless=rowless
+    )
+    return (await conn.execute(statement)).rowcount
+
+
+async def broken(conn: AsyncConnection[Any], site: Site, reference: Reference, wave_id: int) -> int:
+    """Rows of the wave that refer to a member of it who is not here: no stub may hide that."""
+    row = await (await conn.execute(site.of_reference(_BROKEN, reference, wave_id))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def remove_rows(
+    conn: AsyncConnection[Any], site: Site, wave_id: int, members: tuple[int, int]
+) -> tuple[sql.Composed, int]:
+    """Before rows of the subject's table go: those of members with an ordinal in (first, last] to which others' rows
+    refer become stubs. Returns the statement that removes the rest, and how many stayed. Idempotent."""
+    first, last = members
+    subject = site.data_map.subject
+    deletion = delete_rows_of_wave(site.data_map, subject.table, wave_id, first, last)
+    if not (referring := stub_rows.parties(site.data_map, site.schema)):
+        return deletion, 0
+    await stub_registry.lock(conn)
+    bounds = {"wave": sql.Literal(wave_id), "first": sql.Literal(first), "last": sql.Literal(last)}
+    referred = sql.SQL(" or ").join(_referred(site, r, column("m", "subject"), wave_id) for r in referring)
+    left = site.compose(_LEFT, referred=referred, **bounds)
+    row = await (await conn.execute(sql.SQL("select count(*) from ({}) as found").format(left))).fetchone()
+    assert row is not None
+    if row[0]:
+        await stub_registry.enroll(conn, site.dataset, site.here, site.home, left)
+        sets = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), filling.sql)
+            for name, filling in (await _filled(conn, site)).items()
+        )
+        await conn.execute(site.compose(_EMPTY, sets=sets, registered=registered(stub_rows.KEY), **bounds))
+    own = column("t", subject.key)
+    return sql.SQL("{} and not {}").format(deletion, registered(own)), int(row[0])
+
+
+async def drop_unused(conn: AsyncConnection[Any], site: Site) -> int:
+    """Remove the stubs to which nothing refers any more, and the registry where it is empty; returns how many went.
+
+    Their rows are locked, and judged again by a later snapshot: whoever refers to one meanwhile waits, and is told by
+    the foreign key. Idempotent.
+    """
+    await stub_registry.lock(conn)
+    own = registered(column("t", site.data_map.subject.key))
+    used = [
+        sql.SQL("exists (select from {} as x where {})").format(
+            ident(r.table),
+            sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(column("x", ours), column("t", theirs))
+                for ours, theirs in zip(r.columns, r.to_columns, strict=True)
+            ),
+        )
+        for table in site.schema.tables.values()
+        for r in table.references
+        if r.to_table == site.data_map.subject.table
+    ]
+    unused = sql.SQL("not ({})").format(sql.SQL(" or ").join(used) if used else sql.SQL("false"))
+    await conn.execute(
+        site.compose(_LOCK_ROWS, unused=site.compose(_UNUSED, registered=own, unused=unused)),
+    )
+    removed = (await conn.execute(site.compose(_DROP[0], registered=own, unused=unused))).rowcount
+    await conn.execute(site.compose(_DROP[1]))
+    await stub_registry.retire(conn)
+    return removed
+
+
+async def waiting(conn: AsyncConnection[Any], data_map: DataMap, wave_id: int) -> bool:
+    """Whether members of the wave have stubs here, which their rows are to replace."""
+    if not stub_rows.wanted(data_map):
+        return False
+    statement = sql.SQL(_WAITING).format(wave=sql.Literal(wave_id), registered=registered(stub_rows.KEY))
+    row = await (await conn.execute(statement)).fetchone()
+    return bool(row and row[0])
+
+
+def stage(data_map: DataMap, table: TablePlan) -> sql.Composed:
+    """Two statements: the COPY of arriving subjects of whom some have stubs, into a temporary table of the transaction.
+    `place` follows it."""
+    return sql.SQL(_STAGE).format(
+        arriving=sql.Identifier("pg_temp", ARRIVING),
+        names=sql.SQL(", ").join(map(sql.Identifier, table.columns)),
+        subjects=ident(data_map.subject.table),
+        format=sql.SQL(table.format.value),
+    )
+
+
+def place(data_map: DataMap, table: TablePlan) -> sql.Composed:
+    """Statements: stubs become the rows that have arrived, in place; the others are inserted."""
+    key = data_map.subject.key
+    others = [name for name in table.columns if name != key]
+    sets = [sql.SQL("{} = {}").format(sql.Identifier(name), column("s", name)) for name in others] or [
+        sql.SQL("{0} = {0}").format(sql.Identifier(key))
+    ]
+    return sql.SQL("; ").join(
+        sql.SQL(statement).format(
+            subjects=ident(data_map.subject.table),
+            arriving=sql.Identifier("pg_temp", ARRIVING),
+            key=sql.Identifier(key),
+            move=sql.Literal(MOVE_ID),
+            registered=registered(column("s", key)),
+            names=sql.SQL(", ").join(map(sql.Identifier, table.columns)),
+            values=sql.SQL(", ").join(column("s", name) for name in table.columns),
+            sets=sql.SQL(", ").join(sets),
+        )
+        for statement in _PLACE
+    )
+
+
+def _referred(site: Site, reference: Reference, key: Fragment, wave_id: int) -> sql.Composed:
+    joins, owner = owner_joins(site.data_map, reference.table, "x")
+    return sql.SQL(_REFERRED).format(
+        child=ident(reference.table),
+        column=sql.Identifier(reference.columns[0]),
+        key=key,
+        joins=joins,
+        owner=owner,
+        wave=sql.Literal(wave_id),
+    )
+
+
+async def _filled(conn: AsyncConnection[Any], site: Site) -> dict[str, stub_rows.Filling]:
+    given = await stub_rows.defaults(conn, site.data_map.subject.table)
+    found = stub_rows.fillings(site.data_map, site.schema, given)
+    assert None not in found.values(), "the plan refuses a table of which no stub can be made"
+    return {name: filling for name, filling in found.items() if filling is not None}

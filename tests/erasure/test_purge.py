@@ -1,0 +1,205 @@
+"""A purge that sees to what it leaves on disk: canaries first, files searched, what remains listed. And killed on the
+way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.conftest import create_database, drop_database
+from tests.move.mover import mover
+from tests.move.places import (
+    SOURCE,
+    STORE_MAP,
+    TARGET,
+    Place,
+    apply_cold,
+    every_row,
+    execute,
+    scalar,
+    workspace_for,
+)
+
+from domicile import commands, world
+from domicile.model import erasure
+from domicile.model.erasure import ErasureReport, ErasureWish
+from domicile.model.phase import Status
+from domicile.model.plan import Question
+from domicile.move.failpoints import POINTS
+from domicile.sites.embedded import EmbeddedCluster
+
+EVERY = tuple(p for p in POINTS if p.startswith(("erase.", "purge.")))
+FEW = ("erase.values_kept", "purge.chunk_committed", "erase.reclaimed")
+SHOWN = {"tables", "freed space in tables", "toast", "indexes", "statistics", "wal", "server logs"}
+NUMBERS_ONLY = {"store.cart", "store.cart_item", "store.order_item"}
+INDIA = "market = 'IN'"
+# Longer than a page would hold; a value that somebody who stays has, too.
+_EXTRA = """
+    update store.review as r set body = (select string_agg(md5(r.id || ':' || n), ' ')
+                                           from generate_series(1, 200) as n) where id % 3 = 0;
+    update store.user_account set full_name = 'Everybody Shares This Name' where id in (
+        (select min(id) from store.user_account where market = 'IN'),
+        (select min(id) from store.user_account where market = 'CN'))"""
+
+
+@asynccontextmanager
+async def store_at(alone: EmbeddedCluster, pg18: EmbeddedCluster, state: Path) -> AsyncIterator[Place]:
+    """A small store whose source has a server of its own, dropped afterwards."""
+    names = await create_database(alone, "source"), await create_database(pg18, "target")
+    control = await create_database(pg18, "control")
+    places = alone.conninfo(names[0]), pg18.conninfo(names[1])
+    for number, conninfo in enumerate(places):
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
+            await world.create_schema(conn, site_number=number)
+            await world.populate_reference(conn)
+            if number == 0:
+                await world.populate(conn, scale=0.004)
+    await execute(places[0], *_EXTRA.split(";"))
+    workspace = workspace_for(state, "store", STORE_MAP, places, pg18.conninfo(control))
+    yield Place(replace(workspace, limits=replace(workspace.limits, wave_subjects_max=500)), *places, "store")
+    await drop_database(alone, names[0])
+    await drop_database(pg18, names[1])
+    await drop_database(pg18, control)
+
+
+@pytest.fixture
+async def place(alone: EmbeddedCluster, pg18: EmbeddedCluster, scratch: Path, tmp_path: Path) -> AsyncIterator[Place]:
+    async with store_at(alone, pg18, scratch / f"{alone.name}-{tmp_path.name}") as place:
+        yield place
+
+
+async def moved(place: Place) -> str:
+    plan = await commands.plan(place.workspace, Question(place.dataset, SOURCE, TARGET, where=INDIA))
+    return (await apply_cold(place.workspace, plan)).move_id
+
+
+def found(report: ErasureReport) -> dict[str, int]:
+    return {str(f.place): f.values for f in report.findings if f.values}
+
+
+async def no_twin(place: Place) -> None:
+    twins = await scalar(
+        place.source,
+        "select count(*) from pg_class where relname ~ '^canary' and relnamespace = 'domicile'::regnamespace",
+    )
+    assert twins == 0
+
+
+@pytest.mark.parametrize("alone", [pytest.param("15", marks=pytest.mark.campaign), "18"], indirect=True)
+async def test_nothing_is_found_after_a_purge_that_writes_tables_anew(place: Place) -> None:
+    move = await moved(place)
+    outsiders = await scalar(place.source, "select count(*) from store.user_account where market <> 'IN'")
+    done = await commands.purge(place.workspace, move, wish=ErasureWish(rewrite=True))
+    report = done.erasure
+    assert report is not None
+    assert report.scanned
+    before = report.stages[0].values
+    assert before["tables"] > 100
+    assert before["toast"] > 5
+    assert before["wal"] + before["recycled wal"] > 100
+    assert found(report) == {}, report
+    assert report.unlisted == 0
+    shown = {str(f.place): (f.seen, f.planted) for f in report.findings if f.planted}
+    assert set(shown) >= SHOWN, shown
+    assert {p: s for p, s in shown.items() if s[0] != s[1]} == {}
+    assert (report.sensitivity_min, report.canaries_left) == (1.0, 0)
+    assert {why.partition(":")[0] for why in report.not_planted} == NUMBERS_ONLY
+    assert report.shared > 0
+    assert {r.place for r in report.residuals} == {erasure.Place.BLOCKS}, report.residuals
+    assert not [s for s in report.steps if s.refused]
+    assert report.lag_seconds["tables"] > 0
+    assert report.closed
+    await no_twin(place)
+    assert await scalar(place.source, "select count(*) from store.user_account") == outsiders
+    assert (
+        await scalar(place.source, "select count(*) from store.user_account where full_name ~ '^Everybody Shares'") == 1
+    )
+    assert await scalar(place.source, "select count(*) from domicile.erasure where prints is not null") == 0
+    assert (await commands.recheck(place.workspace, move)).closed
+
+
+@pytest.mark.parametrize("alone", ["15"], indirect=True)
+@pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.campaign)])
+async def test_what_a_purge_without_rewriting_leaves_is_listed_and_ends_with_one(
+    place: Place, tmp_path: Path, to_its_end: bool
+) -> None:
+    move = await moved(place)
+    await scalar(place.source, "select pg_create_physical_replication_slot('somebody_s', true)")
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    email = await scalar(place.source, "select email from store.user_account where market = 'IN' limit 1")
+    (backup / "dump.sql").write_text(f"insert into user_account values ('{email}');")
+    try:
+        wish = ErasureWish(kept=((str(backup), "2099-12-31"),))
+        report = (await commands.purge(place.workspace, move, wish=wish)).erasure
+        assert report is not None
+        left = found(report)
+        assert left["freed space in tables"] > 0
+        assert left["archives and backups"] == 1
+        assert left["wal"] > 0
+        assert "tables" not in left
+        assert "indexes" not in left
+        assert report.unlisted == 0
+        told = {(str(r.place), r.expires): r.what for r in report.residuals}
+        assert "slot somebody_s (not in use)" in told["wal", ""]
+        assert told["archives and backups", "2099-12-31"] == str(backup)
+        assert "--rewrite" in told["freed space in tables", ""]
+        assert not report.closed
+    finally:
+        await scalar(place.source, "select pg_drop_replication_slot('somebody_s')")
+    if not to_its_end:
+        return
+    wish = ErasureWish(rewrite=True, kept=((str(backup), "2020-01-01"),))
+    again = (await commands.purge(place.workspace, move, wish=wish)).erasure
+    assert again is not None
+    assert found(again) == {"archives and backups": 1}
+    (backup / "dump.sql").unlink()
+    last = await commands.recheck(place.workspace, move)
+    assert (found(last), last.closed) == ({}, True)
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+@pytest.mark.parametrize("points", [FEW, pytest.param(EVERY, marks=pytest.mark.campaign)], ids=["few", "every"])
+async def test_killed_on_the_way(place: Place, points: tuple[str, ...]) -> None:
+    move = await moved(place)
+    before = await every_row(place.source)
+    at_target = await every_row(place.target)
+    async with mover(place.workspace) as process:
+        for point in points:
+            died = await process.do("purge", move, wish=ErasureWish(rewrite=True), failpoint=f"{point}:kill")
+            assert died.killed, (point, died)
+        ended = await process.do("purge", move, wish=ErasureWish(rewrite=True))
+    assert ended.error == ""
+    done = ended.result
+    after = await every_row(place.source)
+    for table, rows in before.items():
+        gone = sum((rows - after[table]).values())
+        journalled = {t.table.replace('"', ""): t.rows for t in done.tables}.get(table, 0)
+        assert gone == journalled, table
+        assert rows - after[table] <= at_target[table], table  # nothing but what lives there was removed
+    assert done.erasure is not None
+    assert found(done.erasure) == {}
+    assert done.erasure.canaries_left == 0
+    (now,) = await commands.status(place.workspace)
+    assert now.status is Status.DONE  # what comes after the last wave was not forgotten
+    await no_twin(place)
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+async def test_files_that_cannot_be_reached_are_said_to_be_unread(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a server on another machine: its data directory has no control file of that identifier here."""
+    move = await moved(place)
+    monkeypatch.setattr("domicile.postgres.server_files._IDENTIFIER", "select 1")
+    done = await commands.purge(place.workspace, move, wish=ErasureWish())
+    report = done.erasure
+    assert report is not None
+    assert not report.scanned
+    assert not report.closed
+    assert report.sensitivity_min is None
+    assert all(f.not_read and not f.bytes for f in report.findings)

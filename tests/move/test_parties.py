@@ -1,0 +1,244 @@
+"""Rows of two people: who stays is a stub where the other one lives, and a row again where he comes to live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.conftest import SitePair
+from tests.move.chat_kit import (
+    INDIA,
+    INDIANS,
+    LIMITS,
+    STAYING,
+    Writers,
+    befriended,
+    make_chat,
+    of,
+    owned,
+    stubs,
+    write,
+)
+from tests.move.live_kit import CATCHUP, COPY, ONE, PREPARE, begun, no_trace, through
+from tests.move.places import SOURCE, TARGET, Place, execute, scalar
+
+from domicile import commands
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Status
+from domicile.model.plan import Mode, Plan, Question
+from domicile.model.report import MoveStatus
+from domicile.move import stepback
+
+TO = {
+    "message": "chat.message(recipient_id) -> chat.person(id)",
+    "part": "chat.part(seen_by) -> chat.person(id)",
+    "friendship": "chat.friendship(b_id) -> chat.person(id)",
+}
+
+
+@pytest.fixture
+async def chat(site_pair: SitePair, scratch: Path, tmp_path: Path, control: str) -> Place:
+    return await make_chat(site_pair, scratch / tmp_path.name, control)
+
+
+@pytest.fixture
+async def strict_chat(site_pair: SitePair, scratch: Path, tmp_path: Path, control: str) -> Place:
+    return await make_chat(site_pair, scratch / tmp_path.name, control, refused=True)
+
+
+async def plan_of(place: Place, where: str = INDIA) -> Plan:
+    return await commands.plan(place.workspace, Question("chat", SOURCE, TARGET, where=where), limits=LIMITS)
+
+
+async def moved(place: Place, where: str = INDIA, mode: Mode = Mode.LIVE) -> MoveStatus:
+    plan = await plan_of(place, where)
+    assert not plan.refusals_of(mode), plan.refusals_of(mode)
+    done = await commands.apply(place.workspace, plan, mode=mode)
+    assert done.status is Status.WAITING, [(w.no, w.error_message, w.live) for w in done.waves]
+    return done
+
+
+@asynccontextmanager
+async def writing(place: Place, seed: int) -> AsyncIterator[Writers]:
+    writers = Writers(place, [*range(1, 21)], seed)
+    running = asyncio.create_task(writers.run())
+    try:
+        yield writers
+    finally:
+        writers.stop.set()
+        await running
+
+
+async def test_a_plan_counts_the_stubs(chat: Place) -> None:
+    plan = await plan_of(chat)
+    said = {c.name: c for c in plan.checks}
+    assert said["stubs"].passed
+    present, others = said["references present at the target"], said["references from those who stay"]
+    assert present.passed
+    assert others.passed
+    staying = await scalar(
+        chat.source,
+        """select count(distinct recipient_id) from chat.message as m join chat.person as s on s.id = m.sender_id
+           join chat.person as r on r.id = m.recipient_id where s.market = 'IN' and r.market <> 'IN'""",
+    )
+    assert f"{staying} stubs will be made for {TO['message']}" in present.detail
+    assert f"of {TO['friendship']}" in others.detail
+
+
+async def test_without_a_policy_the_plan_is_refused_by_name_both_ways(strict_chat: Place) -> None:
+    plan = await plan_of(strict_chat)
+    failed = {c.name: c for c in plan.refusals}
+    assert set(failed) == {"references present at the target", "references from those who stay"}
+    assert {c.code for c in failed.values()} == {ErrorCode.REFERENCE_MISSING}
+    for check in failed.values():
+        assert all(reference in check.detail for reference in TO.values()), check.detail
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_everybody_moves_in_small_waves_and_stubs_become_people(chat: Place, mode: Mode) -> None:
+    before = await owned(chat.source)
+    residents = await owned(chat.target)
+    first = await moved(chat, mode=mode)
+    assert set(await stubs(chat.target)) <= STAYING
+    assert await stubs(chat.source) == []
+    await commands.purge(chat.workspace, first.move_id)
+    assert set(await stubs(chat.source)) <= INDIANS
+    assert of(await owned(chat.source), STAYING) == of(before, STAYING)
+    second = await moved(chat, "market = 'CN' or starts_with(handle, 'stub-')", mode)  # a stub is in no cohort
+    assert await stubs(chat.target) == []
+    await commands.purge(chat.workspace, second.move_id)
+    assert await stubs(chat.source) == []
+    assert not await owned(chat.source)
+    assert await owned(chat.target) == before + residents
+    assert await scalar(chat.source, "select count(*) from domicile.move where move_id = 'stubs'") == 0
+
+
+async def test_writers_lose_nothing_while_those_they_write_to_stay(chat: Place, seed: int) -> None:
+    async with writing(chat, seed) as writers:
+        first = await moved(chat)
+        await asyncio.sleep(0.5)
+    await writers.kept()
+    assert set(await stubs(chat.target)) <= STAYING
+    stayed = (await stubs(chat.target))[0]
+    # A stub answers like somebody who lives elsewhere, and can be written to.
+    assert await write(chat.target, "update chat.person set credit = 1 where id = %s", stayed) == "DM001"
+    assert await write(chat.target, "delete from chat.person where id = %s", stayed) == "DM001"
+    hello = "insert into chat.message (sender_id, recipient_id, body) values (%s, %s, '!')"
+    assert await write(chat.target, hello, stayed, 501) == "DM001"
+    assert await write(chat.target, hello, 501, stayed) == ""
+    assert await write(chat.source, hello, stayed, 3) == ""
+    await commands.purge(chat.workspace, first.move_id)
+    assert 3 in await stubs(chat.source)
+    assert await write(chat.source, hello, stayed, 3) == ""
+    assert await write(chat.source, "update chat.person set credit = 1 where id = 3") == "DM001"
+    await writers.kept()
+    assert {owner for _, owner, _ in await owned(chat.source)} - set(await stubs(chat.source)) <= STAYING
+
+
+async def test_a_rollback_brings_new_messages_back_to_people_the_source_has_not(chat: Place, seed: int) -> None:
+    residents = await owned(chat.target)
+    async with writing(chat, seed) as writers:
+        first = await moved(chat)
+        # Somebody who lives at the target only; and one who was unknown there until now.
+        await execute(chat.target, "insert into chat.message (sender_id, recipient_id, body) values (3, 502, 'hello')")
+        await commands.rollback(chat.workspace, first.move_id)
+        await asyncio.sleep(0.3)
+    assert await stubs(chat.source) == [502]
+    await writers.kept()
+    assert await stubs(chat.target)
+    await commands.purge(chat.workspace, first.move_id)
+    assert await stubs(chat.target) == []
+    assert await owned(chat.target) == residents
+    await writers.kept()
+    assert await write(chat.source, "update chat.person set credit = 1 where id = 3") == ""
+
+
+@pytest.mark.campaign
+async def test_a_resident_s_message_keeps_a_stub_of_who_has_gone_back(chat: Place) -> None:
+    first = await moved(chat)
+    await execute(chat.target, "insert into chat.message (sender_id, recipient_id, body) values (501, 3, 'stay')")
+    await commands.rollback(chat.workspace, first.move_id)
+    await commands.purge(chat.workspace, first.move_id)
+    assert await stubs(chat.target) == [3]
+    assert await write(chat.target, "update chat.person set credit = 1 where id = 3") == "DM001"
+    again = await moved(chat)
+    assert 3 not in await stubs(chat.target)
+    await commands.purge(chat.workspace, again.move_id)
+
+
+async def test_an_abort_before_the_handover_leaves_no_trace(chat: Place) -> None:
+    before = await owned(chat.source), await owned(chat.target)
+    plan = await plan_of(chat)
+    failing = replace(chat.workspace, failpoint="live.armed:error")
+    stopped = await commands.apply(failing, plan, mode=Mode.LIVE)
+    assert stopped.status is not Status.DONE
+    await commands.abort(chat.workspace, stopped.move_id)
+    assert (await owned(chat.source), await owned(chat.target)) == before
+    await no_trace(chat)
+
+
+async def test_people_can_always_be_written_to_while_their_stubs_become_rows_and_stubs_again(
+    chat: Place, seed: int
+) -> None:
+    """The first to move write to those who stay, who then are copied, step back, and move."""
+    async with writing(chat, seed) as writers:
+        await moved(chat)
+        writers.known = await befriended(chat.target)
+        async with begun(chat, "market = 'CN'", ONE) as carrier:
+            await through(carrier, PREPARE, COPY)
+            assert not writers.known & set(await stubs(chat.target))
+            await stepback.run(carrier, 1)
+            await carrier.moves.back_to_planned(carrier.move.move_id, 1, Status.ABORTED)
+            assert writers.known & STAYING <= set(await stubs(chat.target))
+            await through(carrier, PREPARE, COPY, CATCHUP)
+        await asyncio.sleep(0.2)
+    assert await stubs(chat.target) == []
+    await writers.kept()
+    assert writers.homes.keys() >= STAYING, "they write at their new home"
+
+
+async def test_the_purge_is_refused_while_others_refer_to_who_has_left(strict_chat: Place) -> None:
+    place = strict_chat
+    for site in (place.source, place.target):
+        await execute(site, "delete from chat.friendship", "delete from chat.message")
+    first = await moved(place)
+    hello = "insert into chat.message (sender_id, recipient_id, body) values (1, 3, '!')"
+    assert await write(place.source, hello) == "", "the copy is there still"
+    with pytest.raises(DomicileError) as refused:
+        await commands.purge(place.workspace, first.move_id)
+    assert refused.value.code is ErrorCode.REFERENCE_MISSING
+    assert f"1 of {TO['message']}" in refused.value.message
+    assert await scalar(place.source, "select count(*) from chat.person where market = 'IN'") == 6
+    await execute(place.source, "delete from chat.message where sender_id = 1")
+    assert (await commands.purge(place.workspace, first.move_id)).left_at_source == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["add secret point not null default '(0,0)'", "alter secret drop default"], "person.secret"),
+        (["add pin char(4)", "UPDATE", "alter pin set not null, add unique (pin)"], "person.pin"),
+        (["add constraint rich check (credit > 0) not valid"], "check rich"),
+        (["add boss bigint references chat.person", "UPDATE", "alter boss set not null"], "person.boss"),
+    ],
+)
+async def test_what_no_stub_can_be_made_of_is_named_by_the_plan(chat: Place, changes: list[str], named: str) -> None:
+    column = named.rpartition(".")[2]
+    for site in (chat.source, chat.target):
+        for change in changes:
+            filled = f"update chat.person set {column} = id"
+            await execute(site, filled if change == "UPDATE" else f"alter table chat.person {change}")
+    failed = [c for c in (await plan_of(chat)).refusals if c.name == "stubs"]
+    assert failed
+    assert named in failed[0].detail, failed[0].detail
+
+
+async def test_a_stub_needs_a_foreign_key(chat: Place) -> None:
+    for site in (chat.source, chat.target):
+        await execute(site, "alter table chat.message drop constraint message_recipient_id_fkey")
+    failed = [c for c in (await plan_of(chat)).refusals if c.name == "stubs"]
+    assert "chat.message(recipient_id): no foreign key" in failed[0].detail
