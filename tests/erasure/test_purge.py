@@ -27,6 +27,7 @@ from tests.move.places import (
 from domicile import commands, world
 from domicile.model import erasure
 from domicile.model.erasure import ErasureReport, ErasureWish
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Status
 from domicile.model.plan import Question
 from domicile.move.failpoints import POINTS
@@ -203,3 +204,62 @@ async def test_files_that_cannot_be_reached_are_said_to_be_unread(
     assert not report.closed
     assert report.sensitivity_min is None
     assert all(f.not_read and not f.bytes for f in report.findings)
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+async def test_what_rows_of_a_table_that_does_not_move_still_hold_is_no_neighbours(place: Place) -> None:
+    move = await moved(place)
+    stale = "create materialized view public.stale as select email from store.user_account where market = 'IN' limit 3"
+    await execute(place.source, stale)
+    report = (await commands.purge(place.workspace, move, wish=ErasureWish(rewrite=True))).erasure
+    assert report is not None
+    told = [r for r in report.residuals if "public.stale" in r.what]
+    assert [(str(r.place), r.expires) for r in told] == [("tables", "")], report.residuals
+    assert told[0].what.startswith("3 values")
+    assert found(report)["tables"] == 3
+    assert not report.closed
+    await execute(place.source, "drop materialized view public.stale", "checkpoint")
+    again = await commands.recheck(place.workspace, move)
+    assert "tables" not in found(again)
+    assert not [r for r in again.residuals if "public.stale" in r.what]
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+async def test_a_scan_that_fails_stops_no_purge_and_writers_are_let_go_before(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: object) -> None:
+        raise DomicileError(ErrorCode.FILES_UNREADABLE, "no end")
+
+    async def stops(_: object) -> None:
+        raise DomicileError(ErrorCode.FILES_UNREADABLE, "stopped")
+
+    move = await moved(place)
+    guards = """select count(*) from pg_trigger where tgname = 'zz_domicile_guard' and tgenabled <> 'D'
+                and tgrelid = 'store.user_account'::regclass"""
+    assert await scalar(place.source, guards)
+    with monkeypatch.context() as first:
+        first.setattr("domicile.move.scanning.scan", fails)
+        first.setattr("domicile.move.purge.vacuum", stops)
+        with pytest.raises(DomicileError, match="stopped"):
+            await commands.purge(place.workspace, move, wish=ErasureWish())
+    assert await scalar(place.source, "select count(*) from store.user_account where market = 'IN'") == 0
+    assert await scalar(place.source, guards) == 0
+    monkeypatch.setattr("domicile.move.scanning.scan", fails)
+    report = (await commands.purge(place.workspace, move)).erasure
+    assert report is not None
+    assert (report.scanned, report.closed) == (False, False)
+    assert {why for f in report.findings for why in f.not_read} == {"the scan did not come to its end"}
+    (now,) = await commands.status(place.workspace)
+    assert now.status is Status.DONE
+    await no_twin(place)
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+async def test_waves_deleted_before_the_search_was_ordered_keep_the_report_open(place: Place) -> None:
+    move = await moved(place)
+    await commands.purge(place.workspace, move)
+    report = (await commands.purge(place.workspace, move, wish=ErasureWish())).erasure
+    assert report is not None
+    assert report.waves_unsearched > 0
+    assert (report.scanned, report.closed) == (False, False)

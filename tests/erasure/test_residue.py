@@ -54,3 +54,21 @@ def test_sensitivity_is_the_worst_and_what_was_not_planted_does_not_count() -> N
     found = (Finding(Place.TABLES, planted=10, seen=9), Finding(Place.WAL, planted=4, seen=4), Finding(Place.SLOTS))
     assert report(found, ()).sensitivity_min == 0.9
     assert report((Finding(Place.SLOTS),), ()).sensitivity_min is None
+
+
+def test_values_that_stand_in_rows_of_other_tables_are_listed_by_table_and_keep_the_report_open() -> None:
+    nothing = (Finding(Place.TABLES),)
+    listed = residue.in_rows({3: {"public.audit_log"}, 5: {"public.audit_log", "public.outbox"}})
+    assert [(r.place, r.what.partition(",")[0], r.expires) for r in listed] == [
+        (Place.TABLES, "2 values of the deleted rows stand in rows of public.audit_log", ""),
+        (Place.TABLES, "1 value of the deleted rows stands in rows of public.outbox", ""),
+    ]
+    assert not residue.is_closed(nothing, listed, date(2099, 1, 1))
+
+
+def test_nothing_closes_on_a_search_that_was_not_shown_to_see() -> None:
+    seen, blind = Finding(Place.TABLES, planted=9, seen=9), Finding(Place.WAL, planted=4, seen=0)
+    assert residue.is_shown((seen, Finding(Place.SLOTS)), 0)
+    assert not residue.is_shown((seen, blind), 0)
+    assert not residue.is_shown((seen,), 1)
+    assert not residue.is_shown((Finding(Place.SLOTS),), 0)

@@ -48,7 +48,7 @@ async def test_every_kind_of_value_of_the_wave_and_of_nobody_else(database: str)
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         await conn.execute(_SCHEMA.encode())
         schema = await read_schema(conn)
-        found = {v.raw: v async for v in personal.values(conn, MAP, schema, 7)}
+        found = {v.raw: v async for v in personal.values(conn, MAP, schema, 7, (7,))}
     mine = {raw for raw, value in found.items() if not value.shared}
     expected = {text.format(n).encode() for text in _TEXTS for n in (1, 3)} | {b"a note of the first"}
     expected |= {uuid.UUID(f"00112233-4455-6677-8899-aabbccddee0{n}").bytes for n in (1, 3)}
@@ -57,3 +57,14 @@ async def test_every_kind_of_value_of_the_wave_and_of_nobody_else(database: str)
     assert mine - keys == expected
     assert {raw for raw, value in found.items() if value.shared} == {b"Somewhere", b"sameforall"}
     assert found[b"mail-3@x.org"].ordinal == 2
+
+
+async def test_what_only_people_who_leave_with_later_waves_have_too_is_searched_for(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        await conn.execute(_SCHEMA.encode())
+        await conn.execute("update person set town = 'House 5, Elm Row' where id in (1, 2)")
+        schema = await read_schema(conn)
+        both = {v.raw: v.shared async for v in personal.values(conn, MAP, schema, 7, (7, 8))}
+        alone = {v.raw: v.shared async for v in personal.values(conn, MAP, schema, 7, (7,))}
+    assert not both[b"House 5, Elm Row"]
+    assert alone[b"House 5, Elm Row"]

@@ -177,3 +177,34 @@ async def test_a_commitment_says_nothing_without_its_salt(sites: Sites) -> None:
     await destroy_salt(conn, MOVE)
     await destroy_salt(conn, MOVE)
     assert first != await evidence.commit_to(conn, "cohort")
+
+
+async def test_nobody_who_comes_waits_for_a_leaf_that_is_not_committed(sites: Sites, site_pair: SitePair) -> None:
+    """Another move's mover installs what is missing at a site; a writer of the log holds its row meanwhile."""
+    async with await connect(site_pair.source, settings={**SESSION, "lock_timeout": "500ms"}) as comes:
+        async with sites.own.conn.transaction():
+            await sites.say()
+            await site_schema.install(comes, "bigint")
+            await comes.execute("select from domicile.evidence_leaf")
+
+
+async def test_checkpoints_that_were_damaged_are_told_as_a_fork(sites: Sites) -> None:
+    await sites.say()
+    await sites.close()
+    await sites.own.conn.execute("update domicile.evidence_checkpoint set roots = '{}' where size = 1")
+    await sites.say()
+    with pytest.raises(DomicileError) as damaged:
+        await sites.close()
+    assert damaged.value.code is ErrorCode.EVIDENCE_FORKED
+
+
+async def test_who_stopped_in_the_middle_keeps_nobody_for_long(
+    sites: Sites, site_pair: SitePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_rows, "_LIMITS", evidence_rows._LIMITS.replace("5s", "100ms"))
+    await sites.say()
+    async with await connect(site_pair.target, settings=SESSION) as stopped, stopped.transaction():
+        await evidence_rows.one_at_a_time(stopped, sites.own.keys.origin)
+        with pytest.raises(errors.LockNotAvailable):
+            await sites.close()
+    assert await sites.size() == 1

@@ -14,6 +14,7 @@ from tests.move.test_live_owners import NEW_ORDER, ORDER, PAYMENT, PAYS, STRANGE
 
 from domicile import commands
 from domicile.commands.desk import open_desk
+from domicile.model.erasure import ErasureWish
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan, Question, WayBack
@@ -108,6 +109,9 @@ async def test_what_was_written_at_the_target_survives_the_next_order(
     assert back.status is Status.ABORTED
     assert await scalar(place.source, REVIEWS) == 1
     assert await home_of(place, somebody) == (SOURCE, 2)
+    with pytest.raises(DomicileError, match="rolled back: what its copy leaves") as refused:
+        await commands.purge(place.workspace, move, wish=ErasureWish())
+    assert refused.value.code is ErrorCode.PHASE_FORBIDS
 
 
 @pytest.mark.parametrize("order", ["abort", "resume"])

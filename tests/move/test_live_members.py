@@ -43,14 +43,20 @@ async def gift(place: Place) -> tuple[int, str]:
 def given_after_the_snapshot(monkeypatch: pytest.MonkeyPatch, place: Place, *statements: str) -> None:
     """The next comparison sees these statements at the target only: their changes come behind its snapshot of the
     source."""
-    mark = live_verify.mark
+    mark, visible = live_verify.mark, live_verify.visible
 
     async def late(live: LiveWave) -> None:
         monkeypatch.setattr(live_verify, "mark", mark)
         await execute(place.source, *statements)
         await mark(live)
 
+    async def before(live: LiveWave) -> None:
+        monkeypatch.setattr(live_verify, "mark", mark)
+        await visible(live)
+        monkeypatch.setattr(live_verify, "mark", late)
+
     monkeypatch.setattr(live_verify, "mark", late)
+    monkeypatch.setattr(live_verify, "visible", before)
 
 
 async def test_an_order_changes_hands_behind_the_snapshot_of_the_full_comparison(

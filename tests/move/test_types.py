@@ -333,6 +333,7 @@ tables:
         await through(carrier, PREPARE, COPY)
         async with open_live(carrier, 1) as live:
             with monkeypatch.context() as patched:
+                patched.setattr(live_verify, "visible", marked)  # before the snapshot
                 patched.setattr(live_verify, "mark", meanwhile)
                 assert not (await live_verify.whole(live)).broken_references
             await execute(place.target, "set session_replication_role = replica; delete from odd where id = 6")
@@ -397,6 +398,7 @@ async def test_what_a_parent_without_foreign_keys_leaves_behind_is_nobodys(
         )
         async with open_live(carrier, 1) as live:
             with monkeypatch.context() as patched:
+                patched.setattr(live_verify, "visible", marked)  # before the snapshot
                 patched.setattr(live_verify, "mark", meanwhile)
                 assert (await live_verify.whole(live)).clean
         await through(carrier, CATCHUP, Phase.VERIFY, Phase.HANDOVER)

@@ -49,13 +49,8 @@ def erasure(report: ErasureReport, width: int) -> Iterator[RenderableType]:
         yield Text("sensitivity: of the canaries planted in such a place, how many the same search had found there")
     else:
         yield Text("no file of the server was read: nothing is known of what is left on disk")
-    left_out = []
-    if report.too_plain:
-        left_out.append(f"{units.plural(report.too_plain, 'value')} too short or too plain to be known again")
-    if report.shared:
-        left_out.append(f"{units.plural(report.shared, 'value')} that rows of others hold too")
     lines = [
-        *(("not searched for:", text) for text in left_out),
+        *(("not searched for:", text) for text in _left_out(report)),
         *((f"{f.place}: not read:", why) for f in report.findings for why in f.not_read if report.scanned),
         *(("not read:", why) for why in {w for f in report.findings for w in f.not_read} if not report.scanned),
         *(("no canary:", why) for why in report.not_planted),
@@ -70,6 +65,18 @@ def erasure(report: ErasureReport, width: int) -> Iterator[RenderableType]:
         ((f"{r.place}:", f"{r.what}{f' (until {r.expires})' if r.expires else ''}") for r in report.residuals), indent=2
     )
     yield Text(_verdict(report), style="bold")
+
+
+def _left_out(report: ErasureReport) -> Iterator[str]:
+    if report.waves_unsearched:
+        yield f"{units.plural(report.waves_unsearched, 'wave')} deleted before this was ordered, or with its key lost"
+    if report.too_plain:
+        yield f"{units.plural(report.too_plain, 'value')} too plain to be known again"
+    if report.passed_over:
+        yield f"{units.plural(report.passed_over, 'value')} beyond the number that can be searched for"
+    if report.shared:
+        yield f"{units.plural(report.shared, 'value')} that rows of others hold too, in the tables that move"
+    yield "values under 8 bytes, and other types than texts, bytea, uuid and bigint: not counted"
 
 
 def _row(found: Finding, report: ErasureReport) -> list[str | Text]:
@@ -89,7 +96,7 @@ def _verdict(report: ErasureReport) -> str:
     lowest = report.sensitivity_min
     said = "with a sensitivity that was not shown"
     if lowest is not None:
-        said = f"with a sensitivity of {floor(lowest * 100)} % or more"
+        said = f"with a sensitivity of {floor(lowest * 100)} % or more in the places where it was shown"
     found = "not found" if not any(f.values for f in report.findings) else "not found but for what is listed"
     return f"{found}, by this method, {said}"
 

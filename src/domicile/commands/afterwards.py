@@ -104,7 +104,8 @@ async def purge(
     of a move that was purged with one before, again.
 
     Raises verdict-missing when a wave has no clean verdict or its source copy has changed since (the way back is still
-    open then), phase-forbids when nothing is to purge or a rollback has not come to its end.
+    open then), phase-forbids when nothing is to purge, a rollback has not come to its end, or a ``wish`` is given for a
+    move that was rolled back.
     """
     begun = time.monotonic()
     async with open_desk(workspace) as desk:
@@ -115,6 +116,8 @@ async def purge(
         rolled_back = not kept and any(w.rolled_back for w in all_waves)
         if not rolled_back and not kept and not any(w.phase is Phase.DONE for w in all_waves):
             raise forbidden(record, "purge")
+        if rolled_back and wish is not None:
+            raise _no_search_at_target(record.move_id)
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
@@ -140,6 +143,16 @@ async def recheck(workspace: Workspace, move_id: str) -> ErasureReport:
         async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
             await begin.enlist(carrier)
             return await erase.recheck(carrier)
+
+
+def _no_search_at_target(move_id: MoveId) -> DomicileError:
+    return DomicileError(
+        ErrorCode.PHASE_FORBIDS,
+        f"move {move_id} was rolled back: what its copy leaves on the target's disk is not searched for",
+        facts={"move": move_id},
+        safe="Nothing was deleted.",
+        hint=f"Purge without a search: domicile purge {move_id}; then, beside the target: domicile scan DATA_DIRECTORY",
+    )
 
 
 async def _why_not_purged(desk: Desk, move_id: MoveId) -> DomicileError:

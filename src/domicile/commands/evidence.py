@@ -23,12 +23,13 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import MoveId, SiteName
 from domicile.model.workspace import Workspace
 from domicile.move import evidence
+from domicile.postgres import evidence_rows
 from domicile.postgres.connect import SESSION, connect
-from domicile.postgres.waves import table_exists
+from domicile.postgres.failures import told as explained
 
 TRIES = 3  # a move that is under way may be caught between its departure and its arrival
 TRY_SECONDS = 1.0
-UNDER_WAY = "agreement"  # the check that fails then
+UNDER_WAY = ("agreement", "cosignature")  # the checks that fail then, or while another mover closes a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,14 @@ async def evidence_bundle(workspace: Workspace, move_id: str) -> Bundle:
             for name in names
         ]
         for conn, name in zip(sites, names, strict=True):
-            if not await table_exists(conn):
+            if not await evidence_rows.installed(conn):
                 raise _missing(move_id)
             await told.begin(conn, name)
         for number in range(1, TRIES + 1):
             found = await _bundle(told, names, (sites[0], sites[1]))
             if found.report.outcome is Outcome.PROVEN:
                 return found
-            if found.report.failed != UNDER_WAY or number == TRIES:
+            if found.report.failed not in UNDER_WAY or number == TRIES:
                 break
             await asyncio.sleep(TRY_SECONDS)
     raise _not_proven(move_id, found.report)
@@ -99,7 +100,8 @@ def evidence_keys(workspace: Workspace) -> Mapping[str, tuple[Key, ...]]:
 async def _bundle(
     told: Evidence, names: tuple[SiteName, SiteName], sites: tuple[AsyncConnection, AsyncConnection]
 ) -> Bundle:
-    await evidence.close_at(told, names, sites)
+    with explained("site", "closing the logs of evidence"):
+        await evidence.close_at(told, names, sites)
     parts: list[LogPart] = []
     for name, conn in zip(names, sites, strict=True):
         if found := await part(conn, told.logs[name].origin, told.move_id):
@@ -136,7 +138,7 @@ def _missing(move_id: str) -> DomicileError:
 
 def _not_proven(move_id: str, report: Report) -> DomicileError:
     why = next((c.why for c in report.checks if c.name == report.failed), "")
-    under_way = report.failed == UNDER_WAY
+    under_way = report.failed in UNDER_WAY
     return DomicileError(
         ErrorCode.PHASE_FORBIDS if under_way else ErrorCode.EVIDENCE_FORKED,
         f"the logs do not make a bundle: {report.failed}: {why}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 import re
+import stat
 import struct
 
 from domicile.model.erasure import Place
@@ -30,7 +31,7 @@ class File:
 def files_of(data: Path, places: Mapping[str, Place]) -> Iterator[File]:
     """Every file of a data directory. ``places``: what the database says of relations' files, by ``base/5/1259``;
     others are judged by their first page."""
-    for path in _under(data):
+    for path in _under(data, lambda link: _is_followed(link.relative_to(data))):
         inside = path.relative_to(data)
         top = inside.parts[0]
         if top in ("base", "global", "pg_tblspc"):
@@ -46,18 +47,26 @@ def files_of(data: Path, places: Mapping[str, Place]) -> Iterator[File]:
 
 
 def files_kept(directory: Path) -> Iterator[File]:
-    """Every file of an archive or a base backup."""
-    for path in _under(directory) if directory.is_dir() else iter([directory]):
+    """Every file of an archive or a base backup; links are followed. OSError when it cannot be entered, or is not
+    there."""
+    is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    for path in _under(directory, lambda _: True) if is_directory else iter([directory]):
         name = str(path)
         log = re.fullmatch(r"[0-9A-F]{24}(\.partial)?", path.name) is not None
         pages = _RELATION.match(path.name) is not None
         yield File(path, Place.KEPT, name, pages=pages, log=log, packed=path.suffix in _PACKED)
 
 
-def _under(directory: Path, *, inner: bool = False) -> Iterator[Path]:
-    """Every regular file below, links of tablespaces and of the log followed, in a fixed order. A directory that cannot
-    be entered is yielded itself, so that it is told as unread; OSError for the outermost."""
+def _under(directory: Path, follow: Callable[[Path], bool], met: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+    """Every regular file below, in a fixed order; no directory is entered twice. A directory that cannot be entered and
+    a link that is not followed or leads nowhere are yielded themselves, so that they are told as unread; OSError for
+    the outermost."""
+    inner, met = met is not None, set() if met is None else met
     try:
+        state = directory.stat()
+        if (state.st_dev, state.st_ino) in met:
+            return
+        met.add((state.st_dev, state.st_ino))
         paths = sorted(directory.iterdir())
     except OSError as error:
         if not inner:
@@ -66,10 +75,21 @@ def _under(directory: Path, *, inner: bool = False) -> Iterator[Path]:
             yield directory
         return
     for path in paths:
-        if path.is_dir():
-            yield from _under(path, inner=True)
-        elif path.is_file():
+        try:
+            mode = path.stat().st_mode
+        except OSError:
             yield path
+            continue
+        if stat.S_ISDIR(mode) and (not path.is_symlink() or follow(path)):
+            yield from _under(path, follow, met)
+        elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            yield path
+
+
+def _is_followed(inside: Path) -> bool:
+    """Whether a link in a data directory is one that PostgreSQL or its packagers make to a directory."""
+    parts = inside.parts
+    return parts in (("pg_wal",), ("log",), ("pg_log",)) or (parts[0] == "pg_tblspc" and len(parts) == 2)
 
 
 def _relation(path: Path, inside: Path, places: Mapping[str, Place]) -> File:

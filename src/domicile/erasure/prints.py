@@ -20,7 +20,7 @@ DISTINCT_MIN = 6  # bytes in a value that differ from each other: fewer, and it 
 WHOLE_MAX = 48  # longer values are searched for by pieces
 PIECE = 32
 DIGEST_BYTES = 16
-PRINTS_MAX = 400_000
+PRINTS_MAX = 400_000  # of one wave
 CANARY = 1 << 30  # owners from here on are canaries
 _BITS = 20
 _BLOCK = 1 << 14  # positions hashed at a time: what fits into a processor's cache
@@ -39,10 +39,12 @@ class Hit:
 
 
 class Gatherer:
-    """Takes values, keeps fingerprints. ``too_plain`` counts those it did not take."""
+    """Takes values, keeps fingerprints. ``too_plain`` counts those it did not take, ``passed_over`` those that are more
+    than ``most`` fingerprints."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, most: int = PRINTS_MAX) -> None:
         self._key = key
+        self._most = most
         self._values: dict[bytes, tuple[int, bytes]] = {}
         self.too_plain = 0
         self.passed_over = 0
@@ -53,7 +55,7 @@ class Gatherer:
             self.too_plain += 1
             return
         for piece in _pieces(value):
-            if len(self._values) >= PRINTS_MAX:
+            if len(self._values) >= self._most:
                 self.passed_over += 1
                 return
             self._values.setdefault(_digest(self._key, piece), (owner, piece))
@@ -105,6 +107,15 @@ class Prints:
     def without(self, numbers: Iterable[int]) -> Prints:
         """All but some."""
         return Prints(self.key, np.delete(self.table, sorted(numbers)))
+
+    def beside(self, others: Prints) -> Prints:
+        """Those that the others, under the same key, do not have."""
+        return self.without(np.flatnonzero(np.isin(self.table["digest"], others.table["digest"])).tolist())
+
+    def parts(self, most: int) -> Iterator[Prints]:
+        """In their order, ``most`` at a time; one part where there are none."""
+        for first in range(0, max(1, len(self)), most):
+            yield Prints(self.key, self.table[first : first + most])
 
     def __len__(self) -> int:
         return len(self.table)

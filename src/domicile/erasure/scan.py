@@ -110,8 +110,9 @@ class Scan:
                 self._pages(file, chunks)
             else:
                 self._plain(file)
-        except FileNotFoundError:
-            return
+        except FileNotFoundError as error:  # it went meanwhile; a link that leads nowhere is still there
+            if file.path.is_symlink():
+                tally.miss(_reason(error))
         except OSError as error:
             tally.miss(_reason(error))
 

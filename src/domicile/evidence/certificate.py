@@ -17,6 +17,7 @@ MEANING: Mapping[Outcome, str] = {
 RULES = (
     "Each log speaks for one site.",
     "The epochs of a wave rise with every handover and rollback.",
+    "A departure follows an equal verdict of the root that it names; a step back takes back the latest departure.",
     "A rollback follows a handover; after a purge there is neither.",
     "A purge follows an equal verdict, the wave's latest, and the wave is at home at another site by then.",
     "A scan and a residual follow a purge.",

@@ -37,8 +37,15 @@ async def close_log(own: End, other: End, time: int) -> Note | None:
     """The log of ``own`` as it is now, signed by it and cosigned by ``other`` at a POSIX time; None for an empty log.
 
     Idempotent: a log with no new leaf keeps its checkpoint. Raises evidence-forked when it has not grown from what the
-    other site has cosigned: then nothing is cosigned.
+    other site has cosigned: then nothing is cosigned; and LockNotAvailable while another mover closes it for long.
     """
+    try:
+        return await _closed(own, other, time)
+    except (Malformed, LookupError, ValueError):
+        raise _forked(own.keys.origin, 0, 0, "what the sites have kept of its checkpoints is damaged") from None
+
+
+async def _closed(own: End, other: End, time: int) -> Note | None:
     origin = own.keys.origin
     async with other.conn.transaction():
         await evidence_rows.one_at_a_time(other.conn, origin)

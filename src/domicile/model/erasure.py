@@ -98,8 +98,8 @@ class ErasureReport:
     begun_at: str
     finished_at: str
     searched: int  # values searched for
-    too_plain: int  # values too short or too plain to be searched for
-    shared: int  # values that rows of others hold too: found or not, they are nobody's trace
+    too_plain: int  # values of 8 bytes or more, too plain to be searched for
+    shared: int  # values that rows of others hold too, in the tables that move: nobody's trace
     findings: tuple[Finding, ...]
     residuals: tuple[Residual, ...]
     steps: tuple[Step, ...]
@@ -110,6 +110,8 @@ class ErasureReport:
     closed: bool = False  # nothing is left to wait for
     stages: tuple[Stage, ...] = ()
     lag_seconds: Mapping[str, float] = field(default_factory=dict)
+    passed_over: int = 0  # values that are more than can be searched for
+    waves_unsearched: int = 0  # waves whose rows were deleted without fingerprints of them
 
     @property
     def sensitivity_min(self) -> float | None:

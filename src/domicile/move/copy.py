@@ -115,7 +115,7 @@ async def run(
                 await _keep_seam(move, wave, seam, seam_after)
             levels = _levels(move.data_map, todo)
             job = _Job(move, wave, report, snapshot, levels, asyncio.Barrier(streams), threading.Event(), brakes)
-            job = replace(job, stubs=await _stubs_waiting(move, wave))
+            job = replace(job, stubs=await _stubs_expected(move))
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
     await parties.make(move, wave.target_id)
@@ -178,7 +178,7 @@ class _Job:
     between_levels: asyncio.Barrier
     stop: threading.Event
     brakes: Brakes | None
-    stubs: bool = False  # members have stubs at the target, which their rows replace
+    stubs: bool = False  # members may have stubs at the target, which their rows replace
 
 
 async def _stream(job: _Job) -> None:
@@ -229,9 +229,9 @@ async def _copy(job: _Job, chunk: Chunk, source: AsyncConnection, target: AsyncC
     return moved
 
 
-async def _stubs_waiting(move: Move, wave: WaveAtSites) -> bool:
+async def _stubs_expected(move: Move) -> bool:
     async with move.pool.session(move.target) as target:
-        return await stubs.waiting(target, move.data_map, wave.target_id)
+        return await stubs.expected(target, move.data_map)
 
 
 async def _keep_seam(move: Move, wave: WaveAtSites, seam: str, position: int) -> None:

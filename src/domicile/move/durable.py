@@ -297,11 +297,14 @@ async def _run_edge(move_id: str, work: Callable[[Carrier], Awaitable[int]]) -> 
 
 
 async def _end_purge(carrier: Carrier) -> None:
+    """Whoever writes there is let go first: reclaiming space and searching files may take hours, or fail."""
     move_id = carrier.move.move_id
-    await purge.vacuum(carrier)
+    over = all(w.status is Status.DONE or not w.subjects for w in await carrier.figures.waves(move_id))
     await begin.release_guards(carrier)
-    if all(w.status is Status.DONE or not w.subjects for w in await carrier.figures.waves(move_id)):
+    if over:
         await begin.release_sign_ups(carrier)
+    await purge.vacuum(carrier)
+    if over:
         await evidence.erased(carrier)
         await carrier.moves.set_status(move_id, Status.DONE)
     await evidence.close(carrier)

@@ -2,47 +2,42 @@
 
 Before the first row is deleted, fingerprints of the wave's values are kept at the source (sealed), canaries are planted
 and the scanner is tried out on them. After the last deletion the space is written anew as far as that is possible, and
-the files are scanned again. What is found is listed; what was not read is said. Every part can be repeated.
+the files are scanned again. What is found is listed; what was not read is said. Every part can be repeated. A scan that
+fails stops no purge: the report says that nothing is known.
 
 The canaries are made with a key of this installation; so are the fingerprints, and what seals them. Decision 0018.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import AsyncConnection
 from pydantic import TypeAdapter
 
 from domicile.erasure.agent import Result
-from domicile.erasure.prints import CANARY, Gatherer, Hit, Prints
+from domicile.erasure.prints import CANARY, PRINTS_MAX, Gatherer
 from domicile.erasure.scan import Order
 from domicile.model.erasure import ErasureReport, ErasureWish, Place, Stage, Step
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase
-from domicile.move import evidence, residue, scanning
+from domicile.model.schema import TableName
+from domicile.move import evidence, known, residue, scanning
 from domicile.move.carrier import Carrier
+from domicile.move.known import Known
 from domicile.postgres import canary, erasure_record, outsiders, personal, reclaim, waves
 from domicile.postgres.erasure_record import ErasureRecord
 from domicile.postgres.server_files import ServerFiles, holders_of_log, server_files
 
 WAVE_SHIFT = 20  # owners: the wave's number above the member's ordinal
-NONCE_BYTES = 12
+PRINTS_OF_MOVE_MAX = 4_000_000  # some 300 bytes of memory each, in the process that purges
+NOT_ENDED = "the scan did not come to its end"
+NOTHING_KEPT = "nothing was kept to search for: the rows were deleted before the search was ordered"
+SEALED = "the fingerprints were sealed with another key than this machine's directory.key"
 _REPORT = TypeAdapter(ErasureReport)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is searched for: the values' fingerprints, then the canaries'. ``values``: how many of the former."""
-
-    prints: Prints
-    values: int
 
 
 async def before_deletion(carrier: Carrier, source: AsyncConnection) -> None:
@@ -52,14 +47,18 @@ async def before_deletion(carrier: Carrier, source: AsyncConnection) -> None:
     To be called while every row of these waves is still there. Does nothing unless it was ordered.
     """
     move_id = carrier.move.move_id
-    record = await erasure_record.read(source, move_id)
+    record = await _openable(carrier, source)
     if record is None:
         return
+    going: dict[int, int] = {}
     for wave in await carrier.figures.waves(move_id):
-        if wave.no not in record.waves and wave.phase in (Phase.SOAK, Phase.PURGE):
+        if wave.phase in (Phase.SOAK, Phase.PURGE):
             at_source = await waves.find_wave(source, move_id, wave.no)
             assert at_source is not None
-            await _gather(carrier, source, at_source.id, wave.no)
+            going[wave.no] = at_source.id
+    for no in going:
+        if no not in record.waves:
+            await _gather(carrier, source, no, going)
     await carrier.move.failpoints.reach("erase.values_kept")
     if record.first is None:
         await _try_out(carrier, source)
@@ -69,31 +68,35 @@ async def before_deletion(carrier: Carrier, source: AsyncConnection) -> None:
 async def after_deletion(carrier: Carrier) -> ErasureReport | None:
     """Write the freed space anew, scan, and keep the report at the source. Idempotent.
 
-    None where nothing of it was ordered. A server whose files cannot be reached is not an error: the report says what
-    was not read. Raises files-unreadable when a scan that was begun did not come to its end.
+    None where nothing of it was ordered. A server whose files cannot be reached is not an error, nor is a scan that did
+    not come to its end, nor are fingerprints that were never kept or cannot be opened: the report says what was not
+    read.
     """
     move = carrier.move
     async with carrier.source() as source:
         record = await erasure_record.read(source, move.move_id)
-        if record is None or record.prints is None:
-            return _stored(record)
+        stored = _stored(record)
+        if record is None or (record.prints is None and stored is not None and stored.closed):
+            return stored
         tables = [*move.data_map.in_scope(), *await canary.twins(source)]
         await canary.remove(source, await canary.twins(source))
         position = await reclaim.position(source)
         steps = [s async for s in reclaim.reclaim(source, tables, rewrite=record.rewrite)]
         steps += [s async for s in reclaim.advance(source)]
         await move.failpoints.reach("erase.reclaimed")
-        known = _known(carrier, record)
+        looked_for, why = _known_or_why(carrier, record)
         files = await server_files(source)
-        middle = await _scan(files, record, known)
+        if why:
+            files = replace(files, data=None, why=why)
+        middle, _ = await _scan(files, record, looked_for)
         steps.append(await reclaim.overwrite_recycled(source, record.mb_per_s_max))
         steps.append(await reclaim.wait_replayed(source, position))
         steps += [s async for s in reclaim.advance(source)]
-        last = await _scan(files, record, known)
+        last, why = await _scan(files, record, looked_for)
         await move.failpoints.reach("erase.scanned")
-        report = await _account(carrier, source, record, known, _Seen(files, position, steps, middle, last))
-        await _keep(carrier, source, report)
+        report = await _account(carrier, source, record, looked_for, _Seen(why, position, steps, middle, last))
         await canary.uproot(source)
+        await _keep(carrier, source, report)
     return report
 
 
@@ -110,7 +113,8 @@ async def order(carrier: Carrier, wish: ErasureWish) -> None:
 
 async def recheck(carrier: Carrier) -> ErasureReport:
     """Scan again, without doing anything else; with nothing left to wait for, the fingerprints are destroyed and the
-    report is closed. Raises phase-forbids where no purge has left a report."""
+    report is closed. Raises phase-forbids where no purge has left a report, files-unreadable when the scan does not
+    come to its end: the report stays as it was."""
     move = carrier.move
     async with carrier.source() as source:
         record = await erasure_record.read(source, move.move_id)
@@ -125,10 +129,10 @@ async def recheck(carrier: Carrier) -> ErasureReport:
         if record.prints is None:
             return stored
         steps = [s async for s in reclaim.advance(source)]
-        known, files = _known(carrier, record), await server_files(source)
-        last = await _scan(files, record, known)
+        looked_for, files = known.of_record(carrier, record), await server_files(source)
+        last = await scanning.scan(_order(files.data, files, record, looked_for)) if files.data else None
         position = await reclaim.position(source)
-        report = await _account(carrier, source, record, known, _Seen(files, position, steps, None, last))
+        report = await _account(carrier, source, record, looked_for, _Seen(files.why, position, steps, None, last))
         await _keep(carrier, source, report)
     return report
 
@@ -139,21 +143,32 @@ async def stored_report(carrier: Carrier) -> ErasureReport | None:
         return _stored(await erasure_record.read(source, carrier.move.move_id))
 
 
-async def _gather(carrier: Carrier, source: AsyncConnection, wave_id: int, no: int) -> None:
-    move = carrier.move
+async def _openable(carrier: Carrier, source: AsyncConnection) -> ErasureRecord | None:
+    """The record; begun anew where this machine cannot open its fingerprints: what is still there is read again."""
+    move_id = carrier.move.move_id
+    record = await erasure_record.read(source, move_id)
+    if record is not None and _known_or_why(carrier, record)[1] == SEALED:
+        await erasure_record.begin_anew(source, move_id)
+        record = await erasure_record.read(source, move_id)
+    return record
+
+
+async def _gather(carrier: Carrier, source: AsyncConnection, no: int, going: Mapping[int, int]) -> None:
+    """Of wave ``no``; ``going``: the waves that are to be purged, and what they are called at the source."""
+    move, key = carrier.move, known.key_of(carrier)
     record = await erasure_record.read(source, move.move_id)
     assert record is not None
-    gathered, shared = Gatherer(_key(carrier)), 0
-    async for value in personal.values(source, move.data_map, move.source_schema, wave_id):
+    held = known.joined(carrier, record, Gatherer(key).prints()).prints
+    gathered, shared = Gatherer(key, max(0, min(PRINTS_MAX, PRINTS_OF_MOVE_MAX - len(held)))), 0
+    values = personal.values(source, move.data_map, move.source_schema, going[no], tuple(going.values()))
+    async for value in values:
         if value.shared:
             shared += 1
         else:
             gathered.add(value.raw, (no % (CANARY >> WAVE_SHIFT)) << WAVE_SHIFT | value.ordinal)
-    prints = gathered.prints()
-    if record.prints is not None:
-        prints = _unseal(carrier, record.prints).joined([prints])
-    plain = gathered.too_plain + gathered.passed_over
-    await erasure_record.gathered(source, move.move_id, no, _seal(carrier, prints), (plain, shared))
+    sealed = known.seal(carrier, held.joined([gathered.prints().beside(held)]))
+    counts = gathered.too_plain, gathered.passed_over, shared
+    await erasure_record.gathered(source, move.move_id, no, sealed, counts)
 
 
 async def _try_out(carrier: Carrier, source: AsyncConnection) -> None:
@@ -161,30 +176,29 @@ async def _try_out(carrier: Carrier, source: AsyncConnection) -> None:
     move = carrier.move
     record = await erasure_record.read(source, move.move_id)
     assert record is not None
-    planted = await canary.plant(source, move.data_map.in_scope(), _key(carrier))
-    gathered = Gatherer(_key(carrier))
+    planted = await canary.plant(source, move.data_map.in_scope(), known.key_of(carrier))
+    gathered = Gatherer(known.key_of(carrier))
     for number, one in enumerate(planted.canaries):
         gathered.add(one.value, CANARY + number)
     canaries = gathered.prints()
     step = await reclaim.checkpoint(source)
-    known = _joined(carrier, record, canaries)
-    files = await server_files(source)
-    result = await _scan(files, record, known)
+    looked_for = known.joined(carrier, record, canaries)
+    result, why = await _scan(await server_files(source), record, looked_for)
     expected: dict[str, list[int]] = {}
-    for number, owner in enumerate(canaries.owners, known.values):
+    for number, owner in enumerate(canaries.owners, looked_for.values):
         for place in planted.canaries[owner - CANARY].places if result else ():
             there = _where(result, place, number) if result else place
             counts = expected.setdefault(str(there), [0, 0])
             counts[0] += 1
             counts[1] += number in result.tallies[there].found if result else 0
-    found = residue.findings(result, known.prints, (), {}) if result else ()
+    found = residue.findings(result, looked_for.prints, (), {}) if result else ()
     first = {
         "canaries": expected,
-        "refused": planted.refused,
+        "refused": [*planted.refused, *([f"before the deletion: {why}"] if why == NOT_ENDED else ())],
         "stage": asdict(residue.stage("before the deletion", 0.0, found)),
         "checkpoint": asdict(step),
     }
-    await erasure_record.tried(source, move.move_id, first, _seal(carrier, canaries))
+    await erasure_record.tried(source, move.move_id, first, known.seal(carrier, canaries))
 
 
 def _where(result: Result, place: Place, number: int) -> Place:
@@ -195,9 +209,10 @@ def _where(result: Result, place: Place, number: int) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the last pass did and saw. ``middle``: the scan before recycled log was overwritten."""
+    """What the last pass did and saw. ``middle``: the scan before recycled log was overwritten; ``why``: there is no
+    last one."""
 
-    files: ServerFiles
+    why: str
     position: str
     steps: Sequence[Step]
     middle: Result | None
@@ -205,35 +220,38 @@ class _Seen:
 
 
 async def _account(
-    carrier: Carrier, source: AsyncConnection, record: ErasureRecord, known: _Known, seen: _Seen
+    carrier: Carrier, source: AsyncConnection, record: ErasureRecord, looked_for: Known, seen: _Seen
 ) -> ErasureReport:
     first, today = record.first or {}, datetime.now(UTC)
     canaries = {Place(p): (n, s) for p, (n, s) in first.get("canaries", {}).items()}
     recycled = seen.middle.tallies[Place.RECYCLED].found if seen.middle else {}
-    if Place.RECYCLED not in canaries and (there := _of_canaries(known, recycled)):
+    if Place.RECYCLED not in canaries and (there := _of_canaries(looked_for, recycled)):
         canaries[Place.RECYCLED] = (there, there)
-    shared = await _shared(source, known, seen.last)
+    in_scope = carrier.move.data_map.in_scope()
+    shared, elsewhere = await _held(source, looked_for, seen.last, in_scope)
+    unsearched = await _unsearched(carrier, record)
     since = (today - record.deleted_at).total_seconds() if record.deleted_at else 0.0
     stages = [Stage(**first["stage"])] if first.get("stage") else []
     if seen.middle:
-        found = residue.findings(seen.middle, known.prints, shared, {})
+        found = residue.findings(seen.middle, looked_for.prints, shared, {})
         behind = seen.last.seconds if seen.last else 0.0
         stages.append(residue.stage("space written anew", max(0.0, since - behind), found))
     if seen.last:
-        found = residue.findings(seen.last, known.prints, shared, canaries)
+        found = residue.findings(seen.last, looked_for.prints, shared, canaries)
         stages.append(residue.stage("at the end", since, found))
     else:
-        found = residue.unread(seen.files.why)
+        found = residue.unread(seen.why)
     holders = await holders_of_log(source, record.deleted_lsn or seen.position)
     kept = [(path, until) for path, until in record.kept]
-    listed = residue.residuals(found, seen.steps, holders, kept, rewrite=record.rewrite)
-    left = _canaries_left(known, seen.last) if seen.last else set()
+    listed = residue.residuals(found, seen.steps, holders, kept, rewrite=record.rewrite) + residue.in_rows(elsewhere)
+    left = _canaries_left(looked_for, seen.last) if seen.last else 0
+    closed = residue.is_closed(found, listed, today.date()) and residue.is_shown(found, left)
     return ErasureReport(
         site=str(carrier.move.source_site),
         method=residue.METHOD,
         begun_at=record.begun_at.astimezone(UTC).isoformat(timespec="seconds"),
         finished_at=today.isoformat(timespec="seconds"),
-        searched=known.values - len(shared),
+        searched=looked_for.values - len(shared),
         too_plain=record.plain,
         shared=record.shared + len(shared),
         findings=found,
@@ -241,38 +259,68 @@ async def _account(
         steps=tuple(seen.steps),
         scanned=seen.last is not None,
         mb_per_s=round(seen.last.mb_per_s, 1) if seen.last else 0.0,
-        canaries_left=len(left),
+        canaries_left=left,
         not_planted=tuple(first.get("refused", ())),
-        closed=seen.last is not None and residue.is_closed(found, listed, today.date()),
+        closed=closed and seen.last is not None and not unsearched,
         stages=tuple(stages),
         lag_seconds=residue.lags(stages),
+        passed_over=record.passed_over,
+        waves_unsearched=unsearched,
     )
 
 
-async def _shared(source: AsyncConnection, known: _Known, last: Result | None) -> set[int]:
-    """Of the values that were found, those that rows which stay hold too, in whatever column of the database."""
-    if last is None:
-        return set()
-    found = {n for tally in last.tallies.values() for n in tally.found if n < known.values}
-    if not found:
-        return set()
-    held: set[int] = set()
-    async for piece in outsiders.rows(source):
-        held |= {hit.which for hit in _hits(known.prints, piece)} & found
-    return held
+async def _unsearched(carrier: Carrier, record: ErasureRecord) -> int:
+    """Waves whose rows are gone, and of which nothing was kept to search for."""
+    all_waves = await carrier.figures.waves(carrier.move.move_id)
+    return sum(w.phase is Phase.DONE and w.subjects > 0 and w.no not in record.waves for w in all_waves)
 
 
-def _hits(prints: Prints, piece: bytes) -> Iterable[Hit]:
-    return prints.search(piece)
+async def _held(
+    source: AsyncConnection, looked_for: Known, last: Result | None, in_scope: Collection[TableName]
+) -> tuple[set[int], dict[int, set[str]]]:
+    """Of the values that were found: those that rows which stay hold too, in the tables that move; and of the others
+    those that stand in rows of other tables, with the names of these."""
+    tallies = last.tallies.values() if last else ()
+    found = {n for tally in tallies for n in tally.found if n < looked_for.values}
+    shared: set[int] = set()
+    elsewhere: dict[int, set[str]] = {}
+    if found:
+        async for table, piece in outsiders.rows(source):
+            for which in {hit.which for hit in looked_for.prints.search(piece)} & found:
+                if table in in_scope:
+                    shared.add(which)
+                else:
+                    elsewhere.setdefault(which, set()).add(str(table))
+    return shared, {which: tables for which, tables in elsewhere.items() if which not in shared}
 
 
-async def _scan(files: ServerFiles, record: ErasureRecord, known: _Known) -> Result | None:
+async def _scan(files: ServerFiles, record: ErasureRecord, looked_for: Known) -> tuple[Result | None, str]:
+    """What was found; or None, and why nothing is known."""
     if files.data is None:
-        return None
-    kept = tuple(Path(path) for path, _ in record.kept)
-    return await scanning.scan(
-        Order(files.data, known.prints, files.places, kept, files.logs, float(record.mb_per_s_max))
-    )
+        return None, files.why
+    try:
+        return await scanning.scan(_order(files.data, files, record, looked_for)), ""
+    except DomicileError as error:
+        if error.code is not ErrorCode.FILES_UNREADABLE:
+            raise
+        return None, NOT_ENDED
+
+
+def _order(data: Path, files: ServerFiles, record: ErasureRecord, looked_for: Known) -> Order:
+    """What was to go by now, and has gone, is not looked for."""
+    today = datetime.now(UTC).date().isoformat()
+    kept = tuple(Path(path) for path, until in record.kept if not (until and until <= today and _is_gone(Path(path))))
+    return Order(data, looked_for.prints, files.places, kept, files.logs, float(record.mb_per_s_max))
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 async def _keep(carrier: Carrier, source: AsyncConnection, report: ErasureReport) -> None:
@@ -286,43 +334,21 @@ def _stored(record: ErasureRecord | None) -> ErasureReport | None:
     return _REPORT.validate_python(record.report) if record is not None and record.report is not None else None
 
 
-def _canaries_left(known: _Known, last: Result) -> set[int]:
+def _canaries_left(looked_for: Known, last: Result) -> int:
     """Of canaries that were deleted. The one in the server's log was not."""
     tallies = (t for place, t in last.tallies.items() if place is not Place.LOGS)
-    return {n for t in tallies for n in t.found if n >= known.values}
+    return len({n for t in tallies for n in t.found if n >= looked_for.values})
 
 
-def _of_canaries(known: _Known, found: Iterable[int]) -> int:
-    return sum(n >= known.values for n in found)
+def _of_canaries(looked_for: Known, found: Iterable[int]) -> int:
+    return sum(n >= looked_for.values for n in found)
 
 
-def _known(carrier: Carrier, record: ErasureRecord) -> _Known:
-    empty = Gatherer(_key(carrier)).prints()
-    return _joined(carrier, record, _unseal(carrier, record.canaries) if record.canaries else empty)
-
-
-def _joined(carrier: Carrier, record: ErasureRecord, canaries: Prints) -> _Known:
-    assert record.prints is not None
-    values = _unseal(carrier, record.prints)
-    return _Known(values.joined([canaries]), len(values))
-
-
-def _key(carrier: Carrier) -> bytes:
-    return carrier.directory.secret(f"erasure {carrier.move.move_id}")
-
-
-def _seal(carrier: Carrier, prints: Prints) -> bytes:
-    nonce = os.urandom(NONCE_BYTES)
-    return nonce + AESGCM(_key(carrier)).encrypt(nonce, prints.pack(), b"prints")
-
-
-def _unseal(carrier: Carrier, sealed: bytes) -> Prints:
+def _known_or_why(carrier: Carrier, record: ErasureRecord) -> tuple[Known, str]:
+    """What is searched for; or nothing, and why."""
     try:
-        raw = AESGCM(_key(carrier)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], b"prints")
-    except InvalidTag:
-        raise DomicileError(
-            ErrorCode.CONFIG_INVALID,
-            "the fingerprints of the purge were sealed with another key than this machine's directory.key",
-            hint="Copy directory.key from the machine that began the purge.",
-        ) from None
-    return Prints.unpack(_key(carrier), raw)
+        return known.of_record(carrier, record), "" if record.prints is not None else NOTHING_KEPT
+    except DomicileError as error:
+        if error.code is not ErrorCode.CONFIG_INVALID:
+            raise
+        return Known(Gatherer(known.key_of(carrier)).prints(), 0), SEALED

@@ -20,10 +20,11 @@ from psycopg import AsyncConnection
 from domicile.evidence import dsse, statement
 from domicile.evidence.account import EQUAL
 from domicile.evidence.statement import Hex, Predicate
+from domicile.evidence.strict import Malformed
 from domicile.ledger import checkpoints
 from domicile.ledger.evidence import Evidence, destroy_salt
 from domicile.model.erasure import ErasureReport
-from domicile.model.errors import DomicileError
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import SiteName
 from domicile.model.verdict import Verdict
 from domicile.move.carrier import Carrier
@@ -34,6 +35,7 @@ from domicile.postgres.lease import assert_lease
 
 log = logging.getLogger(__name__)
 DIFFERENT = "different"
+LISTED = "listed in the report"
 WORD_MAX = 100
 _OTHER = re.compile(r"[^A-Za-z0-9._:/-]+")
 _COPIED = """
@@ -128,10 +130,19 @@ async def departed_again(carrier: Carrier, sites: tuple[AsyncConnection, AsyncCo
         return
     losing, gaining = sites
     for leaf in reversed(await evidence_rows.leaves(gaining, carrier.move.move_id)):
-        match statement.decode(dsse.parse(leaf).payload).predicate:
+        match _predicate(leaf):
             case statement.Handover(wave=wave, epoch=told) as arrival if (wave, told) == (no, epoch):
                 await add(carrier, losing, replace(arrival, site=carrier.move.source_site, time=_now()))
                 return
+
+
+def _predicate(leaf: bytes) -> Predicate | None:
+    """What a leaf says; None when it cannot be read, which is no reason to leave a second home open."""
+    try:
+        return statement.decode(dsse.parse(leaf).payload).predicate
+    except Malformed:
+        log.warning("a leaf of the log of evidence cannot be read")
+        return None
 
 
 async def stepped_back(carrier: Carrier, conn: AsyncConnection, site: SiteName, no: int, epoch: int = 0) -> None:
@@ -141,13 +152,19 @@ async def stepped_back(carrier: Carrier, conn: AsyncConnection, site: SiteName, 
 
 
 async def paused(carrier: Carrier, no: int, epoch: int, milliseconds: float) -> None:
-    """How long the wave's writers waited, at the site that they left; what no leaf of the handover itself can say."""
+    """How long the wave's writers waited, at the site that they left; what no leaf of the handover itself can say. The
+    wave has arrived: what fails here is told in this process's log. Raises lease-lost."""
     move = carrier.move
     if carrier.evidence is not None:
         said = statement.Pause(move.source_site, _now(), no, epoch, round(milliseconds * 1000))
-        async with carrier.source() as source, source.transaction():
-            await assert_lease(source, move.move_id, move.generation)
-            await add(carrier, source, said, f"pause/{no}/{epoch}")
+        try:
+            async with carrier.source() as source, source.transaction():
+                await assert_lease(source, move.move_id, move.generation)
+                await add(carrier, source, said, f"pause/{no}/{epoch}")
+        except (DomicileError, psycopg.Error) as trouble:
+            if isinstance(trouble, DomicileError) and trouble.code is ErrorCode.LEASE_LOST:
+                raise
+            log.warning("the pause of wave %s is not in the log of evidence: %s", no, _why(trouble))
 
 
 async def purged(carrier: Carrier, conn: AsyncConnection, rows: int, *, no: int, root: str = "") -> None:
@@ -174,7 +191,8 @@ async def scanned(carrier: Carrier, source: AsyncConnection, report: ErasureRepo
             await add(carrier, source, statement.Scan(site, _now(), *said))
     for left in report.residuals:
         expires = int(datetime.fromisoformat(left.expires).replace(tzinfo=UTC).timestamp()) if left.expires else 0
-        await add(carrier, source, statement.Residual(site, _now(), word(left.place), word(left.what), expires))
+        # What it is called stands in the report: it may be a path, or a name that somebody gave.
+        await add(carrier, source, statement.Residual(site, _now(), word(left.place), LISTED, expires))
 
 
 async def given_up(carrier: Carrier, source: AsyncConnection, waves: int) -> None:
@@ -185,8 +203,10 @@ async def given_up(carrier: Carrier, source: AsyncConnection, waves: int) -> Non
 
 async def erased(carrier: Carrier) -> None:
     """Every copy at the source is purged: what its log commits to can be told to nobody any more. Idempotent."""
-    async with carrier.source() as source:
-        await destroy_salt(source, carrier.move.move_id)
+    move = carrier.move
+    async with carrier.source() as source, source.transaction():
+        await assert_lease(source, move.move_id, move.generation)
+        await destroy_salt(source, move.move_id)
 
 
 async def close(carrier: Carrier) -> None:
@@ -196,9 +216,8 @@ async def close(carrier: Carrier) -> None:
         try:
             async with carrier.sites() as sites:
                 await close_at(carrier.evidence, (carrier.move.source_site, carrier.move.target_site), sites)
-        except (DomicileError, psycopg.Error) as trouble:
-            why = trouble if isinstance(trouble, DomicileError) else explain(refusal_of(trouble), "site", "evidence")
-            log.warning("the logs of evidence are not closed by a checkpoint yet: %s", why.message)
+        except Exception as trouble:
+            log.warning("the logs of evidence are not closed by a checkpoint yet: %s", _why(trouble))
 
 
 async def close_at(
@@ -219,6 +238,16 @@ def root_hash(root: str) -> Hex:
 def word(text: str) -> str:
     """A text in the alphabet of statements, which take no free text: other characters are blanks, and it is cut."""
     return _OTHER.sub(" ", text).strip(" ._:/-")[:WORD_MAX].strip() or "unnamed"
+
+
+def _why(trouble: Exception) -> str:
+    """In words without a value: of an error that is nobody's, its kind."""
+    match trouble:
+        case DomicileError():
+            return trouble.message
+        case psycopg.Error():
+            return explain(refusal_of(trouble), "site", "evidence").message
+    return type(trouble).__name__
 
 
 def _now() -> int:

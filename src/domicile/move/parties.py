@@ -7,7 +7,7 @@ from __future__ import annotations
 from psycopg import AsyncConnection, sql
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import TableName
+from domicile.model.schema import Reference, TableName
 from domicile.move.context import Move
 from domicile.postgres import guard_filter, references, stub_registry, stub_rows, stubs
 from domicile.postgres.connect import SESSION
@@ -37,9 +37,10 @@ async def make(move: Move, wave_id: int) -> int:
         with told("target", _MAKING):
             async with conn.transaction():
                 await assert_lease(conn, move.move_id, move.generation)
-                added = await stubs.enroll_missing(conn, site, wave_id)
-            if added:
-                await guard_filter.refresh(conn)
+                rowless = await stubs.enroll_missing(conn, site, wave_id)
+            if not rowless:
+                return 0
+            await guard_filter.refresh(conn)
             async with conn.transaction():
                 await assert_lease(conn, move.move_id, move.generation)
                 return await stubs.insert_missing(conn, site)
@@ -70,7 +71,7 @@ async def removal(
 async def settle(conn: AsyncConnection, move: Move, site: stubs.Site) -> int:
     """After rows have been removed at ``conn``'s site: stubs that nothing refers to go, and the guard knows the others.
     Returns how many went. Idempotent."""
-    if not stub_rows.wanted(site.data_map) or not await stub_registry.any_here(conn):
+    if not await stub_registry.any_here(conn):
         return 0
     async with conn.transaction():
         await assert_lease(conn, move.move_id, move.generation)
@@ -101,7 +102,21 @@ async def rows_left(conn: AsyncConnection, site: stubs.Site, table: TableName, w
 async def require_unneeded(conn: AsyncConnection, move: Move) -> None:
     """Before the source copies go: nobody who stays refers to them but by references with stubs. They may have since
     the plan. Raises reference-missing."""
-    found = await references.referring_from_stayers(conn, move.data_map, move.source_schema, move.move_id)
+    _refuse(move, await references.referring_from_stayers(conn, move.data_map, move.source_schema, move.move_id))
+
+
+async def require_chunk_unneeded(conn: AsyncConnection, move: Move, leaving: references.Leaving) -> None:
+    """The same of the members whose rows go in the caller's transaction. From here on nobody can refer to these rows:
+    whoever tries waits, and is told by the foreign key. Asks nothing where no reference is refused."""
+    refused = references.refused_between(move.data_map, move.source_schema)
+    if refused:
+        if stub_rows.wanted(move.data_map):  # before locks on rows, as everywhere
+            await stub_registry.lock(conn)
+        await references.lock_referred(conn, move.data_map, refused, leaving)
+        _refuse(move, await references.referring_to_chunk(conn, move.data_map, refused, move.move_id, leaving))
+
+
+def _refuse(move: Move, found: list[tuple[Reference, int]]) -> None:
     if not found:
         return
     named = ", ".join(f"{rows} of {references.shown(r)}" for r, rows in found)
@@ -109,6 +124,6 @@ async def require_unneeded(conn: AsyncConnection, move: Move) -> None:
         ErrorCode.REFERENCE_MISSING,
         f"rows of subjects who stay at {move.source_site} refer to rows that would go: {named}",
         facts={"references": {references.shown(r): rows for r, rows in found}},
-        safe=f"Nothing was removed; {move.target_site} serves the wave.",
+        safe=f"None of the rows referred to was removed; {move.target_site} serves the wave.",
         hint="Remove these references or set them to null there, then run domicile purge again.",
     )

@@ -154,6 +154,7 @@ async def _purge_chunk(
     site = parties.site_of(move, source=True)
     async with source.transaction():
         await assert_lease(source, move.move_id, move.generation)
+        await parties.require_chunk_unneeded(source, move, (wave_id, *subjects))
         for table in reversed(move.data_map.in_scope()):
             cursor = await source.execute(await parties.removal(source, site, table, wave_id, subjects))
             await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))

@@ -62,13 +62,27 @@ def residuals(
             continue
         place, held = finding.place, f"{finding.values} values, {finding.copies} copies"
         if place in NOT_REWRITTEN and not rewrite:
-            until = "until the space is used again; domicile purge --rewrite ends it now"
+            until = "until the space is used again; domicile purge MOVE --scan --rewrite ends it now"
             listed.append(Residual(place, f"{held}, {until}"))
         elif place is Place.LOGS:
             listed.append(Residual(place, f"{held}: remove the log's files, and log no parameters or details"))
         elif refused:
             listed.append(Residual(place, f"{held}: {refused[0].name} was {refused[0].refused}"))
     return tuple(listed)
+
+
+def in_rows(values: Mapping[int, Collection[str]]) -> tuple[Residual, ...]:
+    """``values``: those that were found on disk and stand in rows now, each with the tables that do not move in which
+    it stands."""
+    tables: dict[str, int] = {}
+    for names in values.values():
+        for name in names:
+            tables[name] = tables.get(name, 0) + 1
+    said = "value of the deleted rows stands", "values of the deleted rows stand"
+    return tuple(
+        Residual(Place.TABLES, f"{n} {said[n > 1]} in rows of {name}, which the purge does not touch")
+        for name, n in sorted(tables.items())
+    )
 
 
 def lags(stages: Sequence[Stage]) -> dict[str, float]:
@@ -87,6 +101,12 @@ def lags(stages: Sequence[Stage]) -> dict[str, float]:
 def stage(name: str, seconds: float, found: Iterable[Finding]) -> Stage:
     """A scan in short."""
     return Stage(name, round(seconds, 2), {str(f.place): f.values for f in found})
+
+
+def is_shown(found: Iterable[Finding], canaries_left: int) -> bool:
+    """Whether the search can see: in each place with canaries it found some before, and none is left now."""
+    shown = [s for f in found if (s := f.sensitivity) is not None]
+    return bool(shown) and min(shown) > 0 and not canaries_left
 
 
 def is_closed(found: Iterable[Finding], listed: Iterable[Residual], today: date) -> bool:

@@ -51,10 +51,16 @@ async def clear(carrier: Carrier) -> Counter[str]:
             if left is None or left.mark != SourceMark.DEPARTED or waves.target_mark(home) is not TargetMark.RESIDENT:
                 continue
             # The clean-up asks for the site that is being cleaned as the target.
-            record = partial(evidence.purged, back, no=wave.no)
+            arrived = bool((await waves.stream_record(losing, left.id)).arrival)
+            record = partial(evidence.purged if arrived else _never_arrived, back, no=wave.no)
             removed += await stepback.clean(carrier, losing, left.id, record=record)
         await carrier.move.failpoints.reach("rollback.cleared")
     return removed
+
+
+async def _never_arrived(back: Carrier, losing: AsyncConnection, _rows: int, *, no: int) -> None:
+    """A failover took the arrival from the site, with its leaf: its log does not know that the wave was ever there."""
+    await evidence.stepped_back(back, losing, back.move.source_site, no)
 
 
 async def begin_stream(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> waves.WaveRecord:

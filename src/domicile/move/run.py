@@ -102,9 +102,10 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
         await work(carrier, no)
         if work in (handover.run, live.run):
             await carrier.moves.enter(move_id, no, Phase.SOAK)
-            await evidence.close(carrier)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
+    if work in (handover.run, live.run):
+        await evidence.close(carrier)
     return Outcome.DONE
 
 

@@ -1,31 +1,64 @@
-"""Scans beside a server, as a process of its own: ``domicile scan``, with its order on standard input."""
+"""Scans beside a server, as a process of its own: ``domicile scan``, with its order on standard input.
+
+Of many fingerprints an order holds some; the files are read once for each order. A process needs some 300 bytes of
+memory for each fingerprint that it searches for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 import shutil
 import sys
 
 from domicile.erasure import agent
 from domicile.erasure.agent import Result
-from domicile.erasure.scan import Order
+from domicile.erasure.scan import Order, Tally
 from domicile.model.errors import DomicileError, ErrorCode
 
+PRINTS_AT_A_TIME = 1_000_000  # 43 MB of an order, which may have agent.ORDER_BYTES_MAX
 NICE = ("nice", "-n", "5")  # the server's own work comes first
 
 
 async def scan(order: Order) -> Result:
     """What the scan found. Raises files-unreadable when it did not come to its end: nothing is known then."""
+    whole: Result | None = None
+    first = 0
+    for part in order.prints.parts(PRINTS_AT_A_TIME):
+        found = await _scan(replace(order, prints=part))
+        whole = found if whole is None else _both(whole, found, first)
+        first += len(part)
+    assert whole is not None
+    return whole
+
+
+def _both(one: Result, other: Result, first: int) -> Result:
+    """Two scans of the same files as one; the fingerprints of ``other`` are numbered from ``first`` on. The places'
+    bytes are those of one reading."""
+    tallies = {}
+    for place, tally in one.tallies.items():
+        more = other.tallies[place]
+        found = {**tally.found, **{first + which: times for which, times in more.found.items()}}
+        reasons = sorted({*tally.not_read, *more.not_read})
+        not_read = {r: max(tally.not_read.get(r, 0), more.not_read.get(r, 0)) for r in reasons}
+        tallies[place] = Tally(tally.bytes, tally.files, found, not_read)
+    return Result(tallies, one.bytes + other.bytes, one.seconds + other.seconds)
+
+
+async def _scan(order: Order) -> Result:
     program = [sys.executable, "-m", "domicile", "scan", str(order.data), "--json"]
-    child = await asyncio.create_subprocess_exec(
-        *(NICE if shutil.which(NICE[0]) else ()),
-        *program,
-        cwd=Path("/"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *(NICE if shutil.which(NICE[0]) else ()),
+            *program,
+            cwd=Path("/"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:  # no memory for another process
+        raise _not_ended(error.errno) from error
     try:
         out, _ = await child.communicate(agent.write_order(order))
     except BaseException:
@@ -38,10 +71,14 @@ async def scan(order: Order) -> Result:
             return agent.read_result(out)
         except ValueError:
             pass
-    raise DomicileError(
+    raise _not_ended(child.returncode)
+
+
+def _not_ended(code: int | None) -> DomicileError:
+    return DomicileError(
         ErrorCode.FILES_UNREADABLE,
         "the scan of the server's files did not come to its end",
-        facts={"exit_code": child.returncode},
+        facts={"exit_code": code},
         safe="What is removed is removed; nothing is known of what is left on disk.",
-        hint="Run domicile scan DATA_DIRECTORY by hand to see why, then the purge again.",
+        hint="Run domicile scan DATA_DIRECTORY by hand to see why, then the check again.",
     )

@@ -251,7 +251,7 @@ async def stubs_possible(p: Preflight) -> Check:
     ):
         if subject.table not in schema.tables:
             continue  # said by schemas_equal
-        given = await stub_rows.defaults(conn, subject.table)
+        given = await stub_rows.rules(conn, subject.table)
         here = list(stub_rows.reasons(data_map, schema, given))
         here = here or await stub_rows.reasons_of_checks(conn, data_map, schema, key)
         found += [f"{reason} (at {site})" for reason in here]

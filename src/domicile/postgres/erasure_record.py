@@ -17,16 +17,22 @@ _LOCK = "select pg_catalog.pg_advisory_xact_lock(7237123425614523493)"
 _BEGIN = "insert into domicile.erasure (move_id) values (%s) on conflict do nothing"
 _THERE = "select pg_catalog.to_regclass('domicile.erasure') is not null"
 _READ = """
-select move_id, rewrite, kept, mb_per_s_max, waves, prints, canaries, plain, shared, begun_at, deleted_at,
+select move_id, rewrite, kept, mb_per_s_max, waves, prints, canaries, plain, passed_over, shared, begun_at, deleted_at,
        deleted_lsn::text, first, report
 from domicile.erasure where move_id = %s"""
-_ORDER = "update domicile.erasure set rewrite = rewrite or %s, kept = %s, mb_per_s_max = %s where move_id = %s"
+_KEPT = "select kept from domicile.erasure where move_id = %s for update"
+_ORDER = "update domicile.erasure set rewrite = %s, kept = %s, mb_per_s_max = %s where move_id = %s"
 _GATHERED = """
-update domicile.erasure set prints = %s, waves = waves || %s, plain = plain + %s, shared = shared + %s
+update domicile.erasure set prints = %s, waves = waves || %s, plain = plain + %s, passed_over = passed_over + %s,
+       shared = shared + %s
 where move_id = %s and not waves @> array[%s::int]"""
 _TRIED = "update domicile.erasure set first = %s, canaries = %s where move_id = %s"
 _DELETED = """
 update domicile.erasure set deleted_at = now(), deleted_lsn = pg_catalog.pg_current_wal_insert_lsn()
+where move_id = %s"""
+_ANEW = """
+update domicile.erasure set prints = null, canaries = null, first = null, waves = '{}', plain = 0, passed_over = 0,
+       shared = 0
 where move_id = %s"""
 _REPORTED = "update domicile.erasure set report = %s where move_id = %s"
 _FORGET = "update domicile.erasure set prints = null, canaries = null where move_id = %s"
@@ -44,6 +50,7 @@ class ErasureRecord:
     prints: bytes | None
     canaries: bytes | None
     plain: int
+    passed_over: int
     shared: int
     begun_at: datetime
     deleted_at: datetime | None
@@ -62,18 +69,27 @@ async def read(conn: AsyncConnection, move_id: str) -> ErasureRecord | None:
 
 
 async def order(conn: AsyncConnection, move_id: str, wish: ErasureWish) -> None:
-    """Begin the move's record, or change what is wanted; tables that were to be rewritten still are. Idempotent."""
+    """Begin the move's record, or change what is wanted: the last order's wish holds. Archives and backups that were
+    named before stay named; of one named again the new date holds. Idempotent."""
     async with conn.transaction():
         await conn.execute(_LOCK)
         await conn.execute(_TABLE.encode())
         await conn.execute(_BEGIN, (move_id,))
-        kept = Jsonb([list(pair) for pair in wish.kept])
-        await conn.execute(_ORDER, (wish.rewrite, kept, wish.mb_per_s_max, move_id))
+        row = await (await conn.execute(_KEPT, (move_id,))).fetchone()
+        kept = dict([*(row[0] if row else ()), *wish.kept])
+        listed = Jsonb([list(pair) for pair in kept.items()])
+        await conn.execute(_ORDER, (wish.rewrite, listed, wish.mb_per_s_max, move_id))
 
 
-async def gathered(conn: AsyncConnection, move_id: str, no: int, prints: bytes, counts: tuple[int, int]) -> None:
-    """The fingerprints of all waves so far, ``no`` among them now; of it the values (too plain, shared). Idempotent."""
+async def gathered(conn: AsyncConnection, move_id: str, no: int, prints: bytes, counts: tuple[int, int, int]) -> None:
+    """The fingerprints of all waves so far, ``no`` among them now; of it the values (too plain, passed over, shared).
+    Idempotent."""
     await conn.execute(_GATHERED, (prints, no, *counts, move_id, no))
+
+
+async def begin_anew(conn: AsyncConnection, move_id: str) -> None:
+    """Forget fingerprints that nobody can open, and whose they were."""
+    await conn.execute(_ANEW, (move_id,))
 
 
 async def tried(conn: AsyncConnection, move_id: str, first: object, canaries: bytes) -> None:

@@ -25,6 +25,14 @@ _HEAD = """
     select sequence + 1, pg_catalog.encode(hash, 'hex') from domicile.evidence_leaf
     where move_id = %s order by sequence desc limit 1"""
 _KNOWN = "select exists (select from domicile.evidence_leaf where move_id = %s and act = %s)"
+_INSTALLED = "select pg_catalog.to_regclass('domicile.evidence_log') is not null"
+# A mover that was stopped or cut off in the middle keeps nobody waiting for long; and what is signed, or cosigned, is
+# on disk before the other site hears of it, with the leaves before it.
+_LIMITS = """
+    select pg_catalog.set_config('lock_timeout', '5s', true),
+        pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', true),
+        case when pg_catalog.current_setting('synchronous_commit') <> 'remote_apply'
+            then pg_catalog.set_config('synchronous_commit', 'on', true) end"""
 # One at a time for each log, at the site that cosigns it: of two checkpoints the earlier one is cosigned first.
 _ONE_AT_A_TIME = "select pg_catalog.pg_advisory_xact_lock(1684302179, pg_catalog.hashtext(%s))"
 _LATEST = """
@@ -82,6 +90,12 @@ class Kept:
     roots: tuple[bytes, ...]
 
 
+async def installed(conn: AsyncConnection) -> bool:
+    """True when this database can have a log."""
+    row = await (await conn.execute(_INSTALLED)).fetchone()
+    return bool(row and row[0])
+
+
 async def begin_log(conn: AsyncConnection, origin: str, key: str) -> None:
     """The log of this database has a name and a key, for good. Idempotent.
 
@@ -121,7 +135,9 @@ async def leaves(conn: AsyncConnection, move_id: MoveId) -> list[bytes]:
 
 
 async def one_at_a_time(conn: AsyncConnection, origin: str) -> None:
-    """Until the end of the transaction nobody else has checkpoints of this log cosigned here."""
+    """Until the end of the transaction nobody else has checkpoints of this log cosigned here. Raises LockNotAvailable
+    after five seconds."""
+    await conn.execute(_LIMITS)
     await conn.execute(_ONE_AT_A_TIME, (origin,))
 
 
@@ -142,7 +158,8 @@ async def place(conn: AsyncConnection, size: int) -> list[bytes]:
 
 
 async def lock_log(conn: AsyncConnection) -> None:
-    """Until the end of the transaction nobody else gives leaves their places."""
+    """Until the end of the transaction nobody else gives leaves their places. Raises as `one_at_a_time`."""
+    await conn.execute(_LIMITS)
     await conn.execute(_LOCK_LOG)
 
 

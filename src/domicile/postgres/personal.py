@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
@@ -15,37 +15,43 @@ BATCH = 2_000
 SHORT = 8  # bytes; shorter values are not asked for
 _TEXTS = ("text", "varchar", "bpchar", "citext", "name", "json", "xml")
 
-# A value that more rows have than the wave's own is not the wave's alone.
+# A value that more rows have than those of all the waves that go is not theirs alone.
 _VALUES = """
 with mine as materialized (
-    select x.v, pg_catalog.min(m.ordinal) as ordinal, pg_catalog.count(*) as rows
+    select x.v, pg_catalog.min(m.ordinal) as ordinal
     {rows} cross join lateral ({values}) as x (v)
     where m.wave = {wave} and pg_catalog.octet_length(x.v) >= {short} group by x.v),
+going as (
+    select x.v, pg_catalog.count(*) as rows {rows} cross join lateral ({values}) as x (v)
+    where m.wave in ({waves}) and x.v in (select v from mine) group by x.v),
 everybody as (
     select x.v, pg_catalog.count(*) as rows from {table} as t cross join lateral ({values}) as x (v)
     where x.v in (select v from mine) group by x.v)
-select mine.v, mine.ordinal, everybody.rows > mine.rows from mine join everybody using (v)"""
+select mine.v, mine.ordinal, everybody.rows > going.rows from mine join going using (v) join everybody using (v)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``ordinal``: whose it is in the wave; ``shared``: rows outside the wave have it, too."""
+    """``ordinal``: whose it is in the wave; ``shared``: rows of somebody who stays have it, too."""
 
     raw: bytes
     ordinal: int
     shared: bool
 
 
-async def values(conn: AsyncConnection, data_map: DataMap, schema: Schema, wave_id: int) -> AsyncIterator[Value]:
+async def values(
+    conn: AsyncConnection, data_map: DataMap, schema: Schema, wave_id: int, going: Collection[int]
+) -> AsyncIterator[Value]:
     """Every different value of the wave's rows that can be known again on disk, column by column.
 
     Texts, strings inside jsonb, elements of arrays of text, bytea, uuid and bigint. Other types have few values, or
-    none that would be anybody's. Inside a transaction of its own; reads each table once for each such column.
+    none that would be anybody's. ``going``: the waves that are to be purged, this one among them. Inside a transaction
+    of its own; reads each table thrice for each such column.
     """
     async with conn.transaction():
         for table in data_map.in_scope():
             for col in schema.tables[table].columns:
-                if statement := _statement(data_map, table, col, wave_id):
+                if statement := _statement(data_map, table, col, wave_id, going):
                     async for value in _read(conn, statement, backwards=col.base_type == "int8"):
                         yield value
 
@@ -59,12 +65,19 @@ async def _read(conn: AsyncConnection, statement: sql.Composed, *, backwards: bo
                 yield Value(bytes(raw)[:: -1 if backwards else 1], ordinal, shared)
 
 
-def _statement(data_map: DataMap, table: TableName, col: Column, wave_id: int) -> sql.Composed | None:
+def _statement(
+    data_map: DataMap, table: TableName, col: Column, wave_id: int, going: Collection[int]
+) -> sql.Composed | None:
     found = _as_bytes(col)
     if found is None:
         return None
     return sql.SQL(_VALUES).format(
-        rows=rows_of_wave(data_map, table), values=found, wave=wave_id, short=SHORT, table=ident(table)
+        rows=rows_of_wave(data_map, table),
+        values=found,
+        wave=wave_id,
+        waves=sql.SQL(", ").join(map(sql.Literal, going)),
+        short=SHORT,
+        table=ident(table),
     )
 
 

@@ -20,6 +20,10 @@ from domicile.postgres.ownership import ident
 
 SWITCHES_MAX = 80  # files of the log that are filled to overwrite the recycled ones
 LOCK_TIMEOUT = "5s"
+# REINDEX CONCURRENTLY waits for older transactions while nobody waits for it. One that is older than this already is
+# not waited for at all: who is cut off while waiting leaves an index that is of no use, and costs every write.
+REINDEX_LOCK_TIMEOUT = "60s"
+OLD_S = 60
 FORGET_STATISTICS = "clear the statistics of emptied tables"
 REPLAY_S_MAX = 30.0
 STATISTICS = (TableName("pg_catalog", "pg_statistic"), TableName("pg_catalog", "pg_statistic_ext_data"))
@@ -35,6 +39,19 @@ _LEAVES = """
 select c.oid, n.nspname, c.relname from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 where c.oid = %(table)s::regclass or c.oid in (select relid from pg_catalog.pg_partition_tree(%(table)s::regclass))"""
+_OLDER = """
+select pg_catalog.count(*) from pg_catalog.pg_stat_activity
+where pid <> pg_catalog.pg_backend_pid() and datid = (select oid from pg_catalog.pg_database
+                                                      where datname = pg_catalog.current_database())
+and backend_type = 'client backend' and pg_catalog.clock_timestamp() - xact_start > %s * interval '1 second'"""
+_UNFINISHED = """
+select n.nspname, c.relname from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where not i.indisvalid and c.relkind = 'i' and c.relname ~ '_cc(new|old)[0-9]*$'
+and i.indrelid in (select t.oid from pg_catalog.pg_class as t
+                   where t.oid = any (%(leaves)s::oid[])
+                   union all select t.reltoastrelid from pg_catalog.pg_class as t
+                   where t.oid = any (%(leaves)s::oid[]))"""
 _FORGET: tuple[LiteralString, ...] = (
     "delete from pg_catalog.pg_statistic where starelid = any (%s::oid[])",
     """delete from pg_catalog.pg_statistic_ext_data
@@ -55,8 +72,7 @@ async def reclaim(conn: AsyncConnection, tables: Sequence[TableName], *, rewrite
         for table in tables:
             yield await _step(conn, f"{how[: how.index(' {')]} {table}", sql.SQL(how).format(ident(table)))
             if not rewrite:  # a table written anew has new indexes
-                again_index = sql.SQL("reindex table concurrently {}").format(ident(table))
-                yield await _step(conn, f"reindex {table}", again_index)
+                yield await _reindex(conn, table)
         yield await _forget_emptied(conn, tables)
         for table in STATISTICS:
             yield await _step(conn, f"{again[: again.index(' {')]} {table}", sql.SQL(again).format(ident(table)))
@@ -113,6 +129,36 @@ async def wait_replayed(conn: AsyncConnection, lsn: str) -> Step:
             break
         await asyncio.sleep(0.1)
     return Step("wait for standbys", time.monotonic() - begun, f"{behind} have not replayed it" if behind else "")
+
+
+async def _reindex(conn: AsyncConnection, table: TableName) -> Step:
+    """REINDEX CONCURRENTLY. What it leaves unfinished when it is cut off is dropped again; what cannot be, named."""
+    name, begun = f"reindex {table}", time.monotonic()
+    try:
+        row = await (await conn.execute(_OLDER, (OLD_S,))).fetchone()
+        if row is None or row[0]:
+            return Step(name, 0.0, f"not begun: a transaction of the database is older than {OLD_S} s")
+        before = await _unfinished(conn, table)
+        await conn.execute("select pg_catalog.set_config('lock_timeout', %s, false)", (REINDEX_LOCK_TIMEOUT,))
+        step = await _step(conn, name, sql.SQL("reindex table concurrently {}").format(ident(table)))
+        for index in sorted(await _unfinished(conn, table) - before) if step.refused else ():
+            dropped = await _step(conn, name, sql.SQL("drop index concurrently {}").format(sql.Identifier(*index)))
+            if dropped.refused:
+                left = f"{step.refused}; index {'.'.join(index)} is left of it and of no use: drop it"
+                step = Step(name, time.monotonic() - begun, left)
+        await conn.execute("select pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
+    except psycopg.Error as error:
+        if conn.broken:
+            raise
+        return Step(name, time.monotonic() - begun, _refused(error))
+    return step
+
+
+async def _unfinished(conn: AsyncConnection, table: TableName) -> set[tuple[str, str]]:
+    """Indexes of the table, of its partitions and of their TOAST that a REINDEX CONCURRENTLY has left behind."""
+    found = await (await conn.execute(_LEAVES, {"table": ident(table).as_string(conn)})).fetchall()
+    indexes = await conn.execute(_UNFINISHED, {"leaves": [oid for oid, _, _ in found]})
+    return {(schema, index) for schema, index in await indexes.fetchall()}
 
 
 async def _forget_emptied(conn: AsyncConnection, tables: Sequence[TableName]) -> Step:

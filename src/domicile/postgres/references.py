@@ -15,11 +15,12 @@ from domicile.model.datamap import DataMap, Direction, OwnerStep, PartyPolicy
 from domicile.model.schema import Reference, Schema, TableName, quote_name
 from domicile.postgres.collisions import Members
 from domicile.postgres.failures import told
-from domicile.postgres.ownership import Fragment, column, ident, owner_joins
+from domicile.postgres.ownership import Fragment, column, ident, owner_joins, rows_of_wave
 
 EXAMPLES_MAX = 5
 KEYS_PER_BATCH = 10_000
 MEMBERS = TableName("domicile", "member")
+Leaving = tuple[int, int, int]  # members of a wave (its id here) with an ordinal above the first, up to the last
 
 _BROKEN = """
     select pg_catalog.count(*) {rows} and {given}
@@ -29,9 +30,10 @@ _REFERRING = """
 # Of rows that move, too: those whose owners are not among the ones who leave.
 _STAYERS = """
     select pg_catalog.count(*) from {child} as child where exists (
-        select from {table} as t {joins} join {members} as m on m.subject = {owner} where {leaving} and {joined})
+        select from {table} as t {joins} join {members} as m on m.subject = {owner} where {chunk} and {joined})
     and not exists (
         select from (select) as start {own_joins} join {members} as m on m.subject = {own_owner} where {leaving})"""
+_CHUNK = "m.wave = {} and m.ordinal > {} and m.ordinal <= {}"
 _DEPARTED = """m.wave in (
     select w.id from domicile.wave as w where w.move_id = {move} and w.mark = 'departed' and w.purged_at is null)"""
 _REFERRED = "select distinct {texts} {rows} and {given}"
@@ -132,8 +134,32 @@ async def referring_from_stayers(
     """The same of everybody whom the move has taken away from here and whose copy is there; without references for
     which stubs stay behind."""
     leaving = sql.SQL(_DEPARTED).format(move=sql.Literal(move_id))
-    refused = (r for r in _between_subjects(data_map, schema) if data_map.policy_of(r) is PartyPolicy.REFUSE)
-    found = [(r, await _stayers(conn, data_map, r, MEMBERS, leaving)) for r in refused]
+    found = [(r, await _stayers(conn, data_map, r, MEMBERS, leaving)) for r in refused_between(data_map, schema)]
+    return [(reference, rows) for reference, rows in found if rows]
+
+
+def refused_between(data_map: DataMap, schema: Schema) -> tuple[Reference, ...]:
+    """Foreign keys between subjects' rows for which no stub stays behind. Pure."""
+    between = _between_subjects(data_map, schema)
+    return tuple(r for r in between if data_map.policy_of(r) is PartyPolicy.REFUSE)
+
+
+async def lock_referred(
+    conn: AsyncConnection, data_map: DataMap, references: Iterable[Reference], leaving: Leaving
+) -> None:
+    """Lock the members' rows that these references may lead to: who refers to one and has not committed is waited for,
+    and who comes later waits. A statement of its own, so that the next one sees what was waited for."""
+    for table in sorted({r.to_table for r in references}):
+        rows = sql.SQL("select {}").format(rows_of_wave(data_map, table))
+        await conn.execute(sql.SQL("{} where {} for update of t").format(rows, sql.SQL(_CHUNK).format(*leaving)))
+
+
+async def referring_to_chunk(
+    conn: AsyncConnection, data_map: DataMap, references: Iterable[Reference], move_id: str, leaving: Leaving
+) -> list[tuple[Reference, int]]:
+    """`referring_from_stayers` of these members alone, after `lock_referred`."""
+    departed, chunk = sql.SQL(_DEPARTED).format(move=sql.Literal(move_id)), sql.SQL(_CHUNK).format(*leaving)
+    found = [(r, await _stayers(conn, data_map, r, MEMBERS, departed, chunk)) for r in references]
     return [(reference, rows) for reference, rows in found if rows]
 
 
@@ -216,8 +242,14 @@ def _between_subjects(data_map: DataMap, schema: Schema) -> list[Reference]:
 
 
 async def _stayers(
-    conn: AsyncConnection, data_map: DataMap, reference: Reference, members: TableName, leaving: Fragment
+    conn: AsyncConnection,
+    data_map: DataMap,
+    reference: Reference,
+    members: TableName,
+    leaving: Fragment,
+    chunk: Fragment | None = None,
 ) -> int:
+    """Rows of nobody ``leaving`` that refer to rows of the ``chunk``, by default of everybody leaving."""
     joins, owner = owner_joins(data_map, reference.to_table)
     own_joins, own_owner = owner_joins(data_map, reference.table, "child")
     statement = sql.SQL(_STAYERS).format(
@@ -227,6 +259,7 @@ async def _stayers(
         owner=owner,
         members=ident(members),
         leaving=leaving,
+        chunk=chunk or leaving,
         joined=_joined(reference, "child", "t"),
         own_joins=own_joins,
         own_owner=own_owner,

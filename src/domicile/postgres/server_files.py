@@ -29,6 +29,9 @@ where restart_lsn < %s::pg_lsn order by slot_name"""
 _STANDBYS = """
 select coalesce(nullif(application_name, ''), 'a standby'), coalesce(replay_lsn >= %s::pg_lsn, false)
 from pg_catalog.pg_stat_replication order by 1"""
+_STARTED = """
+select extract(epoch from pg_catalog.pg_postmaster_start_time())::float8, pg_catalog.current_setting('port')"""
+START_S_MAX = 60.0  # from the time in postmaster.pid until the server says that it has started
 _COLLECTED = "select pg_catalog.pg_current_logfile()"
 
 
@@ -58,7 +61,7 @@ async def server_files(conn: AsyncConnection) -> ServerFiles:
             same = struct.unpack("=q", control.read(8))[0] == identifier
     except (OSError, struct.error):
         return ServerFiles(None, "the server's data directory cannot be read from this machine", places)
-    if not same:
+    if not same or not await _runs_there(conn, data):
         return ServerFiles(None, "the data directory of that name on this machine is another server's", places)
     return ServerFiles(data, "", places, _logs(data, collected))
 
@@ -77,6 +80,18 @@ async def holders_of_log(conn: AsyncConnection, position: str) -> tuple[Residual
     if await _one(conn, _SETTING, ("archive_mode",)) in ("on", "always"):
         found.append(Residual(Place.KEPT, "the log is archived: those files hold the rows until they expire"))
     return tuple(found)
+
+
+async def _runs_there(conn: AsyncConnection, data: Path) -> bool:
+    """A standby and a clone have the server's identifier and, elsewhere, its directory's name; not its start and port,
+    which a running server keeps in its directory. OSError is told as another server's: none runs there."""
+    row = await (await conn.execute(_STARTED)).fetchone()
+    try:
+        lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        begun, port = int(lines[2]), lines[3].strip()
+    except (OSError, ValueError, IndexError):
+        return False
+    return row is not None and port == row[1] and -1 <= row[0] - begun <= START_S_MAX
 
 
 def _logs(data: Path, collected: object) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from domicile.postgres.waves import table_exists
 MOVE_ID = "stubs"
 
 # Members are numbered, and the last wave goes with its members: one transaction at a time.
-_LOCK = "select pg_catalog.pg_advisory_xact_lock(7237123425614523495)"
+LOCK = sql.SQL("select pg_catalog.pg_advisory_xact_lock(7237123425614523495)")
 _MOVE = """
     insert into domicile.move (move_id, dataset, here, role, peer) values (%s, %s, %s, 'target', %s)
     on conflict (move_id) do nothing"""
@@ -40,9 +40,13 @@ _REGISTERED = """exists (
 _ANY = "select exists (select from domicile.wave where move_id = %s)"
 _COUNT = """
     select count(*) from domicile.member as m join domicile.wave as w on w.id = m.wave where w.move_id = %s"""
-_RETIRE = (
-    "delete from domicile.wave as w where move_id = %s and not exists (select from domicile.member where wave = w.id)",
-    "delete from domicile.move where move_id = %s and not exists (select from domicile.wave where move_id = %s)",
+# Two statements, behind `LOCK`: waves without members go, and the move with the last of them.
+RETIRE = sql.SQL("""
+    delete from domicile.wave as w
+    where move_id = {move} and not exists (select from domicile.member where wave = w.id);
+    delete from domicile.move
+    where move_id = {move} and not exists (select from domicile.wave where move_id = {move})""").format(
+    move=sql.Literal(MOVE_ID)
 )
 
 
@@ -68,7 +72,7 @@ async def count(conn: AsyncConnection[Any]) -> int:
 
 async def lock(conn: AsyncConnection[Any]) -> None:
     """Nobody else enrolls or retires until the transaction ends. Before its first look at the registry."""
-    await conn.execute(_LOCK)
+    await conn.execute(LOCK)
 
 
 async def enroll(
@@ -89,5 +93,4 @@ async def enroll(
 async def retire(conn: AsyncConnection[Any]) -> None:
     """Forget the waves without members, and the move with the last of them. In the caller's transaction, after `lock`.
     Idempotent."""
-    await conn.execute(_RETIRE[0], (MOVE_ID,))
-    await conn.execute(_RETIRE[1], (MOVE_ID, MOVE_ID))
+    await conn.execute(RETIRE)

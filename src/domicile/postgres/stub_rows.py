@@ -15,7 +15,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap, PartyPolicy, Role
-from domicile.model.schema import Column, Reference, Schema, TableName, UniqueKey
+from domicile.model.schema import Column, Reference, Schema, TableName
 from domicile.postgres.ownership import Fragment, ident
 from domicile.postgres.references import of_scope
 
@@ -29,6 +29,7 @@ EMAIL = "user.contact.email"
 
 _TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
 _INTEGERS = frozenset({"int2", "int4", "int8"})
+_PLACEHOLDERS = _TEXTS | {"bytea"}  # types of which one can be made of the key; a number might be a resident's
 _LENGTH = re.compile(r"\((\d+)\)\Z")
 # Of types whose values may stand twice.
 _NEUTRAL: Mapping[str, str] = {
@@ -46,6 +47,25 @@ _DEFAULTS = """
     from pg_catalog.pg_attrdef as d
     join pg_catalog.pg_attribute as a on a.attrelid = d.adrelid and a.attnum = d.adnum
     where d.adrelid = pg_catalog.to_regclass(%s) and a.attgenerated = ''"""
+# With exclusion constraints. Columns: those that its keys are made of, so far as their text tells of expressions.
+_KEYS = """
+    select ic.relname, i.indexprs is not null or x.oid is not null,
+        i.indnullsnotdistinct,
+        array(select a.attname from pg_catalog.pg_attribute as a
+            where a.attrelid = i.indrelid and a.attnum > 0 and not a.attisdropped and exists (
+                select from pg_catalog.generate_series(1, i.indnkeyatts::integer) as k
+                where i.indkey[k - 1] = a.attnum or i.indkey[k - 1] = 0 and exists (
+                    select from pg_catalog.pg_depend as d
+                    where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = i.indexrelid
+                        and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                        and d.refobjid = i.indrelid and d.refobjsubid = a.attnum)
+                and pg_catalog.strpos(
+                    pg_catalog.pg_get_indexdef(i.indexrelid, k, false), pg_catalog.quote_ident(a.attname)) > 0))
+    from pg_catalog.pg_index as i
+    join pg_catalog.pg_class as ic on ic.oid = i.indexrelid
+    left join pg_catalog.pg_constraint as x on x.conindid = i.indexrelid and x.contype = 'x'
+    where i.indrelid = pg_catalog.to_regclass(%s) and (i.indisunique or x.oid is not null) and i.indislive
+    order by ic.relname"""
 _CHECKS = """
     select conname, pg_catalog.pg_get_expr(conbin, conrelid) from pg_catalog.pg_constraint
     where conrelid = pg_catalog.to_regclass(%s) and contype = 'c' order by conname"""
@@ -77,17 +97,40 @@ def wanted(data_map: DataMap) -> bool:
     return any(p is PartyPolicy.STUB for rule in data_map.tables.values() for p in rule.parties.values())
 
 
-async def defaults(conn: AsyncConnection[Any], table: TableName) -> dict[str, str]:
-    """The table's defaults at this site, by column, as expressions."""
-    return dict(await (await conn.execute(_DEFAULTS, (ident(table).as_string(),))).fetchall())
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What no two rows may have in common: a unique index, or an exclusion constraint. ``plain``: of columns, by
+    equality; of any other only the server knows when two rows meet."""
+
+    name: str
+    columns: frozenset[str]
+    plain: bool
+    nulls_equal: bool
 
 
-def fillings(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> dict[str, Filling | None]:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the subject's table at a site says of its rows beside their types: defaults by column, as expressions, and
+    keys."""
+
+    defaults: Mapping[str, str]
+    keys: tuple[Key, ...]
+
+
+async def rules(conn: AsyncConnection[Any], table: TableName) -> Rules:
+    """As they are now."""
+    name = (ident(table).as_string(),)
+    given = dict(await (await conn.execute(_DEFAULTS, name)).fetchall())
+    keys = await (await conn.execute(_KEYS, name)).fetchall()
+    return Rules(given, tuple(Key(key, frozenset(columns), not other, nulls) for key, other, nulls, columns in keys))
+
+
+def fillings(data_map: DataMap, schema: Schema, rules: Rules) -> dict[str, Filling | None]:
     """Every stored column of the subject's table but its key; None for one that cannot be filled. Pure."""
     table = schema.tables[data_map.subject.table]
     key = table.column(data_map.subject.key)
     personal = data_map.tables[table.name].personal
-    in_unique = {c for unique in table.unique_keys for c in unique.columns}
+    in_unique = {c for each in rules.keys if key.name not in each.columns for c in each.columns}
     found: dict[str, Filling | None] = {}
     for each in table.stored_columns:
         if each.name == key.name:
@@ -98,18 +141,18 @@ def fillings(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> 
             found[each.name] = _reference_row(data_map, referred)
         elif each.default_sequence is not None or each.identity:
             found[each.name] = Filling(default=True, unique=True) if each.identity != "a" else None
-        elif each.name in defaults and each.name not in in_unique and each.name not in personal:
+        elif each.name in rules.defaults and each.name not in in_unique and each.name not in personal:
             found[each.name] = Filling(default=True)
         else:
             categories = data_map.tables[table.name].categories.get(each.name, ())
             email = each.base_type in _TEXTS and any(c.startswith(EMAIL) for c in categories)
             suffix = AT if email else ""
-            unique = suffix or each.name in in_unique
+            unique = suffix or (each.name in in_unique and each.base_type in _PLACEHOLDERS)
             found[each.name] = _unique(each, key, suffix) if unique else _neutral(each, schema)
     return found
 
 
-def reasons(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> Iterator[str]:
+def reasons(data_map: DataMap, schema: Schema, rules: Rules) -> Iterator[str]:
     """Why stubs cannot be made as the map says; nothing where they can. Pure."""
     subject = data_map.subject
     table = schema.tables[subject.table]
@@ -125,18 +168,19 @@ def reasons(data_map: DataMap, schema: Schema, defaults: Mapping[str, str]) -> I
                 yield f"{said}: no foreign key of the whole table declares it"
     if table.partitions:
         yield f"{table.name} is partitioned"
-    filled = fillings(data_map, schema, defaults)
+    filled = fillings(data_map, schema, rules)
     for each in (name for name, filling in filled.items() if filling is None):
         yield f"{table.name}.{each} is never null, and no neutral value is known for it"
     if None not in filled.values():
-        yield from (_meets(k) for k in table.unique_keys if not _keeps_apart(k, subject.key, filled))
+        own = table.column(subject.key)
+        yield from (f"two stubs would be equal under {k.name}" for k in rules.keys if not _keeps_apart(k, own, filled))
 
 
 async def reasons_of_checks(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, key: str) -> list[str]:
     """The same as the server sees it: what the table's checks and types say to the stub of the subject with this key
     (its text). For a table of which `reasons` has none. Changes nothing."""
     table = schema.tables[data_map.subject.table]
-    given = await defaults(conn, table.name)
+    given = await rules(conn, table.name)
     checks = await (await conn.execute(_CHECKS, (ident(table.name).as_string(),))).fetchall()
     key_column = table.column(data_map.subject.key)
     values = [_typed(sql.SQL("person.subject"), key_column)]
@@ -149,7 +193,7 @@ async def reasons_of_checks(conn: AsyncConnection[Any], data_map: DataMap, schem
         assert filling is not None
         value = filling.value or sql.SQL("null")
         if filling.default:  # to ask a sequence would take a number of it
-            value = sql.SQL("null") if filling.unique else sql.SQL("({})").format(sql.SQL(given[name]))
+            value = sql.SQL("null") if filling.unique else sql.SQL("({})").format(sql.SQL(given.defaults[name]))
         elif filling.value is not None:
             tests.append((f"{table.name}.{name} is null", sql.SQL("{} is null").format(sql.Identifier(name))))
         values.append(_typed(value, each))
@@ -208,8 +252,6 @@ def _unique(each: Column, key: Column, suffix: str = "") -> Filling | None:
         if length and int(length[1]) < needed:
             return None
         value = sql.SQL("{}::{}").format(placeholder, sql.SQL(each.type_name))
-    elif each.base_type in _INTEGERS | {"numeric"} and key.base_type in _INTEGERS:
-        value = sql.SQL("{}::{}").format(KEY, sql.SQL(each.type_name))
     elif each.base_type == "bytea":
         value = sql.SQL("pg_catalog.convert_to({}, 'UTF8')").format(placeholder)
     else:
@@ -217,14 +259,11 @@ def _unique(each: Column, key: Column, suffix: str = "") -> Filling | None:
     return Filling(value, unique=True)
 
 
-def _keeps_apart(unique: UniqueKey, key: str, filled: Mapping[str, Filling | None]) -> bool:
-    """Whether two stubs, by their columns alone, cannot meet under it."""
-    if unique.on_expression or key in unique.columns:
-        return True
-    found = [filled.get(c) or Filling() for c in unique.columns]
+def _keeps_apart(unique: Key, key: Column, filled: Mapping[str, Filling | None]) -> bool:
+    """Whether two stubs, by their columns alone, cannot meet under it. An expression may take two texts for one that
+    differ in case: there only keys without letters' case tell them apart."""
+    told_apart = unique.plain or key.base_type in KEY_CHARACTERS_MAX
+    found = [filled.get(c) or Filling() for c in unique.columns if c != key.name]
     empty = any(f.value is None and not f.default for f in found)
-    return any(f.unique for f in found) or (empty and not unique.nulls_not_distinct)
-
-
-def _meets(unique: UniqueKey) -> str:
-    return f"two stubs would be equal under {unique.name}"
+    known = key.name in unique.columns or any(f.unique for f in found)
+    return (known and told_apart) or (empty and not unique.nulls_equal)

@@ -19,7 +19,9 @@ from domicile.postgres import stub_registry, stub_rows
 from domicile.postgres.ownership import Fragment, column, delete_rows_of_wave, ident, owner_joins, rows_of_wave
 from domicile.postgres.stub_registry import MOVE_ID, registered
 
-ARRIVING = "domicile_arriving"  # a temporary table
+# Temporary tables.
+ARRIVING = "domicile_arriving"
+UNUSED = "domicile_unused"
 
 # Whom the wave's rows refer to, who is not here and not of the wave: of the wave, a missing row is a discrepancy.
 _MISSING = """
@@ -41,6 +43,11 @@ _REFERRED = """exists (
     select from {child} as x where x.{column} = {key} and not exists (
         select from (select) as start {joins} join domicile.member as own on own.subject = {owner}
         where own.wave = {wave}))"""
+# Whoever refers to one of them and has not committed yet is waited for, and whoever comes later waits.
+_LOCK_LEAVING = """
+    select from {subjects} as t join domicile.member as m on m.subject = t.{key}
+    where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
+    order by t.{key} for update of t"""
 _LEFT = """
     select m.subject from domicile.member as m
     where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
@@ -50,10 +57,20 @@ _EMPTY = """
     from domicile.member as person
     where person.wave = {wave} and person.ordinal > {first} and person.ordinal <= {last}
         and t.{key} = person.subject and {registered}"""
-_UNUSED = "select t.{key} from {subjects} as t where {registered} and {unused}"
-_LOCK_ROWS = "select from {subjects} as t where t.{key} in ({unused}) for update of t"
+# Nobody's row goes who is home here, whatever the registry says. The latest epoch decides, as for the guard.
+_HOME = """exists (
+    select from (
+        select w.mark from domicile.member as own join domicile.wave as w on w.id = own.wave
+        where own.subject = t.{key} and w.move_id <> {move} order by w.epoch desc limit 1) as latest
+    where latest.mark = 'resident')"""
+_UNUSED = "select t.{key} from {subjects} as t where {registered} and {unused} and not {home}"
+_LOCK_UNUSED = """
+    create temp table {locked} on commit drop as
+    select t.{key} from {subjects} as t where t.{key} in ({unused}) order by t.{key} for update of t"""
 _DROP = (
-    "delete from {subjects} as t where {registered} and {unused}",
+    """
+    delete from {subjects} as t using {locked} as locked
+    where locked.{key} = t.{key} and {registered} and {unused} and not {home}""",
     """
     delete from domicile.member as person using domicile.wave as stubs
     where stubs.id = person.wave and stubs.move_id = {move}
@@ -62,7 +79,9 @@ _DROP = (
 _STAGE = """
     create temp table {arriving} on commit drop as select {names} from {subjects} with no data;
     copy {arriving} ({names}) from stdin (format {format})"""
+# Each statement has a snapshot of its own, so what follows the lock sees who was registered before.
 _PLACE = (
+    "{lock}",
     "update {subjects} as t set {sets} from {arriving} as s where t.{key} = s.{key} and {registered}",
     """
     insert into {subjects} ({names}) overriding system value
@@ -71,9 +90,8 @@ _PLACE = (
     """
     delete from domicile.member as person using {arriving} as s, domicile.wave as stubs
     where person.wave = stubs.id and stubs.move_id = {move} and person.subject = s.{key}""",
+    "{retire}",
 )
-_WAITING = """
-    select exists (select from domicile.member as person where person.wave = {wave} and {registered})"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +118,30 @@ class Site:
         )
 
 
-async def enroll_missing(conn: AsyncConnection[Any], site: Site, wave_id: int) -> int:
-    """Register whomever rows of the wave refer to and who has no row here; returns how many are new. The first of three
-    steps; then the guard's filter is refreshed, and `insert_missing` makes the rows. Idempotent."""
+async def enroll_missing(conn: AsyncConnection[Any], site: Site, wave_id: int) -> bool:
+    """Register whomever rows of the wave refer to and who has no row here; returns whether anybody registered has none,
+    since now or since a mover that died. The first of three steps; then the guard's filter is refreshed, and
+    `insert_missing` makes the rows. Idempotent."""
     await stub_registry.lock(conn)
-    added = 0
     for reference in stub_rows.parties(site.data_map, site.schema):
         missing = site.of_reference(_MISSING, reference, wave_id)
         row = await (await conn.execute(sql.SQL("select exists ({})").format(missing))).fetchone()
         if row and row[0]:
-            added += await stub_registry.enroll(conn, site.dataset, site.here, site.home, missing)
-    return added
+            await stub_registry.enroll(conn, site.dataset, site.here, site.home, missing)
+    rowless = sql.SQL("select exists (select {})").format(site.compose(_ROWLESS))
+    row = await (await conn.execute(rowless)).fetchone()
+    return bool(row and row[0])
 
 
 async def insert_missing(conn: AsyncConnection[Any], site: Site) -> int:
     """A row for each registered subject who has none; returns how many. Idempotent."""
     await stub_registry.lock(conn)
-    rowless = site.compose(_ROWLESS)
-    row = await (await conn.execute(sql.SQL("select exists (select {})").format(rowless))).fetchone()
-    if not (row and row[0]):
-        return 0
     filled = await _filled(conn, site)
     plain = {name: filling for name, filling in filled.items() if not filling.default}
     names = [sql.Identifier(site.data_map.subject.key), *map(sql.Identifier, plain)]
     values = [stub_rows.KEY, *(filling.sql for filling in plain.values())]
     statement = site.compose(
-        _INSERT, names=sql.SQL(", ").join(names), values=sql.SQL(", ").join(values), rowless=rowless
+        _INSERT, names=sql.SQL(", ").join(names), values=sql.SQL(", ").join(values), rowless=site.compose(_ROWLESS)
     )
     return (await conn.execute(statement)).rowcount
 
@@ -141,7 +157,10 @@ async def remove_rows(
     conn: AsyncConnection[Any], site: Site, wave_id: int, members: tuple[int, int]
 ) -> tuple[sql.Composed, int]:
     """Before rows of the subject's table go: those of members with an ordinal in (first, last] to which others' rows
-    refer become stubs. Returns the statement that removes the rest, and how many stayed. Idempotent."""
+    refer become stubs. Returns the statement that removes the rest, and how many stayed. Idempotent.
+
+    The rows are locked before they are judged: whoever refers to one meanwhile waits, and is told by the foreign key.
+    """
     first, last = members
     subject = site.data_map.subject
     deletion = delete_rows_of_wave(site.data_map, subject.table, wave_id, first, last)
@@ -149,6 +168,7 @@ async def remove_rows(
         return deletion, 0
     await stub_registry.lock(conn)
     bounds = {"wave": sql.Literal(wave_id), "first": sql.Literal(first), "last": sql.Literal(last)}
+    await conn.execute(site.compose(_LOCK_LEAVING, **bounds))
     referred = sql.SQL(" or ").join(_referred(site, r, column("m", "subject"), wave_id) for r in referring)
     left = site.compose(_LEFT, referred=referred, **bounds)
     row = await (await conn.execute(sql.SQL("select count(*) from ({}) as found").format(left))).fetchone()
@@ -167,8 +187,8 @@ async def remove_rows(
 async def drop_unused(conn: AsyncConnection[Any], site: Site) -> int:
     """Remove the stubs to which nothing refers any more, and the registry where it is empty; returns how many went.
 
-    Their rows are locked, and judged again by a later snapshot: whoever refers to one meanwhile waits, and is told by
-    the foreign key. Idempotent.
+    Their rows are locked, and those judged again by a later snapshot: whoever refers to one meanwhile waits, and is
+    told by the foreign key. Idempotent.
     """
     await stub_registry.lock(conn)
     own = registered(column("t", site.data_map.subject.key))
@@ -185,27 +205,23 @@ async def drop_unused(conn: AsyncConnection[Any], site: Site) -> int:
         if r.to_table == site.data_map.subject.table
     ]
     unused = sql.SQL("not ({})").format(sql.SQL(" or ").join(used) if used else sql.SQL("false"))
-    await conn.execute(
-        site.compose(_LOCK_ROWS, unused=site.compose(_UNUSED, registered=own, unused=unused)),
-    )
-    removed = (await conn.execute(site.compose(_DROP[0], registered=own, unused=unused))).rowcount
+    parts = {"registered": own, "unused": unused, "home": site.compose(_HOME)}
+    locked = sql.Identifier("pg_temp", UNUSED)
+    await conn.execute(site.compose(_LOCK_UNUSED, locked=locked, unused=site.compose(_UNUSED, **parts)))
+    removed = (await conn.execute(site.compose(_DROP[0], locked=locked, **parts))).rowcount
     await conn.execute(site.compose(_DROP[1]))
     await stub_registry.retire(conn)
     return removed
 
 
-async def waiting(conn: AsyncConnection[Any], data_map: DataMap, wave_id: int) -> bool:
-    """Whether members of the wave have stubs here, which their rows are to replace."""
-    if not stub_rows.wanted(data_map):
-        return False
-    statement = sql.SQL(_WAITING).format(wave=sql.Literal(wave_id), registered=registered(stub_rows.KEY))
-    row = await (await conn.execute(statement)).fetchone()
-    return bool(row and row[0])
+async def expected(conn: AsyncConnection[Any], data_map: DataMap) -> bool:
+    """Whether who arrives here may have a stub, or be given one meanwhile: by this map, or by that of another move."""
+    return stub_rows.wanted(data_map) or await stub_registry.any_here(conn)
 
 
 def stage(data_map: DataMap, table: TablePlan) -> sql.Composed:
-    """Two statements: the COPY of arriving subjects of whom some have stubs, into a temporary table of the transaction.
-    `place` follows it."""
+    """Two statements: the COPY of arriving subjects of whom some may have stubs, into a temporary table of the
+    transaction. `place` follows it."""
     return sql.SQL(_STAGE).format(
         arriving=sql.Identifier("pg_temp", ARRIVING),
         names=sql.SQL(", ").join(map(sql.Identifier, table.columns)),
@@ -215,7 +231,8 @@ def stage(data_map: DataMap, table: TablePlan) -> sql.Composed:
 
 
 def place(data_map: DataMap, table: TablePlan) -> sql.Composed:
-    """Statements: stubs become the rows that have arrived, in place; the others are inserted."""
+    """Statements: stubs become the rows that have arrived, in place; the others are inserted. Nobody registers one of
+    them meanwhile, and the registry goes with its last."""
     key = data_map.subject.key
     others = [name for name in table.columns if name != key]
     sets = [sql.SQL("{} = {}").format(sql.Identifier(name), column("s", name)) for name in others] or [
@@ -231,6 +248,8 @@ def place(data_map: DataMap, table: TablePlan) -> sql.Composed:
             names=sql.SQL(", ").join(map(sql.Identifier, table.columns)),
             values=sql.SQL(", ").join(column("s", name) for name in table.columns),
             sets=sql.SQL(", ").join(sets),
+            lock=stub_registry.LOCK,
+            retire=stub_registry.RETIRE,
         )
         for statement in _PLACE
     )
@@ -249,7 +268,7 @@ def _referred(site: Site, reference: Reference, key: Fragment, wave_id: int) -> 
 
 
 async def _filled(conn: AsyncConnection[Any], site: Site) -> dict[str, stub_rows.Filling]:
-    given = await stub_rows.defaults(conn, site.data_map.subject.table)
-    found = stub_rows.fillings(site.data_map, site.schema, given)
+    rules = await stub_rows.rules(conn, site.data_map.subject.table)
+    found = stub_rows.fillings(site.data_map, site.schema, rules)
     assert None not in found.values(), "the plan refuses a table of which no stub can be made"
     return {name: filling for name, filling in found.items() if filling is not None}

@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from psycopg.pq.abc import PGresult
+
 from domicile.model.errors import DomicileError
 from domicile.world.kinds import Results, Transaction
 from domicile.world.session import Lost, Session, detail, sqlstate
 
 MISSING = "missing"  # as an SQLSTATE: the user is not at this site
 BROKEN = "broken"
+ENDED = "57P"  # by an administrator, a crash, a shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ class Pool:
             session = session or await Session.open(self._sites[site])
             if made.alone:
                 committing = True
-                answer = _judged(await session.round(made.calls))
+                results = await session.round(made.calls)
+                _require_answered(results[-1])
+                answer = _judged(results)
             else:
                 answer = _judged((await session.round([(isolation, ()), *made.calls]))[1:])
                 if answer.state:
@@ -67,6 +72,7 @@ class Pool:
                     return answer
                 committing = True
                 [last] = await session.round([(b"commit", ())])
+                _require_answered(last)
                 if state := sqlstate(last):
                     answer = Answer(state, detail(last))
         except (Lost, DomicileError):
@@ -88,6 +94,12 @@ class Pool:
         ending = asyncio.create_task(end())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
+
+
+def _require_answered(last: PGresult) -> None:
+    """Raises Lost where the server says, in place of what became of a commit, that the session ends: it may be done."""
+    if sqlstate(last).startswith(ENDED):
+        raise Lost
 
 
 def _judged(results: Results) -> Answer:

@@ -89,6 +89,7 @@ class Traffic:
         self._users = self._all
         self._busy: set[Hashable] = set()
         self._leaving: Counter[int] = Counter()
+        self._perhaps: set[int] = set()  # users whose sign-up is in doubt: there may be none such
         self._stopped = asyncio.Event()
         self._doors = config.doors
         self._due = 0.0
@@ -220,7 +221,9 @@ class Traffic:
         made = course.transaction
         if made.like is not None:
             self._ledger.people[done.user] = Person(made.like.market, done.site)
-            if not answer.doubt:  # else nobody knows whether there is such a user
+            if answer.doubt:
+                self._perhaps.add(done.user)
+            else:
                 self._users.append(done.user)
         effects = made.effects(answer.results)
         if answer.doubt:
@@ -274,12 +277,13 @@ class Traffic:
         course.met |= Met.NOBODY
         course.nobody += 1
         await asyncio.sleep(0 if course.nobody < len(sites) else WAIT_S)
-        if user in self._ledger.gone or course.transaction.partner:
+        tried = course.nobody >= NOBODY_TRIES * len(sites)
+        if user in self._ledger.gone or course.transaction.partner or (tried and user in self._perhaps):
             self._account.given_up["gone"] += 1
             return False
         # Who is about to leave, by another writer, may be gone before that is acknowledged, or doubted.
         leaving = self._leaving[user] > (course.transaction.kind is Kind.LEAVE)
-        if course.nobody >= NOBODY_TRIES * len(sites) and not leaving:
+        if tried and not leaving:
             self._account.failures["nowhere"] += 1
             return False
         self._router.not_at(user, site)

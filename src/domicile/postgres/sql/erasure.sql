@@ -9,6 +9,7 @@ create table if not exists domicile.erasure (
     prints     bytea,
     canaries   bytea,
     plain      integer not null default 0,       -- values too plain to be searched for
+    passed_over integer not null default 0,      -- values beyond the number that is kept
     shared     integer not null default 0,       -- values that others hold too
     begun_at   timestamptz not null default now(),
     deleted_at timestamptz,                      -- the last deletion

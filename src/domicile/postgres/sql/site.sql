@@ -47,7 +47,12 @@ create table if not exists domicile.member (
     subject {subject_type} not null,
     primary key (wave, ordinal)
 );
-create index if not exists member_subject on domicile.member (subject);
+-- CREATE INDEX IF NOT EXISTS locks the table against writers first, and then looks: other moves are at work here.
+do $body$ begin
+    if pg_catalog.to_regclass('domicile.member_subject') is null then
+        create index member_subject on domicile.member (subject);
+    end if;
+end $body$;
 
 -- Rows that came into a wave were read in a snapshot ahead of the stream that ends here: what that has seen of them, up to until in the other
 -- site's log, must not be applied again. Committed with the rows. An element is a row's key, for those that were entered also what other rows
@@ -122,7 +127,11 @@ create table if not exists domicile.evidence_leaf (
     primary key (move_id, sequence),
     unique (move_id, act)
 );
-create index if not exists evidence_leaf_waiting on domicile.evidence_leaf (id) where place is null;
+do $body$ begin
+    if pg_catalog.to_regclass('domicile.evidence_leaf_waiting') is null then
+        create index evidence_leaf_waiting on domicile.evidence_leaf (id) where place is null;
+    end if;
+end $body$;
 
 -- Checkpoints of this site's log, with the roots of its perfect subtrees, and of other sites' logs as this site has cosigned them: the largest of
 -- each is what the next one must have grown from.
