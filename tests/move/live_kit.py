@@ -12,6 +12,7 @@ from pathlib import Path
 import time
 
 import psycopg
+import pytest
 from tests.conftest import create_database, drop_database
 from tests.move.places import SOURCE, STORE_MAP, TARGET, Place, execute, scalar, workspace_for
 
@@ -21,8 +22,9 @@ from domicile.commands.moves import create, freeze_cohort
 from domicile.model.phase import PHASES_OF, Phase, Status
 from domicile.model.plan import Limits, Mode, Plan, Question
 from domicile.model.report import WaveStatus
-from domicile.move import begin
+from domicile.move import begin, live_verify
 from domicile.move.carrier import Carrier
+from domicile.move.live_wave import LiveWave
 from domicile.move.run import Outcome, run_phase
 from domicile.postgres import guard, waves
 from domicile.sites.embedded import EmbeddedCluster
@@ -327,3 +329,26 @@ async def closing(place: Place) -> None:
         return (await marks(place))[0] == {1: "closing"}
 
     await until(asked)
+
+
+def given_after_the_snapshot(monkeypatch: pytest.MonkeyPatch, place: Place, *statements: str) -> None:
+    """The next comparison sees these statements at the target only: their changes come behind its snapshot of the
+    source."""
+    mark, visible = live_verify.mark, live_verify.visible
+
+    def as_it_was() -> None:
+        monkeypatch.setattr(live_verify, "mark", mark)
+        monkeypatch.setattr(live_verify, "visible", visible)
+
+    async def late(live: LiveWave) -> None:
+        as_it_was()
+        await execute(place.source, *statements)
+        await mark(live)
+
+    async def before(live: LiveWave) -> None:
+        as_it_was()
+        await visible(live)
+        monkeypatch.setattr(live_verify, "mark", late)
+
+    monkeypatch.setattr(live_verify, "mark", late)
+    monkeypatch.setattr(live_verify, "visible", before)

@@ -10,6 +10,7 @@ from tests.move.live_kit import (
     PREPARE,
     arrived_whole,
     begun,
+    given_after_the_snapshot,
     members,
     owned,
     people,
@@ -20,7 +21,7 @@ from tests.move.places import Place, execute, scalar
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.move import live_verify
-from domicile.move.live_wave import LiveWave, open_live
+from domicile.move.live_wave import open_live
 
 ORDER = """
     select o.id from store.orders as o where exists (select from store.order_item as i where i.order_id = o.id)
@@ -38,25 +39,6 @@ async def gift(place: Place) -> tuple[int, str]:
         if order is not None:
             return int(str(order)), GIVE.format(order, indians[-1] if one != indians[-1] else indians[0])
     raise AssertionError("nobody has ordered anything")
-
-
-def given_after_the_snapshot(monkeypatch: pytest.MonkeyPatch, place: Place, *statements: str) -> None:
-    """The next comparison sees these statements at the target only: their changes come behind its snapshot of the
-    source."""
-    mark, visible = live_verify.mark, live_verify.visible
-
-    async def late(live: LiveWave) -> None:
-        monkeypatch.setattr(live_verify, "mark", mark)
-        await execute(place.source, *statements)
-        await mark(live)
-
-    async def before(live: LiveWave) -> None:
-        monkeypatch.setattr(live_verify, "mark", mark)
-        await visible(live)
-        monkeypatch.setattr(live_verify, "mark", late)
-
-    monkeypatch.setattr(live_verify, "mark", late)
-    monkeypatch.setattr(live_verify, "visible", before)
 
 
 async def test_an_order_changes_hands_behind_the_snapshot_of_the_full_comparison(

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 import pytest
 from tests.conftest import SitePair
-from tests.move.live_kit import CATCHUP, COPY, PREPARE, begun, through
-from tests.move.places import SMALL, SOURCE, TARGET, Place, execute, scalar, workspace_for
+from tests.move.live_kit import CATCHUP, COPY, PREPARE, begun, given_after_the_snapshot, through
+from tests.move.places import SOURCE, TARGET, execute, scalar
+from tests.move.types_kit import APP, MAP, MOVERS, PEOPLE, TOGETHER, place_of
 
 from domicile import commands
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Question
 from domicile.move import live_verify
-from domicile.move.live_wave import LiveWave, open_live
-
-TOGETHER = replace(SMALL, canary_subjects_max=0, handover_tries=60, wave_bytes_max=1 << 40)
-MOVERS = "market = 'IN'"
-
-
-async def place_of(
-    pair: SitePair, state: Path, map_text: str, control: str, schema: tuple[str, ...], rows: tuple[str, ...] = ()
-) -> Place:
-    """The schema at both sites, rows at the source."""
-    state.mkdir()
-    for site in (pair.source, pair.target):
-        await execute(site, *schema)
-    await execute(pair.source, *rows)
-    (state / "types.map.yaml").write_text(map_text)
-    workspace = workspace_for(state, "types", state / "types.map.yaml", (pair.source, pair.target), control)
-    return Place(replace(workspace, limits=TOGETHER), pair.source, pair.target, "types")
+from domicile.move.live_wave import open_live
 
 
 async def number(conninfo: str, query: sql.SQL) -> object:
@@ -117,7 +101,7 @@ async def test_values_that_a_binary_form_or_a_cast_cannot_carry(
 ) -> None:
     columns = ", ".join(f'"{name}" {facts[0]}' for name, facts in ODD_TYPES.items())
     schema = (
-        "create table app (id int primary key, market text)",
+        APP,
         f"create table odd (id int primary key, app int not null references app, {columns})",
         # A cast of somebody's own, which is more than the type's input: a copy must not go through it.
         "create type mood as enum ('gut', 'schlecht')",
@@ -128,21 +112,13 @@ async def test_values_that_a_binary_form_or_a_cast_cannot_carry(
     first, second = (", ".join(facts[at] for facts in ODD_TYPES.values()) for at in (1, 2))
     nulls = ", ".join("null" for _ in ODD_TYPES)
     rows = (
-        "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n",
+        PEOPLE,
         f"insert into odd select n, n, {first}, 'gut' from generate_series(1, 6) as n",
         f"insert into odd select 10 + n, n, {second}, 'gut' from generate_series(1, 6) as n",
         f"insert into odd select 20 + n, n, {nulls} from generate_series(1, 6) as n",
     )
-    map_text = """
-version: 1
-dataset: types
-subject: {table: app, key: id, market: subject.market}
-tables:
-  app: {role: subject}
-  odd: {role: owned, owner: app -> app(id)}
-"""
     sets = [", ".join(f'"{n}" = {f[at]}' for n, f in ODD_TYPES.items()) for at in (1, 2)]
-    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", map_text, control, schema, rows)
+    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", MAP, control, schema, rows)
     for site in (place.source, place.target):
         await execute(site, "create cast (text as mood) with function to_mood(text)")
     async with begun(place, MOVERS, TOGETHER) as carrier:
@@ -173,24 +149,16 @@ async def test_rows_told_apart_by_an_index(
 ) -> None:
     """The verifier names rows of a live wave by what the stream tells them apart by."""
     schema = (
-        "create table app (id int primary key, market text)",
+        APP,
         BY_INDEX[table],
         "create unique index odd_b_a on odd (b, a)",
         "alter table odd replica identity using index odd_b_a",
     )
     rows = (
-        "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n",
+        PEOPLE,
         "insert into odd (a, b, app) select 'a' || n, n, n from generate_series(1, 6) as n",
     )
-    map_text = """
-version: 1
-dataset: types
-subject: {table: app, key: id, market: subject.market}
-tables:
-  app: {role: subject}
-  odd: {role: owned, owner: app -> app(id)}
-"""
-    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", map_text, control, schema, rows)
+    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", MAP, control, schema, rows)
     async with begun(place, MOVERS, TOGETHER) as carrier:
         await through(carrier, PREPARE, COPY)
         async with open_live(carrier, 1) as live:
@@ -209,7 +177,7 @@ tables:
 
 
 KEYLESS = (
-    "create table app (id int primary key, market text)",
+    APP,
     "create table box (id int primary key, app int not null references app)",
     "create table odd (box int not null references box, exact numeric, doc json, note text)",
     "create table thing (app int not null references app, exact numeric, doc json, at timetz)",
@@ -217,7 +185,7 @@ KEYLESS = (
     "alter table thing replica identity full",
 )
 KEYLESS_ROWS = (
-    "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n",
+    PEOPLE,
     "insert into box select n, n from generate_series(1, 6) as n",
     "insert into odd select n, 1.50, '{}', null from generate_series(1, 6) as n, generate_series(1, 2)",
     "insert into thing select n, 1.50, null, '12:00+01' from generate_series(1, 6) as n, generate_series(1, 2)",
@@ -270,24 +238,16 @@ async def test_a_key_of_which_the_server_gives_a_part(
 ) -> None:
     """The rest of it changes, and so does not all of the row come: what is large stays as it was."""
     schema = (
-        "create table app (id int primary key, market text)",
+        APP,
         """create table odd (id int generated always as identity, part int, app int not null references app, body text,
             primary key (id, part))""",
         "alter table odd alter body set storage external",
     )
     rows = (
-        "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n",
+        PEOPLE,
         "insert into odd (part, app, body) select 1, n, repeat('x', 9000) from generate_series(1, 6) as n",
     )
-    map_text = """
-version: 1
-dataset: types
-subject: {table: app, key: id, market: subject.market}
-tables:
-  app: {role: subject}
-  odd: {role: owned, owner: app -> app(id)}
-"""
-    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", map_text, control, schema, rows)
+    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", MAP, control, schema, rows)
     async with begun(place, MOVERS, TOGETHER) as carrier:
         await through(carrier, PREPARE, COPY)
         await execute(
@@ -306,11 +266,11 @@ async def test_users_may_leave_loose_references_dangling(
 ) -> None:
     """Those that only the map knows: what came to dangle during the comparison did so at the source."""
     schema = (
-        "create table app (id int primary key, market text)",
+        APP,
         "create table odd (id int primary key, app int not null references app, other int)",
     )
     rows = (
-        "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n",
+        PEOPLE,
         "insert into odd select n, n, null from generate_series(1, 6) as n",
         "insert into odd select 10 + n, n, n from generate_series(1, 6) as n",
     )
@@ -323,26 +283,18 @@ tables:
   odd: {role: owned, owner: app -> app(id), references: [other -> odd(id)]}
 """
     place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", map_text, control, schema, rows)
-    marked = live_verify.mark
-
-    async def meanwhile(live: LiveWave) -> None:
-        await execute(place.source, "delete from odd where id in (2, 4)")
-        await marked(live)
-
     async with begun(place, MOVERS, TOGETHER) as carrier:
         await through(carrier, PREPARE, COPY)
         async with open_live(carrier, 1) as live:
-            with monkeypatch.context() as patched:
-                patched.setattr(live_verify, "visible", marked)  # before the snapshot
-                patched.setattr(live_verify, "mark", meanwhile)
-                assert not (await live_verify.whole(live)).broken_references
+            given_after_the_snapshot(monkeypatch, place, "delete from odd where id in (2, 4)")
+            assert not (await live_verify.whole(live)).broken_references
             await execute(place.target, "set session_replication_role = replica; delete from odd where id = 6")
             [(reference, count)] = (await live_verify.whole(live)).broken_references
             assert (reference, count) == ("public.odd(other) -> public.odd(id)", 1)
 
 
 NO_FOREIGN_KEYS = (
-    "create table app (id int primary key, market text)",
+    APP,
     """create table box (id int, app int not null references app, part int default 0, primary key (id, part))
         partition by list (part)""",
     "create table box_0 partition of box for values in (0)",
@@ -375,12 +327,6 @@ async def test_what_a_parent_without_foreign_keys_leaves_behind_is_nobodys(
     """It stays at the source, and its copy does not stay at the target; who compares meanwhile is not misled."""
     state = scratch / f"state-{tmp_path.name}"
     place = await place_of(site_pair, state, NO_FOREIGN_KEYS_MAP, control, NO_FOREIGN_KEYS, NO_FOREIGN_KEYS_ROWS)
-    marked = live_verify.mark
-
-    async def meanwhile(live: LiveWave) -> None:
-        await execute(place.source, "delete from box where id in (10, 16)")
-        await marked(live)
-
     async with begun(place, MOVERS, TOGETHER) as carrier:
         await through(carrier, PREPARE, COPY)
         await execute(
@@ -397,10 +343,8 @@ async def test_what_a_parent_without_foreign_keys_leaves_behind_is_nobodys(
             "delete from box where id = 1",
         )
         async with open_live(carrier, 1) as live:
-            with monkeypatch.context() as patched:
-                patched.setattr(live_verify, "visible", marked)  # before the snapshot
-                patched.setattr(live_verify, "mark", meanwhile)
-                assert (await live_verify.whole(live)).clean
+            given_after_the_snapshot(monkeypatch, place, "delete from box where id in (10, 16)")
+            assert (await live_verify.whole(live)).clean
         await through(carrier, CATCHUP, Phase.VERIFY, Phase.HANDOVER)
     for table, owner in (
         ("box", "t.app"),

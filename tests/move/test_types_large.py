@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import SitePair
 from tests.move.live_kit import CATCHUP, COPY, PREPARE, begun, through
 from tests.move.places import SOURCE, TARGET, execute, scalar
-from tests.move.test_types import MOVERS, TOGETHER, place_of
+from tests.move.types_kit import APP, MAP, MOVERS, PEOPLE, TOGETHER, place_of
 
 from domicile import commands
 from domicile.model.phase import Phase
@@ -18,16 +18,6 @@ from domicile.model.plan import Mode, Question
 COLUMNS = 1_600  # as many as a table may have
 MEGABYTES = 24
 LARGE = 400
-MAP = """
-version: 1
-dataset: types
-subject: {table: app, key: id, market: subject.market}
-tables:
-  app: {role: subject}
-  odd: {role: owned, owner: app -> app(id)}
-"""
-APP = "create table app (id int primary key, market text)"
-PEOPLE = "insert into app select n, case when n % 2 = 0 then 'IN' else 'CN' end from generate_series(1, 6) as n"
 
 
 @pytest.mark.parametrize("key", ["primary key", ""])
