@@ -260,15 +260,20 @@ def _run_conninfo(given: Input) -> str:
     return ACCEPTED
 
 
-def _make_subjects(dice: Random) -> str:
-    return odd_text(dice)
+def _make_subjects(dice: Random) -> Input:
+    """A name, which comes from a plan and so may be any text, and what stands in the file that is there."""
+    name = "subjects" if one_in(dice, 2) else odd_text(dice)
+    return name, mutated_bytes(dice, b"1\n2\n\xc3\xa4\r\n") if one_in(dice, 2) else _encoded(odd_text(dice))
 
 
 def _run_subjects(given: Input) -> str:
-    """The name of the file comes from a plan, so it may be any text; files there are, and a folder."""
+    name, content = given if isinstance(given, tuple) else (given, b"")
+    data = content if isinstance(content, bytes) else _encoded(content)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "a").write_bytes(b"1\n2\n\xff\n")
-        read_subjects(str(Path(folder) / str(given).replace("/", "_")))
+        Path(folder, "subjects").write_bytes(data)
+        keys = read_subjects(str(Path(folder) / str(name).replace("/", "_")))
+    if len(keys) != len(data.splitlines()):  # of bytes: no ends of lines but those of files
+        raise Broken("not one key a line")
     return ACCEPTED
 
 

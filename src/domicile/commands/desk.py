@@ -216,7 +216,8 @@ def runner_name() -> str:
 def read_subjects(path: str) -> list[str]:
     """The lines of a file of subjects, one key each; plan-invalid when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        with Path(path).open(encoding="utf-8") as file:  # a key may hold what str.splitlines takes for the end of a line
+            return [line.removesuffix("\n") for line in file]
     except (OSError, ValueError) as error:  # the latter: not UTF-8, or a name that no file can have
         raise DomicileError(
             ErrorCode.PLAN_INVALID,
