@@ -7,7 +7,7 @@ function of the session, in the place of its text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from domicile.model.handover import TargetMark
@@ -20,7 +20,9 @@ from domicile.stream.fold import Fields, Sent
 from domicile.stream.params import position_of
 from domicile.stream.pipeline import ABORTED, REFUSED, Refused, Statement
 from reliability.simulation import tables
+from reliability.simulation.clock import pause
 from reliability.simulation.flaws import Flaw
+from reliability.simulation.guard import LOOK_SECONDS
 from reliability.simulation.network import Line
 from reliability.simulation.site import Event, Record, Site
 from reliability.simulation.tables import CODE, DATA_MAP, LAYOUT, NAMES, ORDERS, Row
@@ -40,98 +42,13 @@ def refuse(reason: str, table: str = "") -> Refused:
     return Refused(Refusal(REFUSED, table), reason)
 
 
-class Session:
-    """One session at the destination. ``work``: the tables as its open transaction sees them."""
+class Rows:
+    """The wave's rows at the destination. ``work``: the tables as the session's open transaction sees them."""
 
-    def __init__(self, site: Site, wave: int, flaws: frozenset[Flaw], now: Callable[[], float], truth: Truth) -> None:
-        self.site, self.wave, self.flaws, self.now, self.truth = site, wave, flaws, now, truth
+    def __init__(self, site: Site, wave: int) -> None:
+        self.site, self.wave = site, wave
         self.work: list[dict[Field, Row]] | None = None
         self.events: list[Event] = []
-        self.after: list[Callable[[Record], None]] = []
-        self.failed = self.arrives = False
-        self._saved: tuple[list[dict[Field, Row]], int, int] | None = None
-
-    @property
-    def record(self) -> Record:
-        record = self.site.waves.get(self.wave)
-        if record is None:
-            raise refuse("position")
-        return record
-
-    def round(self, statements: Sequence[Statement]) -> list[Any]:
-        """Carry a round out; the first error ends it."""
-        return [self._one(statement) for statement in statements]
-
-    def end(self) -> None:
-        """What is open is rolled back."""
-        self.work, self.events, self.after, self.failed, self.arrives = None, [], [], False, False
-        self.site.leased.discard(self)
-
-    def _one(self, statement: Statement) -> Any:
-        text = statement.text
-        if text == b"rollback":
-            return self.end()
-        if text == b"rollback to savepoint part" and self._saved is not None:
-            self.failed = False
-            self.work = [dict(table) for table in self._saved[0]]
-            del self.events[self._saved[1] :], self.after[self._saved[2] :]
-            return None
-        if self.failed:
-            raise Refused(Refusal(ABORTED))
-        try:
-            return self._carry_out(text, statement)
-        except Refused:
-            self.failed = self.work is not None
-            raise
-
-    def _carry_out(self, text: bytes, statement: Statement) -> Any:
-        values: Sequence[Any] = statement.values
-        if text == b"do":
-            return values[0](self)
-        if text == b"begin":
-            self.work = [dict(table) for table in self.site.rows]
-        elif text == b"commit":
-            self._commit()
-        elif text == b"savepoint part":
-            assert self.work is not None
-            self._saved = ([dict(table) for table in self.work], len(self.events), len(self.after))
-        elif text is rounds._LEASE:  # noqa: SLF001 - the statement is known by its text
-            if int(values[1]) != self.site.generation and Flaw.NO_LEASE not in self.flaws:
-                raise refuse("lease")
-            self.site.leased.add(self)
-        elif text is rounds._AT:  # noqa: SLF001
-            at = position_of(values[2].decode()) if values[2] else 0
-            follows = self.record.term == int(values[1]) and self.record.position == at
-            if not follows and Flaw.NO_TERM not in self.flaws:
-                raise refuse("position")
-        elif text is rounds._MOVE_ON:  # noqa: SLF001
-            position = position_of(values[1].decode())
-            self.after.append(lambda record: setattr(record, "position", position))
-        elif text is ahead._KEEP:  # noqa: SLF001
-            self._keep(values)
-        return None
-
-    def _keep(self, values: Sequence[bytes]) -> None:
-        if Flaw.AHEAD_FORGOTTEN in self.flaws:
-            return
-        entered, known = ([bytes(one[4:]) for one in split(v[_HEADER:])] for v in values[3:5])
-        kept = (values[1].decode(), int.from_bytes(values[2], "big"), entered, known)
-        self.after.append(lambda record: record.ahead.append(kept))
-
-    def _commit(self) -> None:
-        record = self.record
-        arrives = self.arrives
-        seam = self.site.seam() if arrives else None
-        own = self.site.commit_now(self.events, self.now())
-        for effect in self.after:
-            effect(record)
-        if seam is not None:
-            record.arrival = f"{seam} {own} {self.site.end_of_log}"
-            self.site.on_mark(self.site, record)
-            self.truth.arrived(self.site, record.no)
-        self.end()
-
-    # Changes
 
     def _tables(self) -> list[dict[Field, Row]]:
         assert self.work is not None, "a change outside a transaction"
@@ -175,6 +92,150 @@ class Session:
         if old is None:
             raise refuse("rows", NAMES[no])
         self.put(no, old, None)
+
+
+class Session(Rows):
+    """One session at the destination."""
+
+    def __init__(self, site: Site, wave: int, flaws: frozenset[Flaw], now: Callable[[], float], truth: Truth) -> None:
+        super().__init__(site, wave)
+        self.flaws, self.now, self.truth = flaws, now, truth
+        self.after: list[Callable[[Record], None]] = []
+        self.failed = self.arrives = False
+        self._saved: tuple[list[dict[Field, Row]], int, int] | None = None
+        self._waiting: list[object] = []  # rounds, one behind the other
+        self._ends = 0
+
+    @property
+    def record(self) -> Record:
+        record = self.site.waves.get(self.wave)
+        if record is None:
+            raise refuse("position")
+        return record
+
+    def round(self, statements: Sequence[Statement]) -> list[Any] | Coroutine[Any, Any, list[Any]]:
+        """Carry a round out; the first error ends it. It waits for who settles a doubt, and for an application that has
+        locked its rows: here before the commit, at a server before the change."""
+        done: list[Any] = []
+        rest = statements if self._waiting else self._carry(statements, done)
+        return self._in_turn(rest, done) if rest else done
+
+    def _carry(self, statements: Sequence[Statement], done: list[Any]) -> Sequence[Statement]:
+        """Up to a statement that has to wait: what is left to be done."""
+        for at, statement in enumerate(statements):
+            if self._must_wait(statement):
+                return statements[at:]
+            done.append(self._one(statement))
+        return ()
+
+    def _must_wait(self, statement: Statement) -> bool:
+        if statement.text is rounds._LEASE:  # noqa: SLF001 - the statement is known by its text
+            return self.site.settling is not None
+        return statement.text == b"commit" and not self.failed and self.site.held(self.events)
+
+    async def _in_turn(self, rest: Sequence[Statement], done: list[Any]) -> list[Any]:
+        turn, ends, life = object(), self._ends, self.site.life
+        self._waiting.append(turn)
+        try:
+            while rest:
+                await pause(LOOK_SECONDS)
+                if (self._ends, self.site.life) != (ends, life):
+                    raise Refused(Refusal())
+                if self._waiting[0] is turn and not self._must_wait(rest[0]):
+                    self._look_again()
+                    rest = self._carry(rest, done)
+            return done
+        finally:
+            self._waiting.remove(turn)
+
+    def _look_again(self) -> None:
+        """Who was waited for has left the rows that are changed as they were: nobody may write them here."""
+        if not self.events:
+            self.work = [dict(table) for table in self.site.rows]
+            return
+        known: set[tuple[int, Field]] = set()
+        for no, old, new in self.events:
+            if old is not None and (no, old[0]) not in known and self.site.rows[no].get(old[0]) != old:
+                raise Refused(Refusal("40001", NAMES[no]))
+            known.update((no, row[0]) for row in (old, new) if row is not None)
+
+    def end(self) -> None:
+        """What is open is rolled back."""
+        self.work, self.events, self.after, self.failed, self.arrives = None, [], [], False, False
+        self.site.leased.discard(self)
+
+    def lose(self) -> None:
+        """The connection is gone: what waits is rolled back, too."""
+        self._ends += 1
+        self.end()
+
+    def _one(self, statement: Statement) -> Any:
+        text = statement.text
+        if text == b"rollback":
+            return self.end()
+        if text == b"rollback to savepoint part" and self._saved is not None:
+            self.failed = False
+            self.work = [dict(table) for table in self._saved[0]]
+            del self.events[self._saved[1] :], self.after[self._saved[2] :]
+            return None
+        if self.failed:
+            raise Refused(Refusal(ABORTED))
+        try:
+            return self._carry_out(text, statement)
+        except Refused:
+            self.failed = self.work is not None
+            raise
+
+    def _carry_out(self, text: bytes, statement: Statement) -> Any:
+        values: Sequence[Any] = statement.values
+        if text == b"do":
+            return values[0](self)
+        if text == b"begin":
+            self.work = [dict(table) for table in self.site.rows]
+        elif text == b"commit":
+            self._commit()
+        elif text == b"savepoint part":
+            assert self.work is not None
+            self._saved = ([dict(table) for table in self.work], len(self.events), len(self.after))
+        elif text is rounds._LEASE:  # noqa: SLF001 - the statement is known by its text
+            if int(values[1]) != self.site.generation and Flaw.NO_LEASE not in self.flaws:
+                raise refuse("lease")
+            self.site.leased.add(self)
+        elif text is rounds._AT:  # noqa: SLF001
+            at = position_of(values[2].decode()) if values[2] else 0
+            follows = self.record.term == int(values[1]) and self.record.position == at
+            if not follows and Flaw.NO_TERM not in self.flaws:
+                raise refuse("position")
+        elif text is rounds._MOVE_ON:  # noqa: SLF001
+            position, seen = (position_of(value.decode()) if value else 0 for value in values[1:])
+            self.after.append(lambda record: _move_on(record, position, seen))
+        elif text is ahead._KEEP:  # noqa: SLF001
+            self._keep(values)
+        return None
+
+    def _keep(self, values: Sequence[bytes]) -> None:
+        if Flaw.AHEAD_FORGOTTEN in self.flaws:
+            return
+        entered, known = ([bytes(one[4:]) for one in split(v[_HEADER:])] for v in values[3:5])
+        kept = (values[1].decode(), int.from_bytes(values[2], "big"), entered, known)
+        self.after.append(lambda record: record.ahead.append(kept))
+
+    def _commit(self) -> None:
+        record = self.record
+        arrives = self.arrives
+        seam = self.site.seam() if arrives else None
+        own = self.site.commit_now(self.events, self.now())
+        for effect in self.after:
+            effect(record)
+        if seam is not None:
+            record.arrival = f"{seam} {own} {self.site.end_of_log}"
+            self.site.on_mark(self.site, record)
+            self.truth.arrived(self.site, record.no)
+        self.end()
+
+
+def _move_on(record: Record, position: int, seen: int) -> None:
+    record.position, record.seen = position, seen or record.seen
 
 
 class SimTable:
@@ -296,7 +357,7 @@ class Pipe:
     def __init__(self, line: Line, session: Session, members: frozenset[int]) -> None:
         self._line, self._session, self._members = line, session, members
         line.lost = lambda: Refused(Refusal())
-        line.on_end.append(session.end)
+        line.on_end.append(session.lose)
 
     async def send(self, statements: Iterable[Statement], **_: bool) -> asyncio.Future[list[Any]]:
         listed = list(statements)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from copy import copy
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,11 +35,12 @@ from domicile.stream.pipeline import Statement
 from domicile.stream.rounds import Rounds
 from domicile.stream.seam import Seam
 from reliability.simulation import destination, tables
-from reliability.simulation.clock import Process
+from reliability.simulation.clock import Process, pause
 from reliability.simulation.destination import Pipe, Session, does
 from reliability.simulation.flaws import Flaw
-from reliability.simulation.guard import drain
-from reliability.simulation.marks import Marks
+from reliability.simulation.guard import LOOK_SECONDS, drain
+from reliability.simulation.marks import Marks, lease_lost
+from reliability.simulation.network import Line
 from reliability.simulation.origin import Conn, SimReparent, SimSide, SlotReader, one_snapshot, unreachable
 from reliability.simulation.plan import dice
 from reliability.simulation.site import Site
@@ -48,6 +50,7 @@ from reliability.simulation.world import World
 MOVE = "move"
 NEAR_SECONDS = 0.0015
 UNREACHABLE_SECONDS_MAX = 4.0
+FREE_SECONDS = 0.3
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 1.0
 LIMITS = SimpleNamespace(
     pause_ms_max=600, lock_timeout_ms=100, fence_seconds_max=1.0, catch_up_seconds_max=8.0, handover_tries=20
@@ -184,28 +187,27 @@ async def open_live(crossing: Crossing, no: int) -> AsyncIterator[LiveWave]:
         conns += await crossing.connect_all((here, there, here, here, there, there, here))
         source, target, moving, reading, other, applying, logged = conns
         epoch = await _epoch(crossing, source, target, no)
-        record = await target.line.ask(lambda: there.waves.get(no))
-        slot = await source.line.ask(lambda: here.slots.get(crossing.slot))
-        behind = (
-            slot is not None
-            and record is not None
-            and slot.confirmed > record.position
-            and Flaw.EARLY_ACK not in world.flaws
-        )
-        if slot is None or behind or record is None or not record.seam:
+        record = await target.line.ask(lambda: copy(there.waves.get(no)))
+        position = 0 if record is None else record.position
+        if record is None or not record.seam or not await _slot_is_at(crossing, source, position):
             raise DomicileError(ErrorCode.STREAM_LOST, "the stream cannot be continued where it stopped")
-        position, term = record.position, record.term
         index = await target.ask(partial(_index, members=world.members[no]))
         seam = Seam.parse(record.seam)
         wave_filter = WaveFilter(LAYOUT, DATA_MAP, index, seam, position, part_changes=world.parts)
         for ahead in await kept(cast("Any", target), index, no):
             wave_filter.skip(ahead)
-        rounds = Rounds(destination.dmls(no), cast("Any", MOVE), crossing.generation, term)
+        rounds = Rounds(destination.dmls(no), cast("Any", MOVE), crossing.generation, record.term)
         rounds.tables = list(cast("Any", destination.TABLES))
         session = Session(there, no, world.flaws, world.loop.time, world.truth)
         apply = Apply(cast("Any", Pipe(applying.line, session, world.members[no])), rounds, position)
         setattr(apply, "flaws", world.flaws)  # noqa: B010 - for `SimReparent`
-        reader = SlotReader(logged.line, crossing.slot, position if back else 0, world.flaws)
+        await crossing.reach("stream.indexed")
+        await logged.line.ask(partial(_take_slot, here, crossing, logged.line))
+        now = await target.line.ask(lambda: copy(there.waves.get(no)))
+        unmoved = now is not None and (now.position, now.term) == (position, record.term)
+        if not (unmoved and await _slot_is_at(crossing, source, position)) and Flaw.OLD_INDEX not in world.flaws:
+            raise lease_lost()
+        reader = SlotReader(logged.line, crossing.slot, record.seen if back else 0, world.flaws)
         reparent = SimReparent(LAYOUT, DATA_MAP, index, wave_filter, apply, cast("Any", moving), no)
         horizon = partial(_horizon, moving, world.flaws)
         catchup = CatchUp(cast("Any", reader), wave_filter, apply, reparent, _no_turn, horizon, keeps=back)
@@ -227,6 +229,27 @@ async def open_live(crossing: Crossing, no: int) -> AsyncIterator[LiveWave]:
         if stream is not None:
             stream.cancel()
             await asyncio.wait([stream])
+
+
+async def _slot_is_at(crossing: Crossing, source: Conn, position: int) -> bool:
+    """Where the stream stopped, or before it."""
+    slot = await source.line.ask(lambda: copy(source.site.slots.get(crossing.slot)))
+    return slot is not None and (slot.confirmed <= position or Flaw.EARLY_ACK in crossing.world.flaws)
+
+
+async def _take_slot(site: Site, crossing: Crossing, line: Line) -> None:
+    """One session reads from a slot. Whoever has the lease ends one that is silent."""
+    waited = 0.0
+    while (slot := site.slots.get(crossing.slot)) is not None and isinstance(slot.reader, Line) and slot.reader.served:
+        if waited > FREE_SECONDS and site.generation == crossing.generation:
+            slot.reader.cut(late=False, notice=0.0)
+            slot.reader.end()
+        elif waited > 2 * FREE_SECONDS:
+            raise DomicileError(ErrorCode.STREAM_BLOCKED, "another session reads from the slot")
+        await pause(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+    if slot is not None and line.served:
+        slot.reader = line
 
 
 async def _epoch(crossing: Crossing, source: Conn, target: Conn, no: int) -> int:

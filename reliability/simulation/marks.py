@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 import psycopg
@@ -46,13 +47,17 @@ class Marks:
         """One transaction that asserts the lease, and holds it from then on: it is never on the line as a whole."""
         site = conn.site
 
-        def begin() -> None:
+        async def begin() -> None:
+            await _unsettled(conn)
             self.require(site, generation)
             site.leased.add(conn)
 
-        def work() -> Any:
-            site.leased.discard(conn)
-            return what(site)
+        async def work() -> Any:
+            try:
+                done = what(site)
+                return await done if isinstance(done, CoroutineType) else done
+            finally:
+                site.leased.discard(conn)
 
         conn.line.on_end.append(partial(site.leased.discard, conn))
         await conn.line.ask(begin)
@@ -85,13 +90,23 @@ class Marks:
         return None if record is None else WaveRecord(no, record.mark, SiteName(record.home), record.epoch)
 
     async def settle_doubt(self, conn: Conn, _move_id: str, generation: int) -> None:
-        await conn.line.ask(partial(self._settle, conn.site, generation))
+        """One transaction that has the lease's row for itself."""
+        site = conn.site
 
-    async def _settle(self, site: Site, generation: int) -> None:
-        await free(site)
-        if site.generation == generation:
-            for record in site.waves.values():
-                record.term += 1
+        async def begin() -> None:
+            await free(site)
+            await _unsettled(conn)
+            site.settling = conn
+
+        def work() -> None:
+            _settled(conn)
+            if site.generation == generation:
+                for record in site.waves.values():
+                    record.term += 1
+
+        conn.line.on_end.append(partial(_settled, conn))
+        await conn.line.ask(begin)
+        await conn.line.ask(work)
 
     async def depart(self, conn: Conn, wave: int, generation: int, home: str, epoch: int, content: bytes) -> None:
         def work(site: Site) -> None:
@@ -175,6 +190,20 @@ async def free(site: Site) -> None:
         if asyncio.get_running_loop().time() > deadline:
             raise explain(Refusal(), "site", "settling a doubt")
         await pause(LOOK_SECONDS)
+
+
+async def _unsettled(conn: Conn) -> None:
+    """Nobody has the lease's row for himself. Raises OperationalError when the session is over by then."""
+    life = conn.site.life
+    while conn.site.settling is not None:
+        await pause(LOOK_SECONDS)
+    if not conn.line.served or conn.site.life != life:
+        raise psycopg.OperationalError
+
+
+def _settled(conn: Conn) -> None:
+    if conn.site.settling is conn:
+        conn.site.settling = None
 
 
 def _release(site: Site, wave: int, conn: object) -> None:

@@ -101,12 +101,19 @@ class _Hands:
         kept = await ahead.kept(cast("Any", conn), empty_index(LAYOUT), no)
         read = [row for one in kept for row in one.entered]
 
-        def work(site: Site) -> None:
+        def events(site: Site) -> list[Event]:
             there = [(table, key) for table, key in read if key in site.rows[table]]
-            listed = list(dict.fromkeys([*there, *site.owned(no)])) if no in site.members else []
-            self.world.truth.removed(site, listed)
-            events: list[Event] = [(table, site.rows[table][key], None) for table, key in listed]
-            site.commit_now(events, self.world.loop.now)
+            listed = dict.fromkeys([*there, *site.owned(no)]) if no in site.members else ()
+            return [(table, site.rows[table][key], None) for table, key in listed]
+
+        async def work(site: Site) -> None:
+            life = site.life
+            while site.held(removed := events(site)):  # an application that is about to be refused
+                await pause(LOOK_SECONDS)
+            if site.life != life:
+                raise psycopg.OperationalError
+            self.world.truth.removed(site, [(table, old[0]) for table, old, _ in removed if old is not None])
+            site.commit_now(removed, self.world.loop.now)
 
         await self.marks.write(conn, self.generation, work)
 
@@ -381,4 +388,5 @@ def _begin_back(site: Site, losing: Site, no: int) -> None:
     record = site.waves[no]
     if not record.seam:
         snapshot, own, position = losing.waves[no].arrival.split()
-        record.seam, record.position = str(Seam.parse(snapshot).with_seen(int(own))), int(position)
+        record.seam = str(Seam.parse(snapshot).with_seen(int(own)))
+        record.position = record.seen = int(position)

@@ -55,6 +55,7 @@ class Record:
     epoch: int
     seam: str = ""
     position: int = 0
+    seen: int = 0
     arrival: str = ""
     term: int = 0
     ahead: list[tuple[str, int, list[bytes], list[bytes]]] = field(default_factory=list)
@@ -99,11 +100,12 @@ class Entry:
 @dataclass(slots=True)
 class Slot:
     """A replication slot: what is acknowledged, and what of it a crash would leave. ``begun``: everybody sees what it
-    passes by."""
+    passes by. ``reader``: the session that reads from it."""
 
     confirmed: int
     saved: int = 0
     begun: bool = False
+    reader: object = None
 
 
 class Store:
@@ -125,6 +127,7 @@ class Store:
         self.fence = self.entered = 0
         self.exclusive: dict[int, object] = {}
         self.leased: set[object] = set()  # sessions of the mover with an open transaction that holds the lease
+        self.settling: object = None  # the one that has the lease's row for itself
         self.listeners: list[asyncio.Future[None]] = []
         self.on_logged: Callable[[Any, Txn], None] = lambda _site, _txn: None
         self.on_visible: Callable[[Any, Txn], None] = lambda _site, _txn: None
@@ -255,8 +258,9 @@ class Site(Store):
                 self.abort(txn)
         self.exclusive.clear()
         self.leased.clear()
+        self.settling = None
         for slot in self.slots.values():
-            slot.confirmed = slot.saved
+            slot.confirmed, slot.reader = slot.saved, None
 
     def set_mark(self, no: int, mark: str, home: str, epoch: int, *, fence: bool) -> None:
         """One commit of the mover's."""
@@ -317,6 +321,15 @@ class Site(Store):
                 found = self.find(txn, child, key, latest=True)
                 if found is not None and found[at] == row[to]:
                     yield child, at, to, found
+
+    def held(self, events: list[Event]) -> bool:
+        """Whether an application's row locks are in the way of these changes of the mover's."""
+        for no, old, new in events:
+            if old is not None and (holders := self.locks.get((no, old[0]))):
+                same = new is not None and new[0] == old[0] and (no != ORDERS or new[CODE] == old[CODE])
+                if any(_conflict(Lock.UPDATE if same else Lock.KEY, lock) for lock in holders.values()):
+                    return True
+        return False
 
     def blocked(self, txn: Txn, key: Key, mode: Lock) -> bool:
         """Whether somebody else has a lock in the way; else the transaction has it now."""

@@ -28,7 +28,7 @@ from tests.move.live_kit import (
 from tests.move.places import Place, execute, scalar
 
 from domicile.model.errors import ErrorCode
-from domicile.move import live_verify
+from domicile.move import live_verify, rollback
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import open_live
 from domicile.sites.embedded import EmbeddedCluster
@@ -193,29 +193,35 @@ async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monk
             await until(lambda: scalar(place.source, beyond))
 
 
+@pytest.mark.parametrize("way", ["there", "back"])
 async def test_a_stream_that_is_opened_anew_compares_what_somebody_else_applied_when_it_is_visible(
-    place_15: Place,
+    place_15: Place, way: str
 ) -> None:
-    """It is at the target, and the mover that applied it is no more: nothing notes it as touched."""
-    place = place_15
+    """It is at the destination, and the mover that applied it is no more: nothing notes it as touched."""
+    place, back = place_15, way == "back"
     one = (await people(place.source))[0]
     applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
-    database = await scalar(place.source, "select current_database()")
+    for conninfo in (place.source, place.target):  # before the mover has a session there
+        database = await scalar(conninfo, "select current_database()")
+        await execute(conninfo, f"alter database {database} set synchronous_commit = local")
     async with begun(place) as carrier:
         await through(carrier, PREPARE, COPY)
-        await execute(place.source, f"alter database {database} set synchronous_commit = local")
-        async with open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer:
-            async with commits_hang(place.source):
+        origin, destination = place.source, place.target
+        if back:
+            await through(carrier, CATCHUP)
+            carrier, origin, destination = carrier.reversed(), destination, origin
+            async with carrier.sites() as sites:
+                await rollback.begin_stream(carrier, *sites, 1)
+        async with open_transaction(origin, "set local synchronous_commit = on", TOUCH.format(one)) as writer:
+            async with commits_hang(origin):
                 hanging = asyncio.create_task(writer.commit())
-                async with open_live(carrier, 1):
-                    await until(lambda: scalar(place.target, applied))
-                async with open_live(carrier, 1) as live:
+                async with open_live(carrier, 1, soaking=back):
+                    await until(lambda: scalar(destination, applied))
+                async with open_live(carrier, 1, soaking=back) as live:
                     verdict = asyncio.create_task(live_verify.whole(live))
                     await asyncio.wait([verdict], timeout=2.0)
                     assert not verdict.done()
                     assert not hanging.done()
-                    await execute(
-                        place.source, "alter system reset synchronous_standby_names", "select pg_reload_conf()"
-                    )
+                    await execute(origin, "alter system reset synchronous_standby_names", "select pg_reload_conf()")
                     assert (await verdict).clean
             await hanging

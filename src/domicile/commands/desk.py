@@ -216,7 +216,7 @@ def runner_name() -> str:
 def read_subjects(path: str) -> list[str]:
     """The lines of a file of subjects, one key each; plan-invalid when it cannot be read."""
     try:
-        with Path(path).open(encoding="utf-8") as file:  # a key may hold what str.splitlines takes for the end of a line
+        with Path(path).open(encoding="utf-8") as file:  # a key may hold what `str.splitlines` splits at
             return [line.removesuffix("\n") for line in file]
     except (OSError, ValueError) as error:  # the latter: not UTF-8, or a name that no file can have
         raise DomicileError(

@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     WAL_BUDGET = "wal-budget"
     WAY_BACK_CLOSED = "way-back-closed"
     KEYS_COLLIDE = "keys-collide"
+    KEYS_IN_PASSING = "keys-in-passing"
     STREAM_BLOCKED = "stream-blocked"
     STREAM_LOST = "stream-lost"
     STREAM_TRUNCATED = "stream-truncated"

@@ -1,4 +1,5 @@
-"""A wave that used a budget up is tried again when due: what was in the way may have ended by then.
+"""A wave that used a budget up is tried again when due: what was in the way may have ended by then. So is one that met
+a key in passing: a new copy has it where it is.
 
 It has stepped back: its source serves, nothing of it is at the target, and nobody waits. The stream's slot is given up
 meanwhile, because a slot that nobody reads keeps the source's log.
@@ -19,15 +20,23 @@ from domicile.move.carrier import Carrier
 
 LOOK_SECONDS = 0.5
 
-BUDGETS = frozenset({ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.LAG_BUDGET, ErrorCode.WAL_BUDGET})
+PASSING = frozenset(
+    {
+        ErrorCode.FENCE_BUDGET,
+        ErrorCode.PAUSE_BUDGET,
+        ErrorCode.LAG_BUDGET,
+        ErrorCode.WAL_BUDGET,
+        ErrorCode.KEYS_IN_PASSING,
+    }
+)
 
 log = logging.getLogger(__name__)
 
 
 async def wait(carrier: Carrier, no: int, number: int, leave: Callable[[], None]) -> int:
     """Wait until wave ``no``, whose try ``number`` failed, may be tried again: twice as long each time. Returns the
-    number of the try to come; 0 when there is none: no budget ended it, its tries are used up, or it could not step
-    back. A cold wave has none: its writers would be refused again with nobody there to see it.
+    number of the try to come; 0 when there is none: nothing that passes ended it, its tries are used up, or it could
+    not step back. A cold wave has none: its writers would be refused again with nobody there to see it.
 
     Ends early when a pause or an abort is asked for: whoever carries the move on makes the slot anew. ``leave`` is
     called again and again, and raises when this process leaves the move to another, which then waits anew. Idempotent.
@@ -35,7 +44,7 @@ async def wait(carrier: Carrier, no: int, number: int, leave: Callable[[], None]
     move, limits = carrier.move, carrier.move.plan.limits
     wave = await carrier.figures.wave(move.move_id, no)
     stepped_back = wave.status is Status.FAILED and wave.phase is Phase.PLANNED
-    if move.mode is Mode.COLD or not stepped_back or wave.error_code not in BUDGETS:
+    if move.mode is Mode.COLD or not stepped_back or wave.error_code not in PASSING:
         return 0
     await streams.end(carrier)
     for following in range(number + 1, limits.wave_tries + 1):

@@ -229,8 +229,8 @@ async def _note_unclear(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessi
 
     - rows that came into the wave were read at a snapshot of their own. Where that is later than ours, what hangs from
       them in ours may be gone since;
-    - rows that passed from one member to another since our snapshot. At the target, what hangs from them is the
-      other's.
+    - rows that passed from one member to another since our snapshot, whether under the same key or another. At the
+      target, what hangs from them is the other's.
     """
     later = {row: xid for row, xid in live.reparent.read.items() if not seam.sees_short(xid)}
     later |= await _passed_on(live, seam, sites)
@@ -242,8 +242,8 @@ async def _note_unclear(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessi
 
 
 async def _passed_on(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessions]) -> dict[tuple[int, Key], int]:
-    """Rows from which others hang, and which are another member's at the target: who touched them last, as in
-    ``Reparent.read``."""
+    """Rows from which others hang, and which are not this member's at the target, or not under this key: who touched
+    them last, as in ``Reparent.read``."""
     steps = [step for table in live.layout.tables for step in live.move.data_map.path(table.name)]
     above = {step.to_table for step in steps}
     found: dict[tuple[int, Key], int] = {}
@@ -252,7 +252,7 @@ async def _passed_on(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessions
             continue
         ours = await sites[0].ask("owners of touched rows", partial(live.here.belonging, no=no, keys=keys))
         theirs = await sites[1].ask("owners of touched rows", partial(live.there.belonging, no=no, keys=keys))
-        if passed := {row for row, _ in ours - theirs} & {row for row, _ in theirs - ours}:
+        if passed := {row for row, _ in ours - theirs}:
             key_of = await live.here.key_hashes(live.source, no, keys)
             found |= {(no, key_of[row]): live.apply.dirty[no][key_of[row]] for row in passed}
     return found

@@ -23,6 +23,7 @@ from domicile.postgres import references, storage, waves
 from domicile.postgres.connect import SESSION
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
+from domicile.postgres.lease import assert_lease
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare, slot
 from domicile.stream.ahead import kept
@@ -138,15 +139,15 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
         for ahead in await kept(target, index, wave.target_id):
             wave_filter.skip(ahead)
+        name = slot.stream_name(move.stream_name, source.info.dbname)
+        # From where every snapshot sees all, which is where the slot stands, but that of a way back: it keeps its whole
+        # log. Of commits behind it, though applied or passed by before, it must be known whether they are visible.
+        start = record.seen if move.back else 0
+        reader = await stack.enter_async_context(open_reader(move.source, name, name, start, binary=layout.binary))
         apply = await stack.enter_async_context(
             Apply.open(move.target, layout, move.data_map, move.move_id, move.generation, wave.target_id)
         )
-        name = slot.stream_name(move.stream_name, source.info.dbname)
-        # From where the slot stands, which is where every snapshot sees all: of commits behind it, though applied or
-        # passed by before, a row that enters must know whether they are visible. The way back keeps its whole log, and
-        # would be read from its beginning each time.
-        start = record.position if move.back else 0
-        reader = await stack.enter_async_context(open_reader(move.source, name, name, start, binary=layout.binary))
+        await _require_unmoved(source, move, record, apply)
         reparent = Reparent(layout, move.data_map, index, wave_filter, apply, moving, wave.source_id)
         # The way back is read once for every wave, each from its own arrival on: none may let go of the log.
         horizon = partial(_horizon, moving)
@@ -190,7 +191,8 @@ async def _horizon(source: AsyncConnection) -> int:
 
 async def _require_slot(source: AsyncConnection, move: Move, record: waves.StreamRecord) -> None:
     """The slot is where the stream stopped, or before it: otherwise changes would be missing."""
-    facts = await slot.wait_free(source, move.stream_name)
+    lease = partial(assert_lease, source, move.move_id, move.generation)
+    facts = await slot.wait_free(source, move.stream_name, lease=lease)
     if facts is not None and not facts.lost and record.seam and facts.confirmed <= record.position:
         return
     raise DomicileError(
@@ -199,4 +201,23 @@ async def _require_slot(source: AsyncConnection, move: Move, record: waves.Strea
         facts={"slot": facts is not None, "lost": facts.reason if facts else ""},
         safe="The wave steps back; the source serves and nothing has changed.",
         hint=f"Begin the wave again with: domicile resume {move.move_id}",
+    )
+
+
+async def _require_unmoved(source: AsyncConnection, move: Move, record: waves.StreamRecord, apply: Apply) -> None:
+    """Nobody has carried the wave on while this stream was opened; now nobody else can, because the slot is ours.
+
+    A process that slept on the way, and was taken over, has read an index that is too old: with it the filter would
+    take rows that others have been given since for the wave's, and send them.
+    """
+    facts = await slot.inspect(source, move.stream_name)
+    unmoved = (apply.position, apply.rounds.term) == (record.position, record.term)
+    if unmoved and facts is not None and facts.confirmed <= record.position:
+        return
+    raise DomicileError(
+        ErrorCode.LEASE_LOST,
+        f"another process carries move {move.move_id} now",
+        facts={"move": move.move_id, "generation": move.generation},
+        safe="This process stopped before sending anything; the other one goes on from the last commit.",
+        hint=f"Watch it with: domicile status {move.move_id} --watch",
     )

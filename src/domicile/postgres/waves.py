@@ -18,8 +18,13 @@ _REGISTER_MOVE = """
     values (%(move_id)s, %(dataset)s, %(here)s, %(role)s, %(peer)s, %(generation)s)
     on conflict (move_id) do update set generation = greatest(domicile.move.generation, excluded.generation)"""
 _WAVE = "select id, mark, home, epoch from domicile.wave where move_id = %s and no = %s"
-_STREAM = "select seam, (position - '0/0')::bigint, arrival from domicile.wave where id = %s"
-_SET_SEAM = "update domicile.wave set seam = %s, position = '0/0'::pg_lsn + %s where id = %s"
+_STREAM = """
+    select seam, (position - '0/0')::bigint, (seen - '0/0')::bigint, arrival, term
+    from domicile.wave where id = %s"""
+_SET_SEAM = """
+    update domicile.wave
+    set seam = %(seam)s, position = '0/0'::pg_lsn + %(position)s, seen = '0/0'::pg_lsn + %(position)s
+    where id = %(wave)s"""
 _LAST = "select coalesce(max(ordinal), 0) from domicile.member where wave = %s"
 _COUNT = "select count(*) from domicile.member where wave = %s"
 # The home of a subject always has its highest epoch, so the source alone can name the next one.
@@ -68,12 +73,14 @@ class WaveRecord:
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
     """How far the stream that ends at this site has come. ``seam`` is the snapshot it continues, ``position`` (bytes of
-    the other site's log) lies behind the last transaction applied; ``arrival`` begins the stream back: see
-    ``sql/site.sql``."""
+    the other site's log) lies behind the last transaction applied, ``seen`` behind those that all see there;
+    ``arrival`` begins the stream back, ``term`` tells it from one before: see ``sql/site.sql``."""
 
     seam: str
     position: int
+    seen: int
     arrival: str
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +123,13 @@ async def stream_record(conn: AsyncConnection, wave_id: int) -> StreamRecord:
     """What the site has written down of the wave's streams; empty texts and 0 for what is not there."""
     row = await (await conn.execute(_STREAM, (wave_id,))).fetchone()
     assert row is not None
-    return StreamRecord(row[0] or "", row[1] or 0, row[2] or "")
+    return StreamRecord(row[0] or "", row[1] or 0, row[2] or 0, row[3] or "", row[4])
 
 
 async def set_seam(conn: AsyncConnection, wave_id: int, seam: str, position: int) -> None:
     """A stream will end here that continues this snapshot of the other site; nothing up to ``position`` of its log is
     missing in it. Idempotent until the stream has begun."""
-    await conn.execute(_SET_SEAM, (seam, position, wave_id))
+    await conn.execute(_SET_SEAM, {"seam": seam, "position": position, "wave": wave_id})
 
 
 async def count_members(conn: AsyncConnection, wave_id: int) -> int:
@@ -159,7 +166,7 @@ async def forget_copy(conn: AsyncConnection, wave_id: int) -> None:
     """Nothing of the wave was copied to this site: it is only registered. Idempotent."""
     await conn.execute("delete from domicile.progress where wave = %s", (wave_id,))
     await conn.execute("delete from domicile.ahead where wave = %s", (wave_id,))
-    await conn.execute("update domicile.wave set seam = null, position = null where id = %s", (wave_id,))
+    await conn.execute("update domicile.wave set seam = null, position = null, seen = null where id = %s", (wave_id,))
 
 
 async def set_purged(conn: AsyncConnection, wave_id: int) -> None:

@@ -63,7 +63,7 @@ class Apply:
 
     def __init__(self, pipe: Pipeline, rounds: Rounds, position: int) -> None:
         self._pipe = pipe
-        self._rounds = rounds
+        self.rounds = rounds
         self._parts = Parts(pipe, rounds)
         self._flight = Flight(pipe, rounds, position)
         self.dirty: dict[int, dict[Key, int]] = {}
@@ -137,7 +137,7 @@ class Apply:
         Raises pause-budget while a transaction in parts is under way: it cannot be cut there.
         """
         self._parts.require_whole()
-        return list(one_by_one(changes_of(transactions), self._rounds.tables))
+        return list(one_by_one(changes_of(transactions), self.rounds.tables))
 
     async def leave(self, table: int, keys: Sequence[Key]) -> dict[int, list[Key]]:
         """Delete rows that came to an owner outside the wave, with all that hangs from them; returns the keys of what
@@ -147,10 +147,10 @@ class Apply:
         """
         await self._flight.idle()
         async with self._flight.sending:
-            deletions = list(leave(self._rounds.dmls, table, keys))
+            deletions = list(leave(self.rounds.dmls, table, keys))
             statements: list[Statement] = [statement for _, statement in deletions]
             if not self._parts.under_way:
-                statements = [*self._rounds.opening(self._flight.sent), *statements, *self._rounds.closing(None)]
+                statements = [*self.rounds.opening(self._flight.sent), *statements, *self.rounds.closing(None)]
             answers = await self._run(statements)
         if not self._parts.under_way:
             answers = answers[-1 - len(deletions) : -1]
@@ -191,11 +191,11 @@ class Apply:
         await self._flight.idle()
         async with self._flight.sending:
             try:
-                opening = self._rounds.opening(self._flight.sent)
-                single = (table.rehearsal() for table in self._rounds.tables)
+                opening = self.rounds.opening(self._flight.sent)
+                single = (table.rehearsal() for table in self.rounds.tables)
                 await _rehearse(self._pipe, opening, chain(statements, *single))
             except Refused as refused:
-                raise self._flight.fail(self._rounds.error(refused, ())) from None
+                raise self._flight.fail(self.rounds.error(refused, ())) from None
             except asyncio.CancelledError:
                 self._flight.fail(closed())  # nothing may follow in its transaction
                 raise
@@ -216,7 +216,7 @@ class Apply:
             try:
                 self._flight.repeated += await self._parts.take(part, before)
             except Refused as refused:
-                raise self._flight.fail(self._rounds.error(refused, [part])) from None
+                raise self._flight.fail(self.rounds.error(refused, [part])) from None
             except asyncio.CancelledError:
                 self._flight.fail(closed())
                 raise
@@ -225,15 +225,15 @@ class Apply:
 
     async def _exchange(self, statements: Sequence[Statement], after: int) -> list[PGresult]:
         async with self._flight.sending:
-            opening = self._rounds.opening(self._flight.sent)
-            closing = self._rounds.closing(after if after != self._flight.sent else None)
+            opening = self.rounds.opening(self._flight.sent)
+            closing = self.rounds.closing(after if after != self._flight.sent else None)
             try:
                 answers = await self._pipe.run((*opening, *statements, *closing))
             except Refused as refused:
                 if refused.refusal.sqlstate:
                     await self._pipe.reset()
                 else:
-                    self._flight.fail(self._rounds.error(refused, ()))
+                    self._flight.fail(self.rounds.error(refused, ()))
                 raise
             except asyncio.CancelledError:
                 self._flight.fail(closed())  # nobody knows whether it was committed
@@ -245,7 +245,7 @@ class Apply:
         try:
             return await self._pipe.run(statements)
         except Refused as refused:
-            raise self._flight.fail(self._rounds.error(refused, ())) from None
+            raise self._flight.fail(self.rounds.error(refused, ())) from None
 
 
 def _note(dirty: dict[int, dict[Key, int]], sent: int, transactions: Sequence[Transaction]) -> int:

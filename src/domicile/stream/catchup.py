@@ -123,8 +123,11 @@ class CatchUp:
                 if few and (self._arrived or not self._held.is_set()):
                     await self._markers.linger()
         except BaseException as why:
-            self._markers.failure = _told(why)
-            self._markers.disappoint(self._markers.failure)
+            told = _told(why, passing=self.filter.is_ahead and not self.keeps)
+            self._markers.failure = told
+            self._markers.disappoint(told)
+            if isinstance(why, DomicileError):
+                raise told from None
             raise
 
     def expect(self, content: bytes) -> asyncio.Future[list[Transaction]]:
@@ -230,7 +233,8 @@ class CatchUp:
         """Now and then: write down how far others' transactions have been read, and let the origin's log go.
 
         Only as far as every snapshot sees. A commit is in the log, and in the stream, before it is visible (with
-        synchronous standbys long before): the next wave's snapshot might miss what the slot had let go.
+        synchronous standbys long before): the next wave's snapshot might miss what the slot had let go. Where the log
+        is kept, that is noted: the next stream reads again from there, to know what it must not miss.
         """
         now = time.monotonic()
         if self._arrived or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
@@ -238,14 +242,15 @@ class CatchUp:
         self._acknowledged = now
         visible = await self.horizon()
         self.filter.forget(visible)
-        if self.keeps:
-            return
-        if self._idle and self.position > self.apply.position:
+        if not self.keeps and self._idle and self.position > self.apply.position:
             answer = await self.apply.submit([Transaction(0, self.position, 0)])
             self._flying.append(_Flying(answer, 0, 0))
         position, newest = self._candidate
         if not position or visible > newest:
-            self.reader.acknowledge(position)
+            if self.keeps:
+                self.apply.rounds.seen = position
+            else:
+                self.reader.acknowledge(position)
             self._candidate = (self.apply.position, self.filter.newest)
 
 
@@ -258,11 +263,23 @@ def _held() -> DomicileError:
     )
 
 
-def _told(why: BaseException) -> Exception:
+def _told(why: BaseException, *, passing: bool) -> Exception:
     """What whoever waits for a marker is told: no words of PostgreSQL's, and no timeout, which would be taken for one
-    of his own."""
+    of his own.
+
+    ``passing``: rows came into the wave, and were read as they are now. What is at the destination is not as far: a key
+    that is taken there may be about to be given up. (On the way back, other waves' streams are brought up first.)
+    """
     if isinstance(why, psycopg.Error):
         return explain(refusal_of(why), "source", "the change stream")
+    if passing and isinstance(why, DomicileError) and why.code is ErrorCode.KEYS_COLLIDE:
+        return DomicileError(
+            ErrorCode.KEYS_IN_PASSING,
+            f"{why.message}: rows came into the wave, and another may be about to give the key up",
+            facts=why.facts,
+            safe="The wave steps back; the source serves and nothing has changed.",
+            hint="Nothing need be done: the wave is copied anew, when due, and its keys are checked before.",
+        )
     return why if isinstance(why, Exception) and not isinstance(why, TimeoutError) else _stopped()
 
 

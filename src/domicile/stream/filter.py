@@ -116,6 +116,11 @@ class WaveFilter:
         which that snapshot sees are in what was read, and are skipped."""
         self._skips.append(Skip.of(ahead, self._index, self._loose))
 
+    @property
+    def is_ahead(self) -> bool:
+        """Rows were read at a snapshot that the stream has not passed by yet."""
+        return bool(self._skips)
+
     def forget(self, visible: int) -> None:
         """Every snapshot from now on sees the transactions below this id of 64 bits."""
         self.read = {xid for xid in self.read if xid >= visible}

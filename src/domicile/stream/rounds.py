@@ -31,13 +31,16 @@ _AT = b"""
         where id = $1::integer and term = $2::bigint and position is not distinct from $3::pg_lsn)
     then domicile.refuse('position') end"""
 _MOVE_ON = b"""
-    with done as (update domicile.wave set position = $2::pg_lsn where id = $1::integer returning 1)
+    with done as (
+        update domicile.wave set position = $2::pg_lsn, seen = coalesce($3::pg_lsn, seen)
+        where id = $1::integer returning 1)
     select case when pg_catalog.count(*) <> 1 then domicile.refuse('position') end from done"""
 _BEGIN, _COMMIT = Statement(b"begin"), Statement(b"commit")
 
 
 class Rounds:
-    """One wave's, under one lease and in one term."""
+    """One wave's, under one lease and in one term. ``seen``: up to where every snapshot at the origin sees what was
+    read, to be written down with the next commit; 0 when that is not known."""
 
     def __init__(self, dmls: Sequence[Dml], move_id: MoveId, generation: int, term: int) -> None:
         self.dmls = dmls
@@ -46,7 +49,8 @@ class Rounds:
         self._keyless = frozenset(no for no, table in enumerate(self.tables) if table.keyless)
         self._lease = Statement(_LEASE, (move_id.encode(), b"%d" % generation), keep=True)
         self._facts = {"move": move_id, "generation": generation}
-        self._wave, self._term = b"%d" % dmls[0].wave_id, b"%d" % term
+        self._wave, self.term = b"%d" % dmls[0].wave_id, term
+        self.seen = 0
 
     async def fold(self, changes: Iterable[Sequence[Change]]) -> Folded:
         """Fold lists of changes, and let others run meanwhile."""
@@ -61,13 +65,14 @@ class Rounds:
     def opening(self, before: int) -> tuple[Statement, ...]:
         """Begin, as the holder of the lease, in the term, where the position is ``before`` (0: none yet)."""
         at = position_text(before) if before else None
-        return _BEGIN, self._lease, Statement(_AT, (self._wave, self._term, at), keep=True)
+        return _BEGIN, self._lease, Statement(_AT, (self._wave, b"%d" % self.term, at), keep=True)
 
     def closing(self, after: int | None) -> tuple[Statement, ...]:
         """Commit, with the position behind what was carried out."""
         if after is None:
             return (_COMMIT,)
-        return Statement(_MOVE_ON, (self._wave, position_text(after)), keep=True), _COMMIT
+        seen = position_text(self.seen) if self.seen else None
+        return Statement(_MOVE_ON, (self._wave, position_text(after), seen), keep=True), _COMMIT
 
     def whole(self, transactions: Sequence[Transaction], before: int, work: Folded | None) -> Iterator[Statement]:
         """All of one round: folded, or one by one without ``work``."""

@@ -33,6 +33,9 @@ create table if not exists domicile.wave (
     -- transaction applied, committed with its rows.
     seam     text,
     position pg_lsn,
+    -- Up to here every snapshot at the other site sees what the stream has read: where it is read again from, so that it knows which of the
+    -- transactions behind it are in the log and not yet visible.
+    seen     pg_lsn,
     -- Of the stream back, which begins here: the snapshot of the transaction in which the wave arrived, and that transaction.
     arrival  text,
     -- Raised by whoever settles a doubt here, and by the arrival: what a stream had sent before is refused, however late it comes.
