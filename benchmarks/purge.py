@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+import multiprocessing
 from pathlib import Path
 import secrets
 import tempfile
 import time
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -90,7 +93,7 @@ class Stage:
             await conn.execute("checkpoint")
             files = await server_files(conn)
         assert files.data is not None, files.why
-        result = await scanning.scan(Order(files.data, words, files.places, (), files.logs))
+        result = await scanning.scan(Order(files.data, words, files.places, (), files.collected, server=files.server))
         return {str(p): len({words.owners[n] for n in t.found}) for p, t in result.tallies.items() if t.found}
 
 
@@ -151,39 +154,48 @@ async def _stopped(stage: Stage, move: str, wish: ErasureWish, point: str) -> No
 
 
 async def _foreground(stage: Stage, every: int) -> float:
-    """Updates a second while a throttled purge runs, beside those before it."""
+    """Updates a second while a purge runs, beside those before and after it."""
     move = await _moved(stage, every, 1)
-    stop = asyncio.Event()
-    counts: list[float] = []
-    writer = asyncio.create_task(_write(stage.source, every, stop, counts))
-    try:
+    with _writer(stage.source, every) as updates:
         await asyncio.sleep(2.0)  # the session is warm
-        before = await _rate(counts, asyncio.sleep(ALONE_S))
+        before = await _rate(updates, asyncio.sleep(ALONE_S))
         wish = ErasureWish(mb_per_s_max=THROTTLE_MB_PER_S)
-        during = await _rate(counts, commands.purge(stage.workspace, move, wish=wish))
-        after = await _rate(counts, asyncio.sleep(ALONE_S))
-        _bench.say(f"updates/s: {before:.0f} before, {during:.0f} beside the purge, {after:.0f} after it")
-    finally:
-        stop.set()
-        await writer
+        during = await _rate(updates, commands.purge(stage.workspace, move, wish=wish))
+        after = await _rate(updates, asyncio.sleep(ALONE_S))
+    _bench.say(f"updates/s: {before:.0f} before, {during:.0f} beside the purge, {after:.0f} after it")
     return round(2 * during / (before + after), 3)
 
 
-async def _rate(counts: list[float], work: Awaitable[object]) -> float:
+async def _rate(updates: Callable[[], int], work: Awaitable[object]) -> float:
     """Updates a second while ``work`` is done."""
-    so_far, begun = len(counts), time.monotonic()
+    so_far, begun = updates(), time.monotonic()
     await work
-    return (len(counts) - so_far) / (time.monotonic() - begun)
+    return (updates() - so_far) / (time.monotonic() - begun)
 
 
-async def _write(conninfo: str, every: int, stop: asyncio.Event, counts: list[float]) -> None:
-    async with await connect(conninfo) as conn:
+@contextmanager
+def _writer(conninfo: str, every: int) -> Iterator[Callable[[], int]]:
+    """Somebody who updates rows of those who stay, in a process of its own, so that the mover's is not in its way;
+    gives how many they are by now."""
+    spawned = multiprocessing.get_context("spawn")
+    count = spawned.Value("q", 0)
+    process = spawned.Process(target=_write, args=(conninfo, every, count), daemon=True)
+    process.start()
+    try:
+        yield lambda: int(count.value)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _write(conninfo: str, every: int, count: Any) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as conn:
         number = 0
-        while not stop.is_set():
+        while True:
             number += 1
             who = number * every + 2  # nobody of a cohort
-            await conn.execute("update public.person set town = 'Town' where id = %s", (who % 5_000 + 2,))
-            counts.append(time.monotonic())
+            conn.execute("update public.person set town = 'Town' where id = %s", (who % 5_000 + 2,))
+            count.value = number
 
 
 async def _moved(stage: Stage, every: int, rest: int) -> str:

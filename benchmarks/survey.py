@@ -17,7 +17,8 @@ the share that it calls so; one left undecided counts as missed, unless the trut
 right or not; ``wrong``, ``missed`` and ``silent`` (a person should have been asked) name the tables. ``seconds`` is
 the slowest world.
 
-``--scale N``: a database of N tables with a few rows in one of ten: seconds only. Exits 1 when a target is missed."""
+``--scale N``: a database of N tables with a few rows in one of ten: seconds only, of the survey and of reading its
+map. Exits 1 when a target is missed."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ from reliability.known.styles import NOUNS, SECOND
 
 from benchmarks import _bench
 from domicile.postgres.connect import SESSION, connect
+from domicile.survey import datamap_file
 from domicile.survey.discover import draft
 
 PRECISION, RECALL, SECONDS = 0.99, 0.98, 60.0
@@ -88,11 +90,15 @@ async def run_scale(tables: int) -> dict[str, object]:
             started = time.perf_counter()
             found = await draft(conn, "scale")
             seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    datamap_file.parse(found.text)
+    reading = time.perf_counter() - started
     return {
         "tables": len(found.data_map.tables),
         "seconds": round(seconds, 1),
         "undecided": len(found.undecided),
         "map_characters": len(found.text),
+        "seconds_to_read_the_map": round(reading, 1),
     }
 
 

@@ -15,7 +15,7 @@ import yaml
 from domicile.model.datamap import PartyPolicy, Role, SharedPolicy
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Reference, TableName
-from domicile.survey.datamap_file import dump, load, parse
+from domicile.survey.datamap_file import SIZE_MAX, dump, load, parse
 from domicile.survey.datamap_keys import SCHEMA_NAME, json_schema, json_schema_text
 from domicile.survey.datamap_text import WIDTH, list_lines
 
@@ -64,6 +64,13 @@ def test_good() -> None:
 def test_examples_read_back(name: str) -> None:
     data_map = load(EXAMPLES / f"{name}.map.yaml")
     assert parse(dump(data_map)) == data_map
+
+
+def test_the_draft_of_a_large_database_is_no_larger_than_a_map_may_be() -> None:
+    """10,000 tables make five million characters (`benchmarks.survey --scale`); comments count."""
+    assert SIZE_MAX >= 4 * 5_000_000
+    read = parse("# " + "about 40 rows, 0.0 MB\n# " * 100_000 + "\n" + GOOD)
+    assert read.tables == parse(GOOD).tables
 
 
 def test_dump_reads_back_equal() -> None:
@@ -153,6 +160,9 @@ def changed(old: str, new: str) -> str:
         (changed("{role: local}", "{role: local, policy: present}"), 21, "has a policy"),
         (changed("{role: reference}", '{role: reference, owner: "a -> b(c)"}'), 20, "has an owner"),
         (changed("id <- store.user_account(address_id)", "address_id"), 18, "not an owner step"),
+        (changed("(address_id)", "(address_id) where kind = 'home'"), 18, "a condition, or a choice of steps"),
+        (changed('"id <- store.user_account(address_id)"', "[a -> b(c), d -> e(f)]"), 18, "a choice of steps"),
+        (changed('"id <- store.user_account(address_id)"', "{home: a -> b(c)}"), 18, "a choice of steps"),
         (changed("order_id, line ->", "order_id ->"), 15, "1 columns against 2"),
         (changed("[inviter_id -> ", "[inviter_id <- "), 16, "write -> and not <-"),
         (changed("[inviter_id -> store.user_account(id)]", "inviter_id"), 16, "must be a list"),

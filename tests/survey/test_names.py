@@ -106,6 +106,21 @@ def test_meant(at: str, column: str, meant: list[str]) -> None:
     assert [m.table.name for m in index.meant(asking, asking.column(column))] == meant
 
 
+PLURALS = """
+    movie/movies quiz/quizzes hero/heroes shoe/shoes status/statuses response/responses bus/buses person/people
+    child/children index/indices analysis/analyses basis/bases base/bases company/companies news/news series/series
+    box/boxes branch/branches address/addresses virus/viruses shelf/shelves
+"""
+
+
+@pytest.mark.parametrize(("column", "plural"), [pair.split("/") for pair in PLURALS.split()])
+def test_plurals(column: str, plural: str) -> None:
+    known = schema(table(plural), table("note", f"{column}_id"))
+    asking = known.tables[TableName("public", "note")]
+    found = NameIndex(known).meant(asking, asking.column(f"{column}_id"))
+    assert [m.table.name for m in found] == [plural]
+
+
 def test_a_column_of_nearly_every_table_is_a_stamp() -> None:
     stamped = [table(f"thing_{n}", "create_uid", "user_id") for n in range(30)]
     assert stamps(schema(*stamped)) == {"create_uid"}

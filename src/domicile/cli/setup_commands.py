@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,10 @@ from domicile.cli import map_commands, render_sites, render_survey
 from domicile.cli.options import AsJson, DatasetName, Force, OutputFile, SiteOption, write_new
 from domicile.cli.session import session_of
 from domicile.model.errors import EXIT_REFUSED, EXIT_UNREACHABLE
+from domicile.model.schema import TableName
 from domicile.settings import SCHEMA_NAME, json_schema_text
+
+LISTED_MAX = 20  # undecided tables, beside the draft that marks each
 
 group = typer.Typer()
 group.add_typer(map_commands.group, name="map", help="Look after the data map of a dataset.")
@@ -95,10 +99,15 @@ def survey(
         session.output.say(Text(f"wrote {output}"))
     else:
         session.output.raw(draft.text)
-    undecided = ", ".join(map(str, draft.undecided)) or "none"
-    session.output.say(Text.assemble(("undecided: ", "bold"), undecided))
+    session.output.say(Text.assemble(("undecided: ", "bold"), _few(draft.undecided)))
     session.output.say(
         Text.assemble(
             ("next: ", "bold"), f"read the comments, decide, then: domicile map check {dataset} --site {site}"
         )
     )
+
+
+def _few(tables: Sequence[TableName]) -> str:
+    """The first tables, and how many more: a large database has thousands, and the draft marks each."""
+    more = f" and {len(tables) - LISTED_MAX:,} more" if len(tables) > LISTED_MAX else ""
+    return (", ".join(map(str, tables[:LISTED_MAX])) or "none") + more

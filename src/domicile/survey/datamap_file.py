@@ -15,6 +15,7 @@ from enum import StrEnum
 import hashlib
 import json
 from pathlib import Path
+import re
 from typing import TypeVar
 
 import yaml
@@ -37,10 +38,11 @@ from domicile.survey.datamap_keys import ALL_OTHERS, RULE, SUBJECT, TOP, VERSION
 from domicile.survey.datamap_text import dump
 from domicile.survey.yaml_nodes import Node, Source, suggestion
 
-__all__ = ["digest_of", "dump", "load", "parse", "read"]
+__all__ = ["compose", "digest_of", "dump", "load", "parse", "read"]
 
-SIZE_MAX = 2_000_000  # characters: some four thousand tables with their columns
+SIZE_MAX = 20_000_000  # characters: the draft of 10,000 tables has five million, and is read in a quarter of a minute
 
+_CONDITION = re.compile(r"\)\s{0,9}(?:where|when|if)\s", re.IGNORECASE)  # behind a step: for rows of one kind
 _NOT_CARRIED = ("null", "copy")  # policies of a second party that are described, and not built
 
 E = TypeVar("E", bound=StrEnum)
@@ -64,9 +66,14 @@ def load(path: Path) -> DataMap:
 
 def parse(text: str, name: str = "data map") -> DataMap:
     """Read a data map from its text; ``name`` stands for the file in messages. Raises as `load` does."""
+    return read(compose(text, name))
+
+
+def compose(text: str, name: str) -> Node:
+    """The root of a data map's document, for `read`. Raises as `load` does."""
     if len(text) > SIZE_MAX:
         raise Source(name).refuse(1, f"larger than {SIZE_MAX} characters: not a data map")
-    return read(Source(name).compose(text))
+    return Source(name).compose(text)
 
 
 def read(root: Node) -> DataMap:
@@ -129,7 +136,7 @@ def _subject(node: Node) -> SubjectRule:
 def _rule(table: TableName, node: Node) -> TableRule:
     given = node.fields(str(table), RULE, ("role",))
     role = _one_of(given["role"], "role", Role)
-    owner = given["owner"].parsed("owner", OwnerStep.parse) if "owner" in given else None
+    owner = _owner(given["owner"]) if "owner" in given else None
     if owner is None and role is Role.OWNED:
         raise node.refuse(f"{table} is owned, but lacks 'owner'", 'Write: owner: "column -> schema.table(column)"')
     if owner is not None and role is not Role.OWNED:
@@ -157,6 +164,20 @@ def _rule(table: TableName, node: Node) -> TableRule:
         identities=_identities(given["identities"]) if "identities" in given else {},
         parties=_parties(given["parties"], role, owner) if "parties" in given else {},
     )
+
+
+def _owner(node: Node) -> OwnerStep:
+    """The first step to the owner. One that holds for some rows only, or a choice of steps, is refused by name."""
+    if isinstance(node.raw, yaml.ScalarNode):
+        try:
+            return node.parsed("owner", OwnerStep.parse)
+        except DomicileError:
+            if not _CONDITION.search(str(node.raw.value)):
+                raise
+    raise node.refuse(
+        "an owner is one step that holds for every row: a condition, or a choice of steps, is not carried",
+        "Add a column that holds the owner's key; else the table is shared, or local.",
+    ) from None
 
 
 def _personal(node: Node) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:

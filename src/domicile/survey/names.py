@@ -46,6 +46,7 @@ _ACTORS = _set(
     "publisher verifier creator"
 )
 _ACTED = _ACTORS | _set(
+    "acting performed performer "
     "updated modified edited changed deleted removed approved accepted rejected locked closed verified reviewed "
     "assigned handled processed resolved moderated confirmed checked cancelled canceled archived published "
     "write writer create last"
@@ -80,6 +81,11 @@ class Meant:
     words: int
     short: bool = False
 
+    @property
+    def clearness(self) -> tuple[int, bool]:
+        """More words are clearer, and a table's whole name is."""
+        return self.words, not self.short
+
 
 class NameIndex:
     """The tables of a schema by what columns call them. Built once: a lookup costs what the column's name is long."""
@@ -88,6 +94,9 @@ class NameIndex:
         self._schema = schema
         firsts = Counter(words(n.name)[:1] for n in schema.tables)
         self._prefixes = {first for first, n in firsts.items() if first and n >= SHARED_PREFIX_TABLES_MIN}
+        # "group_users" are a group's users where there are "groups": no application is called so.
+        things = {singular(said[0]) for n in schema.tables if len(said := words(n.name)) == 1}
+        self._apps = {first for first in self._prefixes if singular(first[0]) not in things}
         self._by_form: dict[str, dict[TableName, bool]] = defaultdict(dict)
         self._by_name: dict[str, set[TableName]] = defaultdict(set)
         self._said: dict[str, dict[TableName, Meant]] = {}
@@ -100,22 +109,29 @@ class NameIndex:
     def meant(self, table: Table, column: Column) -> list[Meant]:
         """Tables that the column's name says, the closest match first: its own schema's, its own application's, by the
         most words."""
-        if column.name not in self._said:
-            self._said[column.name] = self._tables_said(column.name)
+        said = self._said.get(column.name)
+        if said is None:
+            said = self._said[column.name] = self._tables_said(column.name)
         app = words(table.name.name)[:1]
         length = len(said_words(column.name))
-        # Without its prefix a table is called so in its own application, elsewhere only by all of the column's words.
+        short = {t for t, meant in said.items() if meant.short}
+        # Without its prefix a table is called so in its own application, elsewhere only by all words of a column that
+        # identifies something: "permissions" are no "notification_permissions".
+        all_words = length if _identifies(column.name) else 0
         found = {
             t: meant.words
-            for t, meant in self._said[column.name].items()
-            if t != table.name and (not meant.short or meant.words == length or words(t.name)[:1] == app)
+            for t, meant in said.items()
+            if t != table.name and (not meant.short or meant.words == all_words or words(t.name)[:1] == app)
         }
         if not found:
             return []
-        near = sorted(
-            found, key=lambda t: (t.schema != table.name.schema, -found[t], words(t.name)[:1] != app, t.name, t.schema)
-        )
-        return [Meant(t, found[t]) for t in near if comparable_keys(column, self._schema.tables[t])]
+
+        def order(t: TableName) -> tuple[bool, int, bool, bool, str, str]:
+            elsewhere = words(t.name)[:1] != app or app not in self._apps
+            return t.schema != table.name.schema, -found[t], elsewhere, t in short, t.name, t.schema
+
+        near = sorted(found, key=order)
+        return [Meant(t, found[t], t in short) for t in near if comparable_keys(column, self._schema.tables[t])]
 
     def _tables_said(self, column: str) -> dict[TableName, Meant]:
         """Tables that a name says, whoever has it."""
@@ -170,6 +186,11 @@ def glued_stem(column: str) -> str:
         if last[0].endswith(suffix) and len(last[0]) >= len(suffix) + STEM_LETTERS_MIN:
             return last[0].removesuffix(suffix)
     return ""
+
+
+def _identifies(column: str) -> bool:
+    """``user_id``, ``userid``, ``author``; not ``permissions``."""
+    return spelling.looks_like_identifier(column) or bool(glued_stem(column)) or says_person(column)
 
 
 def _apart(column: str) -> tuple[str, ...]:
@@ -260,15 +281,18 @@ def is_telling(column: Column) -> bool:
 
 
 def likely_references(schema: Schema, index: NameIndex) -> Mapping[TableName, set[TableName]]:
-    """For each table, those whose columns' names or foreign keys say it. Nothing is measured."""
+    """For each table, those whose columns' names or foreign keys say it; columns that say of every table's rows who
+    wrote them do not count. Nothing is measured."""
     referring: dict[TableName, set[TableName]] = defaultdict(set)
+    stamped = stamps(schema)
     for table in schema.tables.values():
         declared = {r.columns[0] for r in table.references if len(r.columns) == 1}
         for reference in table.references:
-            referring[reference.to_table].add(table.name)
+            if reference.columns[0] not in stamped:
+                referring[reference.to_table].add(table.name)
         for column in table.columns:
-            if column.name not in declared and len(column.name) > 2:
+            if column.name not in declared | stamped and len(column.name) > 2:
                 meant = index.meant(table, column)
-                if len(meant) == 1 or (meant and meant[0].words > meant[1].words):
+                if len(meant) == 1 or (meant and meant[0].clearness > meant[1].clearness):
                     referring[meant[0].table].add(table.name)
     return {t: found - {t} for t, found in referring.items()}

@@ -73,6 +73,8 @@ async def _choose_owner(state: State, table: Table, references: Sequence[Referen
         state.ties[table.name] = best
         state.leave_open(table.name, best)
         state.say(table.name, f"{len(best)} equally short paths lead to the subject: whose rows are these?")
+        if all(s.to_table == state.subject for s in best):
+            state.say(table.name, "one of these people is the owner; the others may be named under parties")
         return
     if reason := await _doubt(state, table, best[0], plain):
         state.leave_open(table.name, best)
@@ -139,7 +141,7 @@ async def _compare(state: State, table: Table, step: OwnerStep) -> None:
         declared = step in map(step_to, table.references)
         # The owner is not in doubt in a table's reference to itself, where the other path comes back to this table, or
         # where the other column says who came later.
-        later = not declared and state.acts_only(step)
+        later = state.acts_only(step)
         if name != state.subject and not state.passes(step.to_table, name) and not later:
             owner = state.rules[name].owner
             assert owner is not None, name
@@ -147,6 +149,8 @@ async def _compare(state: State, table: Table, step: OwnerStep) -> None:
             _reopen_what_hangs(state)  # at once: the paths of what is compared next are whole
         breaks = "such a reference breaks when only one of the two owners moves"
         state.say(name, said, breaks if declared else f"{breaks}: the application's, no foreign key")
+        if step.to_table == state.subject and state.in_scope(name) and name != state.subject:
+            state.say(name, f"{CANDIDATE} parties: {{{step}: stub}}, which leaves a stub of the other person there")
     elif agreement.rows:
         state.say(name, f"{step} leads to the same owner in all {agreement.rows} rows looked at")
 

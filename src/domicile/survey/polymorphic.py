@@ -21,20 +21,32 @@ TABLES_MAX = 6  # that are said of one pair
 
 
 def pairs_of(table: Table) -> tuple[tuple[str, str], ...]:
-    """(kind, id) columns of a table that mean rows of one of several tables."""
+    """(kind, id) columns of a table that mean rows of one of several tables.
+
+    Not a key of the table itself: ``media_id`` beside ``media_type`` says which medium the row is.
+    """
     declared = {c for r in table.references for c in r.columns}
     identifying = [c.name for c in table.columns if looks_like_identifier(c.name) or glued_stem(c.name)]
     found = [(kind_column(table, name), name) for name in identifying]
     names = {c.name for c in table.columns}
     if {"content_type_id", "object_id"} <= names:  # the generic relation of a common framework
         found.append(("content_type_id", "object_id"))
-    return tuple((kind, name) for kind, name in found if kind and name not in declared)
+    return tuple((kind, name) for kind, name in found if kind and name not in declared and not _is_own(table, name))
+
+
+def _is_own(table: Table, name: str) -> bool:
+    """The column names the row: it is unique, or called after the table and a part of what is."""
+    called_after = name.removesuffix("_id") in table.name.name.split("_")
+    return any(name in k.columns and (len(k.columns) == 1 or called_after) and not k.partial for k in table.unique_keys)
 
 
 async def report_polymorphic(state: State, table: Table) -> list[str]:
     """One line for each pair, and one for each table that rows mean."""
     said = []
+    proven = {u.step.columns for u in state.proven.get(table.name, ())}
     for kind, name in pairs_of(table):
+        if (name,) in proven:
+            continue  # all its values are one table's keys
         meant = await _meant(state, table, kind, table.column(name))
         if meant is None:
             continue

@@ -7,6 +7,7 @@ from domicile.model.schema import Reference, Table, TableName
 from domicile.survey.owners import references_from_scope
 from domicile.survey.state import CANDIDATE, State, step_to
 
+NAMED_MAX = 3  # tables in one line of a comment
 REFERENCE_ROWS_MAX = 500_000  # more rows than this are hardly the same at every site
 
 
@@ -103,3 +104,14 @@ def decide_the_rest(state: State) -> None:
             state.say(
                 table.name, "no reference, declared or found by values, leads to a subject; nothing that moves needs it"
             )
+            if needing := _waiting_that_need(state, table):
+                state.say(table.name, f"reference instead, if {needing} becomes owned, which refers to this table")
+
+
+def _waiting_that_need(state: State, table: Table) -> str:
+    """Undecided tables with a candidate for an owner that refer to a table; or ''."""
+    found = sorted({r.table for r in state.incoming.get(table.name, ()) if r.table in state.waiting} - {table.name})
+    listed = [str(t) for t in found[:NAMED_MAX]]
+    if len(found) > NAMED_MAX:
+        listed.append(f"one of {len(found) - NAMED_MAX} more")
+    return " or ".join(listed)

@@ -19,7 +19,6 @@ from domicile.survey.classify import Looks, with_columns
 from domicile.survey.datamap_text import MEANING_OF, WIDTH, Comments, commented, rule_lines
 from domicile.survey.drift import gone_columns, unclassified
 from domicile.survey.text_edits import Edits, TableNode, table_nodes
-from domicile.survey.yaml_nodes import Source
 
 NO_ROWS = "without rows, so classified by names only"
 
@@ -57,8 +56,8 @@ def update(text: str, name: str, found: Found) -> Updated:
 
     Raises DomicileError (map-invalid) where ``text`` is no map, or is written so that nothing can be added there.
     """
-    old = datamap_file.parse(text, name)
-    root = Source(name).compose(text)
+    root = datamap_file.compose(text, name)
+    old = datamap_file.read(root)
     edits, nodes = Edits(text, root), table_nodes(root)
     by_name = {n.table: n for n in nodes}
     added: dict[TableName, tuple[str, ...]] = {}

@@ -17,6 +17,7 @@ from domicile.survey.measure import Measure
 from domicile.survey.names import (
     NameIndex,
     Said,
+    acts_on,
     comparable_keys,
     glued_stem,
     is_about_persons,
@@ -191,12 +192,13 @@ class Finder:
     ) -> Undeclared | None:
         found: list[Undeclared] = []
         for named, pair in pairs:
-            if pair not in measured and (table.rows_estimate or named is not Said.TABLE):
+            named_only = not table.rows_estimate and _names_owner(named, column)
+            if pair not in measured and not named_only:
                 continue  # refuted at a quick look, or nothing to look at
             candidate = await self._candidate(table, column, named, pair, measured.get(pair))
             if candidate.proven:
                 return candidate
-            if candidate.believed:
+            if candidate.believed or (named_only and not found):
                 found.append(candidate)
         return max(found, key=lambda u: (u.named, u.measured.share if u.measured else 0.0), default=None)
 
@@ -213,7 +215,8 @@ class Finder:
             telling=is_telling(column),
             indexed=any(p[:1] == (column.name,) for p in table.index_prefixes) or column.name in table.primary_key[:1],
             suffixed=looks_like_identifier(column.name) or bool(glued_stem(column.name)) or says_person(column.name),
-            polymorphic=kind_column(table, column.name),
+            # "room_type" beside "room_id" is the room's own where all values are rooms', and not by chance.
+            polymorphic="" if _is_one_table(named, measured, column) else kind_column(table, column.name),
             rival=rival,
             own_key=table.primary_key == (column.name,),
         )
@@ -278,6 +281,18 @@ class Finder:
         return tuple(believed)
 
 
+def _is_one_table(named: Said, measured: Contained | None, column: Column) -> bool:
+    if named is not Said.TABLE or measured is None or not measured.complete or measured.distinct < TELLING_MIN:
+        return False
+    return is_telling(column) or measured.chance_log10 <= CHANCE_LOG10_MAX
+
+
+def _names_owner(named: Said, column: Column) -> bool:
+    """Whether the name alone, of a column without rows, is worth a question: that table, or a person who may be the
+    owner."""
+    return named is Said.TABLE or (named is Said.PERSON and not acts_on(column.name))
+
+
 def kind_column(table: Table, name: str) -> str:
     """``commentable_type`` beside ``commentable_id``: the mark of a polymorphic reference."""
     stem = words(name)[:-1]
@@ -285,6 +300,6 @@ def kind_column(table: Table, name: str) -> str:
     for other in table.columns:
         said = words(other.name)
         apart = bool(stem) and said[:-1] == stem and said[-1] in KIND_WORDS
-        if (apart or other.name.lower() in glued) and other.base_type != "bool":
+        if other.name != name and (apart or other.name.lower() in glued) and other.base_type != "bool":
             return other.name
     return ""

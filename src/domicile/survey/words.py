@@ -11,6 +11,10 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _pairs(text: str) -> dict[str, str]:
+    return dict(pair.split("/") for pair in text.split())
+
+
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BREAK = re.compile(r"[^0-9a-z\u0080-\uffff]+")
 
@@ -24,6 +28,14 @@ SERVANT_WORDS = _set("staff employee admin operator agent manager worker role pe
 
 IDENTIFIER_WORDS = _set("id uuid guid key code no nr num number ref fk by")
 
+# Plurals that no ending tells, and singulars that look like plurals.
+_IRREGULAR = _pairs(
+    "people/person children/child men/man women/woman shelves/shelf leaves/leaf indices/index vertices/vertex "
+    "matrices/matrix appendices/appendix criteria/criterion analyses/analysis bases/basis crises/crisis "
+    "diagnoses/diagnosis theses/thesis axes/axis analysis/analysis basis/basis crisis/crisis diagnosis/diagnosis "
+    "thesis/thesis axis/axis"
+)
+
 _TEXTUAL = _set("text varchar bpchar citext name")
 _INTEGERS = _set("int2 int4 int8")
 
@@ -36,9 +48,13 @@ def words(name: str) -> tuple[str, ...]:
 
 def singular(word: str) -> str:
     """A rough English singular, enough to match ``orders`` with ``order_id``."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
-    if word.endswith(("ses", "xes", "ches", "shes")) and len(word) > 4:
+    if word.endswith("zzes"):
+        return word[:-3]
+    if word.endswith(("ses", "xes", "ches", "shes", "oes")) and len(word) > 4:
         return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) and len(word) > 3 else word
 
