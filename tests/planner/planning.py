@@ -56,6 +56,19 @@ def shop_map() -> DataMap:
     return DataMap(DatasetName("shop"), subject, {r.table: r for r in rules}, digest="map")
 
 
+# The subjects' key has the name by which conditions speak of the map's market.
+RENAME = 'alter table "Shop"."User" rename column "User Id" to market'
+
+
+def keyed_by_market() -> DataMap:
+    """The shop's map behind `RENAME`."""
+    data_map = shop_map()
+    rules = dict(data_map.tables)
+    for table in (ORDER, NOTE):
+        rules[table] = replace(rules[table], owner=OwnerStep.parse('"User Id" -> "Shop"."User"(market)'))
+    return replace(data_map, subject=replace(data_map.subject, key="market"), tables=rules)
+
+
 @dataclass(frozen=True, slots=True)
 class Shop:
     """Two databases with the shop's schema; only the source has rows."""

@@ -12,7 +12,7 @@ from tests.planner.planning import KIND, LINE, NOTE, Shop, ask, check, run, shop
 from domicile.model.datamap import DataMap, OwnerStep, Role, SharedPolicy, TableRule
 from domicile.model.errors import ErrorCode
 from domicile.model.ids import Ids
-from domicile.model.plan import SignUps, WayBack
+from domicile.model.plan import Limits, SignUps, WayBack
 from domicile.model.schema import TableName
 from domicile.planner import checks_rows
 from domicile.planner.numbering import Place, look
@@ -322,6 +322,23 @@ async def test_references(shop: Shop) -> None:
     plan = await shop.plan(data_map=replace(data_map, tables=loose))
     assert plan.refusals == ()
     assert "1 of" in check(plan, "loose references from outside").detail
+
+
+async def test_references_between_waves(shop: Shop) -> None:
+    """In one wave they arrive together; what refers to an earlier wave finds it there."""
+    for site in (shop.source, shop.target):
+        run(site, 'alter table "Shop"."User" add friend text references "Shop"."User"')
+    both, name = "\"User Id\" in ('u0001', 'u0003')", "references between waves"
+    run(shop.source, """update "Shop"."User" set friend = 'u0003' where "User Id" = 'u0001'""")
+    apart = await shop.plan(where=both)
+    assert [w.subjects for w in apart.waves] == [1, 1]
+    found = check(apart, name)
+    assert (found.passed, found.code) == (False, ErrorCode.REFERENCE_MISSING)
+    assert '1 of "Shop"."User"(friend) -> "Shop"."User"("User Id")' in found.detail
+    assert found in apart.refusals
+    assert check(await shop.plan(where=both, limits=Limits(canary_subjects_max=0)), name).passed
+    run(shop.source, """update "Shop"."User" set friend = case "User Id" when 'u0003' then 'u0001' end""")
+    assert check(await shop.plan(where=both), name).passed
 
 
 async def test_shared_tables(shop: Shop) -> None:

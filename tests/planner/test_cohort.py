@@ -6,7 +6,7 @@ from dataclasses import replace
 import hashlib
 
 import pytest
-from tests.planner.planning import Shop, ask, run, shop_map
+from tests.planner.planning import RENAME, Shop, ask, keyed_by_market, run, shop_map
 
 from domicile.model.errors import ErrorCode
 from domicile.model.plan import Limits
@@ -139,3 +139,28 @@ async def test_a_wrong_market_expression_is_the_maps_fault(shop: Shop) -> None:
     error = await shop.refusal(data_map=wrong)
     assert error.code is ErrorCode.MAP_INVALID
     assert "market expression" in error.message
+
+
+async def test_a_column_called_market_yields_to_the_maps_expression(shop: Shop) -> None:
+    """Of another type, of another meaning: the condition speaks of the map's market, with or without the alias."""
+    for site in (shop.source, shop.target):
+        run(site, 'alter table "Shop"."User" add market integer')
+    for where in ("market = 'IN'", "subject.market = 'IN' and subject.country = 'IN'"):
+        assert (await shop.plan(where=where)).cohort.size == 100
+    run(shop.source, """alter table "Shop"."User" alter market type text using 'IN'""")
+    run(shop.target, """alter table "Shop"."User" alter market type text using 'IN'""")
+    assert (await shop.plan()).cohort.size == 100
+    plain = shop_map()
+    plain = replace(plain, subject=replace(plain.subject, market=""))
+    assert (await shop.plan(data_map=plain)).cohort.size == 300, "of a map without one it is the column"
+
+
+async def test_a_key_called_market_stays_the_key(shop: Shop) -> None:
+    """It is hidden from the condition, and from nobody else: who moves, and in which order, is said by the key."""
+    expected = (await shop.plan()).cohort
+    for site in (shop.source, shop.target):
+        run(site, RENAME)
+    plan = await shop.plan(data_map=keyed_by_market())
+    assert (plan.cohort.size, plan.cohort.digest) == (expected.size, expected.digest)
+    empty = await shop.refusal(data_map=keyed_by_market(), where="market = 'XX'")
+    assert empty.facts == {"subjects": 300, "markets": {"CN": 100, "IN": 100, "SG": 100}}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
+from psycopg import sql
 import pytest
-from tests.planner.planning import Shop, ask, run, shop_map
+from tests.planner.planning import RENAME, Shop, ask, keyed_by_market, run, shop_map
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Limits, Plan, SignUps
@@ -16,6 +17,7 @@ from domicile.planner.freeze import freeze
 from domicile.planner.sweep import sweep
 from domicile.postgres import conditions
 from domicile.postgres.connect import SESSION, connect
+from domicile.postgres.ownership import ident
 
 SITE = resources.files("domicile.postgres").joinpath("sql/site.sql").read_text().replace("{subject_type}", "text")
 MOVE = MoveId("m1")
@@ -165,3 +167,20 @@ async def test_a_cohort_given_by_a_file_is_not_swept_and_refuses_nobody(shop: Sh
     assert ask(shop.source, "select condition, sign_ups from domicile.move") == [("", "accept")]
     run(shop.source, JOIN)
     assert await _sweep(shop, 9) == 0
+
+
+async def test_of_a_key_called_market_joiners_and_who_fits_are_told_by_the_key(frozen: Shop) -> None:
+    plan, data_map = await frozen.plan(where="market = 'SG'"), keyed_by_market()
+    taken = 'alter table "Shop"."User" add domicile_key text'
+    run(frozen.source, f"{RENAME}; {taken}; " + JOIN.replace('"User Id"', "market"))
+    async with await connect(frozen.source, settings=SESSION) as conn:
+        assert await sweep(conn, plan, data_map, MOVE, 9, GENERATION) == 3
+        columns = await conditions.columns_of(conn, data_map.subject.table)
+        fits = conditions.fits(
+            data_map.subject, columns, "market = 'IN'", ident(data_map.subject.table), sql.SQL("m.subject")
+        )
+        counted = sql.SQL("select count(*) filter (where {}), count(*) from domicile.member as m").format(fits)
+        assert await (await conn.execute(counted)).fetchall() == [(103, 103)]
+        run(frozen.source, """update "Shop"."User" set country = 'SG' where market = 'adam'""")
+        assert await (await conn.execute(counted)).fetchall() == [(102, 103)]
+    assert [subject for _, subject, *_ in _wave(frozen, 9)] == ["adam", "u0003", "zoe"]

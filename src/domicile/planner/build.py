@@ -64,9 +64,8 @@ async def _build(request: PlanRequest, source: AsyncConnection, target: AsyncCon
         digest = await cohort.digest(source)
         weights = await weigh.weigh(source, request.data_map, source_schema, size)
         waves = await _waves(source, request, weights, size)
-        preflight = Preflight(
-            request, source, target, source_schema, target_schema, source_facts, target_facts, size, weights
-        )
+        facts = (source_facts, target_facts)
+        preflight = Preflight(request, source, target, source_schema, target_schema, *facts, size, weights, waves)
         outcome = await checks.run_all(preflight)
     return seal(
         Plan(

@@ -41,6 +41,7 @@ ASKING: tuple[Callable[[Preflight], Awaitable[Check]], ...] = (
     rows.shared_rows_unneeded,
     rows.stubs_possible,
     rows.references_present,
+    rows.references_between_waves,
     rows.references_from_others,
     rows.references_from_outside,
     rows.loose_references_from_outside,

@@ -25,6 +25,7 @@ from domicile.postgres.references import (
     of_scope,
     referring_from_others,
     referring_rows,
+    referring_to_later,
     shown,
 )
 from domicile.postgres.unique_keys import read_keys
@@ -230,6 +231,22 @@ async def references_from_others(p: Preflight) -> Check:
         not found,
         f"rows of subjects who stay refer to rows that go: {listed(found)}" if found else stay or "none",
         hint="Move these subjects together, or set the references to null. "
+        "A reference to a person may have a stub (parties in the data map).",
+        code=ErrorCode.REFERENCE_MISSING,
+    )
+
+
+async def references_between_waves(p: Preflight) -> Check:
+    """Rows of a wave must not refer to rows that arrive with a later one: verify would miss them."""
+    ends = [wave.last for wave in p.waves[:-1]]
+    found = await referring_to_later(p.source, p.request.data_map, p.source_schema, MEMBERS, ends) if ends else []
+    return Check(
+        "references between waves",
+        not found,
+        "rows refer to rows of subjects who move in a later wave: " + listed(f"{n} of {shown(r)}" for r, n in found)
+        if found
+        else "none",
+        hint="Move these subjects in one wave: limits.canary_subjects_max 0, a wave's limits as large as the cohort. "
         "A reference to a person may have a stub (parties in the data map).",
         code=ErrorCode.REFERENCE_MISSING,
     )

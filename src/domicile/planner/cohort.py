@@ -114,12 +114,13 @@ async def select_late(conn: AsyncConnection, data_map: DataMap, where: str, move
 
     Needs a transaction, and the site schema. Raises condition-invalid when the expression fails on a row.
     """
+    subjects, key = await condition.subjects_from(conn, data_map)
     return await _run(
         conn,
         data_map,
         sql.SQL(_LATE).format(
-            key=sql.Identifier("subject", data_map.subject.key),
-            subjects=await condition.subjects_from(conn, data_map),
+            key=key,
+            subjects=subjects,
             where=sql.SQL(where),
             move=sql.Literal(move_id),
             left=sql.Literal(LEFT),
@@ -166,8 +167,7 @@ async def refuse_elsewhere(conn: AsyncConnection, move_id: str = "") -> None:
 
 
 async def _select_where(conn: AsyncConnection, data_map: DataMap, where: str) -> int:
-    subjects = await condition.subjects_from(conn, data_map)
-    key = sql.Identifier("subject", data_map.subject.key)
+    subjects, key = await condition.subjects_from(conn, data_map)
     stub = stub_registry.registered(key) if await stub_registry.any_here(conn) else sql.SQL("false")
     statement = sql.SQL(_SELECT).format(key=key, subjects=subjects, where=sql.SQL(where), stub=stub)
     return await _run(conn, data_map, statement)
@@ -256,7 +256,7 @@ async def _empty(conn: AsyncConnection, data_map: DataMap) -> DomicileError:
 
 async def _markets(conn: AsyncConnection, data_map: DataMap) -> dict[str, int]:
     """The largest markets with their number of subjects."""
-    subjects = await condition.subjects_from(conn, data_map)
+    subjects, _ = await condition.subjects_from(conn, data_map)
     statement = sql.SQL("select market::text, count(*) from {} group by 1 order by 2 desc, 1 limit {}").format(
         subjects, sql.Literal(MARKETS_LISTED_MAX)
     )

@@ -44,12 +44,12 @@ async def require_subject(conn: AsyncConnection, data_map: DataMap) -> tuple[str
     return names
 
 
-async def subjects_from(conn: AsyncConnection, data_map: DataMap) -> Fragment:
-    """The subjects as a condition speaks about them (`conditions.subject_rows`). Raises map-invalid as
-    ``require_subject`` does.
+async def subjects_from(conn: AsyncConnection, data_map: DataMap) -> tuple[Fragment, Fragment]:
+    """The subjects as a condition speaks about them (`conditions.subject_rows`), and their key there. Raises
+    map-invalid as ``require_subject`` does.
     """
-    names = await require_subject(conn, data_map)
-    return conditions.subject_rows(names, data_map.subject.market, ident(data_map.subject.table))
+    subject, names = data_map.subject, await require_subject(conn, data_map)
+    return conditions.subject_rows(subject, names, ident(subject.table)), conditions.key_of(subject, names)
 
 
 async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
@@ -62,7 +62,7 @@ async def vet(conn: AsyncConnection, data_map: DataMap, where: str) -> None:
         raise invalid("it contains a NUL character, or characters that are not Unicode")
     async with conn.transaction(force_rollback=True):
         await conditions.set_search_path(conn, data_map.subject.table)
-        subjects = await subjects_from(conn, data_map)
+        subjects, _ = await subjects_from(conn, data_map)
         if data_map.subject.market:
             await _vet_market(conn, data_map, subjects)
         view = sql.SQL("create temp view {} as select ").format(sql.Identifier(VIEW))

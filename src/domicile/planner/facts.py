@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
+from domicile.model.plan import WavePlan
 from domicile.model.schema import Schema, TableName
 from domicile.model.site import SiteName
 from domicile.planner.request import PlanRequest
@@ -68,6 +69,7 @@ class Preflight:
     target_facts: SiteFacts
     subjects: int
     weights: tuple[TableWeight, ...]
+    waves: tuple[WavePlan, ...]
 
     @property
     def in_scope(self) -> tuple[TableName, ...]:

@@ -33,6 +33,12 @@ _STAYERS = """
         select from {table} as t {joins} join {members} as m on m.subject = {owner} where {chunk} and {joined})
     and not exists (
         select from (select) as start {own_joins} join {members} as m on m.subject = {own_owner} where {leaving})"""
+_LATER = """
+    select pg_catalog.count(*) from {child} as child {own_joins} join {members} as c on c.subject = {own_owner}
+    where c.wave = {wave} and exists (
+        select from {table} as t {joins} join {members} as m on m.subject = {owner}
+        where m.wave = {wave} and {joined}
+            and pg_catalog.width_bucket(m.ordinal, {ends}) > pg_catalog.width_bucket(c.ordinal, {ends}))"""
 _CHUNK = "m.wave = {} and m.ordinal > {} and m.ordinal <= {}"
 _DEPARTED = """m.wave in (
     select w.id from domicile.wave as w where w.move_id = {move} and w.mark = 'departed' and w.purged_at is null)"""
@@ -161,6 +167,37 @@ async def referring_to_chunk(
     departed, chunk = sql.SQL(_DEPARTED).format(move=sql.Literal(move_id)), sql.SQL(_CHUNK).format(*leaving)
     found = [(r, await _stayers(conn, data_map, r, MEMBERS, departed, chunk)) for r in references]
     return [(reference, rows) for reference, rows in found if rows]
+
+
+async def referring_to_later(
+    conn: AsyncConnection, data_map: DataMap, schema: Schema, members: Members, ends: Sequence[int]
+) -> list[tuple[Reference, int]]:
+    """References by which rows of members refer to rows of members whose ordinals lie behind the next of these
+    ``ends`` (the last ordinal of each portion), and that no stub can stand for; with how many rows."""
+    scope, found = data_map.in_scope(), []
+    borders = sql.SQL("{}::integer[]").format(sql.Literal([end + 1 for end in ends]))
+    for reference in of_scope(data_map, schema):
+        if reference.to_table not in scope or _is_owner_step(data_map, reference):
+            continue
+        if data_map.policy_of(reference) is PartyPolicy.STUB:
+            continue
+        joins, owner = owner_joins(data_map, reference.to_table)
+        own_joins, own_owner = owner_joins(data_map, reference.table, "child")
+        statement = sql.SQL(_LATER).format(
+            child=ident(reference.table),
+            own_joins=own_joins,
+            own_owner=own_owner,
+            table=ident(reference.to_table),
+            joins=joins,
+            owner=owner,
+            members=ident(members.relation),
+            wave=sql.Literal(members.wave),
+            joined=_joined(reference, "child", "t"),
+            ends=borders,
+        )
+        if rows := await _count(conn, statement + _leaves(reference, "child")):
+            found.append((reference, rows))
+    return found
 
 
 async def missing_reference_rows(
