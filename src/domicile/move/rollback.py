@@ -24,13 +24,17 @@ from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.stream.seam import Seam
 
+WAY_OUT = (
+    "Order it again in a quiet hour. If it ends so again: domicile purge {move}, then a move from {target} to {source}."
+)
+
 log = logging.getLogger(__name__)
 
 
 async def run(carrier: Carrier, no: int) -> None:
     """Carry out the rollback of wave ``no``; raises way-back-closed, and whatever keeps a handover from succeeding."""
     back = carrier.reversed()
-    if not await _is_home_again(back, no):
+    if not await is_home_again(back, no):
         await streams.require_way_back(carrier)
         async with back.sites() as (losing, gaining):
             await _prepare(back, losing, gaining, no)
@@ -120,11 +124,25 @@ async def undo(carrier: Carrier, no: int) -> bool:
     return True
 
 
-async def _is_home_again(back: Carrier, no: int) -> bool:
+async def is_home_again(back: Carrier, no: int) -> bool:
+    """Whether the wave lives at the source again, though perhaps nobody has been told; ``back`` has the sites
+    exchanged. Raises site-unreachable."""
     async with back.target() as gaining:
         await settle_doubt(gaining, back.move.move_id, back.move.generation)
         record = await waves.find_wave(gaining, back.move.move_id, no)
     return waves.target_mark(record) is TargetMark.RESIDENT
+
+
+def blocked(carrier: Carrier, no: int, why: DomicileError) -> DomicileError:
+    """What a collision means that no turn resolves."""
+    move = carrier.move
+    return DomicileError(
+        ErrorCode.WAY_BACK_BLOCKED,
+        f"wave {no} cannot be brought back to {move.source_site} as it is written down: {why.message}",
+        facts=why.facts,
+        safe=f"{move.target_site} serves the waves that are not home again; nothing is lost.",
+        hint=WAY_OUT.format(source=move.source_site, target=move.target_site, move=move.move_id),
+    )
 
 
 async def _prepare(back: Carrier, losing: AsyncConnection, gaining: AsyncConnection, no: int) -> None:

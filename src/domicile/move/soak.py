@@ -57,34 +57,38 @@ async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> list[int]:
     """Bring the waves' copies up to what is committed at the target; returns how far each is.
 
     A row or a unique value that passed from one wave to another at the target stands in the former's copy until its own
-    stream has come to where it gave it away. So a wave that meets it waits for the others, as long as anybody gets on.
-    Raises keys-collide when nobody does.
+    stream has come to where it gave it away. So a wave that meets it waits for the others, as long as one that waits
+    gets on; and then new rows of these waves are read as they are by now, because some may have gone on to a wave that
+    is ahead, or home. Raises keys-collide when that does not help either.
     """
-    positions: dict[int, int] = {}
+    waiting: dict[int, int] = {}
+    anew = False
     while True:
-        before, blocked = positions, None
-        positions = {}
+        positions, blocked = dict[int, int](), dict[int, DomicileError]()
         for no in numbers:
             try:
-                await _follow(carrier, no)
+                await _follow(carrier, no, anew=anew and no in waiting)
             except DomicileError as why:
                 if why.code is not ErrorCode.KEYS_COLLIDE:
                     raise
-                blocked = why
+                blocked[no] = why
             positions[no] = await _position(carrier, no)
-        if blocked is None:
+        if not blocked:
             return list(positions.values())
-        if positions == before:
-            raise blocked
+        before, waiting = waiting, {no: positions[no] for no in blocked}
+        if waiting == before:
+            if anew:
+                raise next(iter(blocked.values()))
+            anew = True
 
 
-async def _follow(carrier: Carrier, no: int) -> None:
+async def _follow(carrier: Carrier, no: int, *, anew: bool) -> None:
     back = carrier.reversed()
     async with back.sites() as (losing, gaining):
         record = await rollback.begin_stream(back, losing, gaining, no)
-    async with open_live(back, no, soaking=record.mark == SourceMark.DEPARTED) as wave:
+    async with open_live(back, no, soaking=record.mark == SourceMark.DEPARTED, anew=anew) as wave:
         await live_verify.mark(wave)
-        await live_verify.touched_rows(wave)
+        await live_verify.touched_rows(wave, following=True)
 
 
 async def _position(carrier: Carrier, no: int) -> int:

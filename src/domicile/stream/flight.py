@@ -2,7 +2,8 @@
 
 A batch may be sent before the one before it is answered: it cannot overtake, because it follows in the same session,
 and a batch that fails makes those behind it fail. Then they are carried out again, in order: the one that failed change
-by change, in the order of the source.
+by change, in the order of the source; and if that is refused as well, transaction by transaction, up to the one that is
+to blame.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ class Flight:
                 batch.work = None
                 await self._pipe.run(self._rounds.whole(batch.transactions, batch.before, None))
             except Refused as final:
-                self.fail(self._rounds.error(final, batch.transactions))
-                return
+                if not await self._as_far_as_it_goes(batch, final):
+                    return
             self._landed()
             try:
                 while self._batches:
@@ -132,6 +133,24 @@ class Flight:
                     self._landed()
             except Refused as following:
                 refused = following
+
+    async def _as_far_as_it_goes(self, batch: _Batch, refused: Refused) -> bool:
+        """What comes before the transaction that is to blame is committed: another wave's stream may wait for it. False
+        when there is such a transaction; then the flight has failed."""
+        transactions: Sequence[Transaction] = batch.transactions
+        try:
+            if len(transactions) < 2 or not may_be_order(refused):
+                raise refused
+            before = batch.before
+            for one in batch.transactions:
+                transactions = [one]
+                await self._pipe.reset()
+                await self._pipe.run(self._rounds.whole(transactions, before, None))
+                self.position = before = one.position
+        except Refused as final:
+            self.fail(self._rounds.error(final, transactions))
+            return False
+        return True
 
     def _landed(self) -> None:
         if not self._batches:
