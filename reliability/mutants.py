@@ -42,7 +42,7 @@ PATCHES = ROOT / "tests" / "mutants"
 
 COPIED = ("src", "tests", "pyproject.toml")
 LINKED = (
-    *("docs", "schemas", "examples", "benchmarks", "reliability"),
+    *("docs", "schemas", "examples", "benchmarks", "reliability", "tools"),
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "Makefile"),
 )
 # What a survivor meets: everything about carrying rows, the quick parts first.

@@ -32,8 +32,8 @@ ENVELOPE = re.compile(
 LOG, WITNESS = 1, 4  # types of keys
 BYTES_MAX = 256 * 1024 * 1024  # of a bundle
 FIELDS = {  # of each kind of statement, beside site and time; i is a count, h a hash, w a word
-    "plan": "dataset:w source:w target:w mode:w subjects:i waves:i cohort:h",
-    "approval": "act:w approver:h",
+    "plan": "dataset:w source:w target:w mode:w subjects:i waves:i cohort:h approvals:i undo_seconds:i",
+    "approval": "act:w approver:h given:i expires:i",
     "abort": "waves:i",
     "snapshot": "wave:i position:w subjects:i members:h",
     "copy": "wave:i rows:i bytes:i",
@@ -42,6 +42,7 @@ FIELDS = {  # of each kind of statement, beside site and time; i is a count, h a
     "rollback": "wave:i home:w epoch:i root:h",
     "pause": "wave:i epoch:i pause_us:i",
     "stepback": "wave:i epoch:i",
+    "gap": "wave:i epoch:i root:h",
     "purge": "wave:i rows:i position:w root:h",
     "scan": "method:w place:w copies_found:i canaries_planted:i canaries_found:i",
     "residual": "place:w reason:w expires:i",
@@ -426,6 +427,9 @@ def checks(raw, keys, seen):
     for log in logs:
         check_acts(log["acts"])
     yield "acts"
+    for gap in (a for log in logs for a in log["acts"] if a["kind"] == "gap"):
+        need(n > 1, "a verdict was lost in a failover, and no other log bears its departure out")
+        print(f"{gap['site']}: a failover took the verdict of wave {gap['wave']}, epoch {gap['epoch']}: NOT shown")
     need(all(handovers(log["acts"]) == handovers(logs[0]["acts"]) for log in logs), "the logs tell different handovers")
     yield "agreement"
     need(envelope_signed(manifest, keys, origins), "the manifest is not signed by a log of the bundle")
@@ -452,19 +456,26 @@ def checks(raw, keys, seen):
 
 def check_acts(acts):
     """The rules that the acts of one log follow, wave by wave."""
-    verdicts, trips, purged = {}, {}, set()
+    verdicts, lost, trips, purged, asked, approvers = {}, {}, {}, set(), 0, set()
     for act in acts:
         kind, wave = act["kind"], act.get("wave")
         need(act["site"] == acts[0]["site"], "a statement of another site")
         mine = trips.setdefault(wave, [])  # its handovers and rollbacks that were not taken back
+        if kind == "plan":
+            asked = max(asked, act["approvals"])  # of a purge, by different people; a later plan asks for no less
+        if kind == "approval" and act["act"] == "purge":
+            approvers.add(act["approver"])
         if kind == "verdict":
             verdicts[wave] = act["root"] if act["outcome"] == "equal" and act["differences"] == 0 else None
+            lost.pop(wave, None)
+        if kind == "gap":  # a failover took the verdict under which the wave departed at this epoch
+            lost[wave] = (act["epoch"], act["root"])
         if kind in ("handover", "rollback"):
             need(act["epoch"] > (mine[-1]["epoch"] if mine else 0), "an epoch that does not rise")
             need(wave not in purged, f"a {kind} after a purge")
             away = mine and mine[-1]["kind"] == "handover"
             need(kind == "handover" or away, "a rollback of a wave that was not handed over")
-            compared = verdicts.get(wave) == act["root"]
+            compared = verdicts.get(wave) == act["root"] or lost.get(wave) == (act["epoch"], act["root"])
             need(compared or act["home"] == act["site"], "a departure without an equal verdict of its root")
             mine.append(act)
         if kind == "stepback" and act["epoch"]:
@@ -472,8 +483,10 @@ def check_acts(acts):
             need(latest and wave not in purged, "a step back from what is not the wave's latest departure")
             mine.pop()
         if kind == "purge":
-            need(verdicts.get(wave), "a purge without a clean verdict")
+            need(len(approvers) >= asked, "a purge without the approvals that the plan asks for")
             need(mine and mine[-1]["home"] != act["site"], "a purge where the wave is at home")
+            told_lost = lost.get(wave) == (mine[-1]["epoch"], mine[-1]["root"])
+            need(verdicts.get(wave) or told_lost, "a purge without a clean verdict")
             purged.add(wave)
         need(kind not in ("scan", "residual") or purged, f"a {kind} before a purge")
 

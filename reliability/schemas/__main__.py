@@ -52,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--versions", choices=installed(), help="source-target; without it each in turn")
     parser.add_argument("--tables", type=int, default=TABLES_MAX, help=f"in scope, at most ({TABLES_MAX})")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with servers of its own (1)")
-    parser.add_argument("--parties", action="store_true", help="rows of two people, too: their judge is not done yet")
     parser.add_argument("--show", action="store_true", help="print the schema of the seed, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--record", action="store_true", help="keep the figures in reliability/results")
@@ -83,29 +82,25 @@ def _campaign(given: argparse.Namespace, pairs: Sequence[str]) -> int:
 
 def _tried(seeds: range, pairs: Sequence[str], given: argparse.Namespace) -> list[Outcome]:
     """Each seed once; every job has servers of its own."""
-    tables, parties, jobs = given.tables, given.parties, given.jobs
+    tables, jobs = given.tables, given.jobs
     if jobs < 2:
-        return _share(seeds, pairs, tables, parties)
+        return _share(seeds, pairs, tables)
     shares = [seeds[job::jobs] for job in range(jobs)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return [
-            one
-            for part in pool.map(_share, shares, *([one] * jobs for one in (pairs, tables, parties)))
-            for one in part
-        ]
+        return [one for part in pool.map(_share, shares, [pairs] * jobs, [tables] * jobs) for one in part]
 
 
-def _share(seeds: range, pairs: Sequence[str], tables: int, parties: bool) -> list[Outcome]:
-    return asyncio.run(share(seeds, pairs, tables, parties=parties))
+def _share(seeds: range, pairs: Sequence[str], tables: int) -> list[Outcome]:
+    return asyncio.run(share(seeds, pairs, tables))
 
 
-async def share(seeds: range, pairs: Sequence[str], tables: int, *, parties: bool = False) -> list[Outcome]:
+async def share(seeds: range, pairs: Sequence[str], tables: int) -> list[Outcome]:
     """One schema after another; the versions take turns with the seeds."""
     outcomes = list[Outcome]()
     async with stages(pairs) as found:
         for seed in seeds:
             stage, ground = found[pairs[seed % len(pairs)]]
-            outcomes.append(await trial(draw(Random(seed), ground, seed, tables, parties=parties), stage))
+            outcomes.append(await trial(draw(Random(seed), ground, seed, tables), stage))
             _say(outcomes[-1])
     return outcomes
 
@@ -137,7 +132,7 @@ async def _show(given: argparse.Namespace, pairs: Sequence[str]) -> int:
     seed = given.seed
     pair = pairs[seed % len(pairs)]
     async with stages((pair,)) as found:
-        shop = draw(Random(seed), found[pair][1], seed, given.tables, parties=given.parties)
+        shop = draw(Random(seed), found[pair][1], seed, given.tables)
     print(shown(shop))
     return 0
 

@@ -34,8 +34,8 @@ class Ground:
 class Drawer:
     """One drawing. `shop` once."""
 
-    def __init__(self, dice: Random, ground: Ground, seed: int, tables_max: int, *, parties: bool) -> None:
-        self._dice, self._seed, self._tables_max, self._with_parties = dice, seed, tables_max, parties
+    def __init__(self, dice: Random, ground: Ground, seed: int, tables_max: int) -> None:
+        self._dice, self._seed, self._tables_max = dice, seed, tables_max
         spaces = Namer(dice)
         self._schemas = tuple(spaces.fresh(0.4) for _ in range(dice.randrange(1, 3)))
         self._names = {schema: Namer(dice) for schema in self._schemas}
@@ -61,7 +61,7 @@ class Drawer:
             self._owned()
         crossing = self._friends()
         self._loose_references()
-        if self._with_parties and not crossing:
+        if not crossing:
             self._parties(Random(f"{self._seed} parties"))
         tables = [
             replace(t, layouts=draw_layouts(dice, t.cols, t.key, self._cuts.get(t.name, ""))) for t in self._tables
@@ -247,7 +247,7 @@ class Drawer:
         self._tables[at] = replace(tab, cols=(*tab.cols, *cols), loose=(*tab.loose, ref))
 
 
-def draw(dice: Random, ground: Ground, seed: int = 0, tables_max: int = TABLES_MAX, *, parties: bool = False) -> Shop:
-    """A shop; equal dice draw equal shops. ``seed`` is that of its rows and writers; with ``parties``, rows of some
-    tables refer to a second subject."""
-    return Drawer(dice, ground, seed, tables_max, parties=parties).shop()
+def draw(dice: Random, ground: Ground, seed: int = 0, tables_max: int = TABLES_MAX) -> Shop:
+    """A shop; equal dice draw equal shops. ``seed`` is that of its rows and writers, and of who the second persons
+    in rows of two people are."""
+    return Drawer(dice, ground, seed, tables_max).shop()

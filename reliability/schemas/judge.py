@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from reliability.schemas.names import quoted
-from reliability.schemas.rows import DIGITS, Held, at_site, held, named_persons
+from reliability.schemas.rows import DIGITS, Held, at_site, held, named_persons, stubs_at
 from reliability.schemas.shape import Name, Shop, Tab
 from reliability.schemas.writers import Ledger
 
@@ -21,14 +21,17 @@ async def judge(shop: Shop, sites: Mapping[str, str], ledger: Ledger, copies: st
         async with await at_site(conninfo) as conn:
             there = await held(conn, shop)
             named = await named_persons(conn, shop)
+            stubs = await stubs_at(conn) if shop.parties else frozenset()
         found += [f"a row at {site} refers to somebody of whom there is no row"] * len(named - there.keys())
         found += _differences(shop, f"nobody's rows at {site}", ledger.nobody[site], there.pop(None, {}))
         for subject, wanted in ledger.rows.items():
             has = there.pop(str(subject), {})
+            alone = list(has) == [shop.subject.name] and has[shop.subject.name].total() == 1
+            left = subject in ledger.gone & ledger.members  # he deleted himself while away
+            if alone and subject in stubs and (left or ledger.home[subject] != site):
+                continue  # a stub, which may have outlived the last row that named it
             if ledger.home[subject] == site:
                 found += _differences(shop, f"{_who(ledger, subject)} at {site}", wanted, has)
-            elif shop.parties and list(has) == [shop.subject.name] and has[shop.subject.name].total() == 1:
-                continue  # a stub, which may have outlived the last row that named it
             elif not (copies == site and subject in ledger.members):
                 found += _differences(shop, f"{_who(ledger, subject)}, who lives elsewhere, at {site}", {}, has)
         for has in there.values():

@@ -155,6 +155,17 @@ async def held(conn: AsyncConnection[Any], shop: Shop, subjects: Iterable[str] |
     return dict(found)
 
 
+async def forget_persons(conn: AsyncConnection[Any], shop: Shop, persons: Iterable[str]) -> None:
+    """No row there names them any more as its second person."""
+    gone = list(persons)
+    for tab, ref in shop.parties:
+        name = ident(ref.columns[0])
+        statement = sql.SQL("update {} set {} = null where {}::text = any($1::text[])").format(
+            ident(*tab.name), name, name
+        )
+        await conn.execute(statement, (gone,))
+
+
 async def named_persons(conn: AsyncConnection[Any], shop: Shop) -> set[str]:
     """Everybody whom a row there names as its second person."""
     found = set[str]()
@@ -165,3 +176,15 @@ async def named_persons(conn: AsyncConnection[Any], shop: Shop) -> set[str]:
         )
         found.update(key for (key,) in await (await conn.execute(statement)).fetchall())
     return found
+
+
+async def stubs_at(conn: AsyncConnection[Any]) -> frozenset[str]:
+    """Whose row there is said to be a stub."""
+    found = await conn.execute("select to_regclass('domicile.member') is not null")
+    if not (await found.fetchall())[0][0]:
+        return frozenset()
+    rows = await conn.execute(
+        "select m.subject::text from domicile.member as m join domicile.wave as w on w.id = m.wave "
+        "where w.move_id = 'stubs'"
+    )
+    return frozenset(key for (key,) in await rows.fetchall())

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from reliability.schemas.rows import Held, Row, Values, at_site, fresh_row, held, insert, named
+from reliability.schemas.rows import Held, Row, Values, at_site, forget_persons, fresh_row, held, insert, named
 from reliability.schemas.shape import Col, Ref, Shop, Tab, ident, owned_rows
 
 WAIT_S = 0.01
@@ -45,6 +45,7 @@ class Ledger:
     refused: Counter[str] = field(default_factory=Counter)
     deeds: Counter[str] = field(default_factory=Counter)
     strange: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)  # who has deleted himself, and does not come back
 
     def moved(self, site: str) -> None:
         """Everybody of the cohort lives there now, also those who have not tried since."""
@@ -56,8 +57,20 @@ class Ledger:
         self.commits[site] += 1
         self.served[site] += not self.members.isdisjoint(subjects)
         for subject in subjects:
-            self.rows[subject] = read.get(subject, {})
+            self.rows[subject] = {} if subject in self.gone else read.get(subject, {})
         self.nobody[site] = read.get(None, {})
+
+
+async def forget_deleted(shop: Shop, conninfo: str, ledger: Ledger) -> None:
+    """Who has deleted himself at the source is named by no row at the target any more. Nobody writes meanwhile."""
+    gone = [who for who in ledger.gone if ledger.home[who] == "source"]
+    async with await at_site(conninfo) as conn:
+        await forget_persons(conn, shop, gone)
+        read = await held(conn, shop)
+    for who, home in ledger.home.items():
+        if home == "target":
+            ledger.rows[who] = read.get(who, {})
+    ledger.nobody["target"] = read.get(None, {})
 
 
 @dataclass(slots=True)
@@ -72,6 +85,7 @@ class Writer:
     mine: Sequence[str]
     turn: asyncio.Lock
     dice: Random
+    _leaving: set[str] = field(default_factory=set)  # with the transaction that is open
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write until ``stop`` is set."""
@@ -84,13 +98,16 @@ class Writer:
                 await asyncio.sleep(PAUSE_S)
 
     async def _one(self, conns: Mapping[str, AsyncConnection[Any]]) -> None:
-        subject, other = self.dice.choice(self.mine), self.dice.choice(self.mine)
+        if not (here := [one for one in self.mine if one not in self.ledger.gone]):
+            return
+        subject, other = self.dice.choice(here), self.dice.choice(here)
         site = self.ledger.home[subject]
         if self.ledger.home[other] != site:
             other = subject
         deeds = self.dice.choices(DEEDS, k=self.dice.choice((1, 1, 2, 4)))
         who = list(self.mine) if self.shop.crossing else sorted({subject, other})
         who = [one for one in who if self.ledger.home[one] == site]
+        self._leaving.clear()
         try:
             async with self.turn:
                 async with conns[site].transaction():
@@ -98,6 +115,7 @@ class Writer:
                     if not done:
                         raise Nothing
                     read = await held(conns[site], self.shop, who)
+                self.ledger.gone |= self._leaving
                 self.ledger.committed(site, who, read)
                 self.ledger.deeds.update(done)
         except Nothing:
@@ -181,7 +199,10 @@ class Writer:
         if at is None:
             return False
         statement = sql.SQL("delete from {} where tableoid = $1::oid and ctid = $2::tid").format(ident(*tab.name))
-        return (await conn.execute(statement, at)).rowcount > 0
+        done = (await conn.execute(statement, at)).rowcount > 0
+        if done and tab.owner is None:
+            self._leaving.add(subject)
+        return done
 
     def _may_leave(self, subject: str) -> bool:
         """Few leave for good; of the cohort some always stay, and nothing of who leaves is left behind."""

@@ -80,9 +80,8 @@ def found_by(control: Control, first: int = 1) -> tuple[int, int, str]:
 
 
 _FAULTS = {
-    Flaw.NO_LEASE: (Fault.FREEZE, "live.closing"),
+    Flaw.NO_LEASE: (Fault.FREEZE, "copy.chunk"),
     Flaw.NO_TERM: (Fault.CUT_LATE, "live.verify"),
-    Flaw.OLD_INDEX: (Fault.FREEZE, "stream.indexed"),
     Flaw.AHEAD_FORGOTTEN: (Fault.CUT, "live.verify"),
     Flaw.UNSEEN_ACK: (Fault.LATE, "copy.chunk"),
     Flaw.SEAM_BY_POSITION: (Fault.LATE, ""),

@@ -27,5 +27,4 @@ class Flaw(StrEnum):
     AHEAD_FORGOTTEN = "what was read ahead of the stream is not kept"
     UNSEEN_PARENT = "a row below one that nobody sees yet is not counted"
     PASSED_BY = "the copy does not wait until everybody sees what the slot passes by"
-    OLD_INDEX = "a stream is opened with what was read before a takeover"
     LEAVE_ALONE = "a row that leaves goes without what hangs from it"

@@ -201,11 +201,10 @@ async def open_live(crossing: Crossing, no: int) -> AsyncIterator[LiveWave]:
         session = Session(there, no, world.flaws, world.loop.time, world.truth)
         apply = Apply(cast("Any", Pipe(applying.line, session, world.members[no])), rounds, position)
         setattr(apply, "flaws", world.flaws)  # noqa: B010 - for `SimReparent`
-        await crossing.reach("stream.indexed")
         await logged.line.ask(partial(_take_slot, here, crossing, logged.line))
         now = await target.line.ask(lambda: copy(there.waves.get(no)))
         unmoved = now is not None and (now.position, now.term) == (position, record.term)
-        if not (unmoved and await _slot_is_at(crossing, source, position)) and Flaw.OLD_INDEX not in world.flaws:
+        if not (unmoved and await _slot_is_at(crossing, source, position)):
             raise lease_lost()
         reader = SlotReader(logged.line, crossing.slot, record.seen if back else 0, world.flaws)
         reparent = SimReparent(LAYOUT, DATA_MAP, index, wave_filter, apply, cast("Any", moving), no)

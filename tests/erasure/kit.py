@@ -46,7 +46,7 @@ async def scanned(cluster: EmbeddedCluster, values: list[str], *, kept: tuple[Pa
         files = await server_files(conn)
     assert files.data == cluster.data, files.why
     prints = prints_of(values)
-    result = agent.carry_out(Order(files.data, prints, files.places, kept, files.logs))
+    result = agent.carry_out(Order(files.data, prints, files.places, kept, files.collected, server=files.server))
     found: dict[str, set[Place]] = {v: set() for v in values}
     for place, tally in result.tallies.items():
         for which in tally.found:

@@ -47,6 +47,14 @@ def test_links_that_lead_nowhere_round_or_elsewhere_are_told_and_none_is_followe
     assert told[Place.OTHER] == {"files that cannot be read: is a directory": 1}
 
 
+def test_what_was_to_go_is_gone_where_its_directory_is_there(tmp_path: Path) -> None:
+    """Without one another machine's path may be meant, or nothing is mounted."""
+    data, unread = _data(tmp_path), {"files that cannot be read: no such file or directory": 1}
+    for path, told in ((tmp_path / "gone", {}), (tmp_path / "not mounted" / "gone", unread)):
+        result = agent.carry_out(Order(data, prints_of(["one"]), expired=(path,)))
+        assert result.tallies[Place.KEPT].not_read == told
+
+
 async def test_many_values_are_searched_for_by_several_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, values = _data(tmp_path), [value(str(n)) for n in range(3)]
     (data / "base" / "5" / "file").write_text(f"{values[0]} {values[2]} {values[2]}")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+import sys
 
 import psycopg
 import pytest
@@ -61,7 +62,8 @@ async def store_at(alone: EmbeddedCluster, pg18: EmbeddedCluster, state: Path) -
                 await world.populate(conn, scale=0.004)
     await execute(places[0], *_EXTRA.split(";"))
     workspace = workspace_for(state, "store", STORE_MAP, places, pg18.conninfo(control))
-    yield Place(replace(workspace, limits=replace(workspace.limits, wave_subjects_max=500)), *places, "store")
+    limits = replace(workspace.limits, wave_subjects_max=500, probe_p99_ms_min=60_000.0)  # others are at work here
+    yield Place(replace(workspace, limits=limits), *places, "store")
     await drop_database(alone, names[0])
     await drop_database(pg18, names[1])
     await drop_database(pg18, control)
@@ -206,6 +208,60 @@ async def test_files_that_cannot_be_reached_are_said_to_be_unread(
     assert all(f.not_read and not f.bytes for f in report.findings)
 
 
+AGENT = """
+import pathlib, subprocess, sys
+order = sys.stdin.buffer.readline()  # what follows lasts as long as the scan
+folder = pathlib.Path(sys.argv[1])
+(folder / f"order-{len(list(folder.iterdir()))}").write_bytes(order)
+program = [sys.executable, "-m", "domicile", "scan", sys.argv[2], "--json"]
+sys.exit(subprocess.run(program, input=order).returncode)
+"""
+
+
+@pytest.mark.parametrize("alone", ["18"], indirect=True)
+async def test_an_agent_beside_the_server_scans_where_the_purge_cannot(
+    place: Place, alone: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is sent fingerprints and no value, looks at the server's own files alone, and says who it is."""
+    move = await moved(place)
+    emails = await scalar(place.source, "select array_agg(email) from store.user_account where market = 'IN'")
+    assert isinstance(emails, list)
+    monkeypatch.setattr("domicile.postgres.server_files._postmaster", lambda _: "")  # as on another machine
+    (orders := tmp_path / "orders").mkdir()
+    program = (sys.executable, "-c", AGENT, str(orders))
+
+    def beside(data: Path) -> Place:
+        agent = (*program, str(data))
+        sites = {n: replace(s, scan_agent=agent if n == SOURCE else ()) for n, s in place.workspace.sites.items()}
+        return replace(place, workspace=replace(place.workspace, sites=sites))
+
+    strange = tmp_path / "strange"
+    (strange / "global").mkdir(parents=True)
+    (strange / "PG_VERSION").write_text("18")
+    (strange / "global" / "pg_control").write_bytes(bytes(64))
+    with monkeypatch.context() as first:
+        first.setattr("domicile.move.scanning.scan", _stopped)
+        unread = (await commands.purge(place.workspace, move, wish=ErasureWish())).erasure
+    assert unread is not None
+    assert (unread.scanned, unread.scanned_by) == (False, "")
+    with pytest.raises(DomicileError, match="did not come to its end"):
+        await commands.recheck(beside(strange).workspace, move)
+    report = await commands.recheck(beside(alone.data).workspace, move)
+    assert found(report)["freed space in tables"] > 0
+    assert "@" in report.scanned_by
+    assert "agent" in report.method
+    sent = b"".join(f.read_bytes() for f in orders.iterdir())
+    assert len(sent) > 10_000
+    for email in emails:
+        assert email.encode() not in sent
+    told = (await commands.evidence_bundle(place.workspace, move)).statements
+    assert any(getattr(t.said.predicate, "method", "").endswith("by an agent") for t in told)
+
+
+async def _stopped(*_: object) -> None:
+    raise DomicileError(ErrorCode.FILES_UNREADABLE, "stopped")
+
+
 @pytest.mark.parametrize("alone", ["18"], indirect=True)
 async def test_what_rows_of_a_table_that_does_not_move_still_hold_is_no_neighbours(place: Place) -> None:
     move = await moved(place)
@@ -228,11 +284,8 @@ async def test_what_rows_of_a_table_that_does_not_move_still_hold_is_no_neighbou
 async def test_a_scan_that_fails_stops_no_purge_and_writers_are_let_go_before(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fails(_: object) -> None:
+    async def fails(*_: object) -> None:
         raise DomicileError(ErrorCode.FILES_UNREADABLE, "no end")
-
-    async def stops(_: object) -> None:
-        raise DomicileError(ErrorCode.FILES_UNREADABLE, "stopped")
 
     move = await moved(place)
     guards = """select count(*) from pg_trigger where tgname = 'zz_domicile_guard' and tgenabled <> 'D'
@@ -240,7 +293,7 @@ async def test_a_scan_that_fails_stops_no_purge_and_writers_are_let_go_before(
     assert await scalar(place.source, guards)
     with monkeypatch.context() as first:
         first.setattr("domicile.move.scanning.scan", fails)
-        first.setattr("domicile.move.purge.vacuum", stops)
+        first.setattr("domicile.move.purge.vacuum", _stopped)
         with pytest.raises(DomicileError, match="stopped"):
             await commands.purge(place.workspace, move, wish=ErasureWish())
     assert await scalar(place.source, "select count(*) from store.user_account where market = 'IN'") == 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
+import struct
 import sys
+import time
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -14,11 +17,11 @@ import pytest
 from tests.erasure.kit import noise, prints_of, scanned, value
 from tests.move.places import execute, scalar
 
-from domicile.erasure import decode, wal
+from domicile.erasure import agent, decode, wal
 from domicile.erasure.files import File, files_of
 from domicile.erasure.prints import Gatherer, Prints
 from domicile.erasure.scan import Order, Scan
-from domicile.model.erasure import Place
+from domicile.model.erasure import Place, Server
 from domicile.sites.embedded import EmbeddedCluster
 
 _TABLE = """
@@ -215,3 +218,52 @@ def test_what_goes_or_is_closed_meanwhile_ends_no_scan(tmp_path: Path) -> None:
     scan._relations([first, File(tmp_path / "closed", Place.OTHER, "closed")])
     assert scan.tallies[first.place].found == {}
     assert list(scan.tallies[Place.OTHER].not_read.values()) == [1]
+
+
+def _noise_at(directory: Path, megabytes: int) -> Path:
+    """What looks like a data directory, with a file of noise in it."""
+    (directory / "base" / "5").mkdir(parents=True)
+    (directory / "PG_VERSION").write_text("18")
+    (directory / "base" / "5" / "16384").write_bytes(os.urandom(megabytes << 20))
+    return directory
+
+
+def test_a_scan_rests_for_the_share_that_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[float] = []
+    monkeypatch.setattr("domicile.erasure.scan.time.sleep", rested.append)
+    order = Order(_noise_at(tmp_path, 8), prints_of(["a value here"]))
+    Scan(order).run()
+    assert rested == []
+    begun = time.process_time()
+    Scan(order, lambda: 0.75).run()
+    worked = time.process_time() - begun
+    assert 1.5 * worked < sum(rested) <= 3 * worked, "three seconds behind each of work"
+
+
+async def test_a_scan_ends_when_whoever_holds_it_back_is_gone(tmp_path: Path) -> None:
+    data = _noise_at(tmp_path, 40)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "domicile", "scan", str(data), "--json"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    child.stdin.write(agent.write_order(Order(data, prints_of(["a value here"]))) + b"\n0.950\n")
+    await child.stdin.drain()
+    await asyncio.sleep(2.0)
+    assert child.returncode is None, "it rests for most of its time"
+    child.stdin.close()
+    assert child.stdout is not None
+    assert (await asyncio.wait_for(child.stdout.read(), 10.0), await child.wait()) == (b"", 1)
+
+
+async def test_an_order_for_another_server_is_refused(tmp_path: Path) -> None:
+    data = _noise_at(tmp_path, 1)
+    (data / "global").mkdir()
+    (data / "global" / "pg_control").write_bytes(bytes(64))
+    order = Order(data, prints_of(["a value here"]), server=Server(7, 1_000.0, "5432"))
+    with pytest.raises(ValueError, match="another server"):
+        agent.carry_out(agent.read_order(data, agent.write_order(order)))
+    (data / "global" / "pg_control").write_bytes(struct.pack("=q", 7))
+    (data / "postmaster.pid").write_text(f"1\n{data}\n999\n5432\n/tmp\n")
+    assert agent.carry_out(agent.read_order(data, agent.write_order(order))).bytes

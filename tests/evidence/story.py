@@ -85,17 +85,18 @@ def target_acts(wave: int) -> list[Predicate]:
 
 
 def opening() -> list[Predicate]:
-    plan = Plan("us", NOON, "orders", "us", "eu", "live", 6, 2, digest("cohort"))
-    return [plan, Approval("us", NOON, "apply", digest("somebody")), Approval("us", NOON, "purge", digest("somebody"))]
+    plan = Plan("us", NOON, "orders", "us", "eu", "live", 6, 2, digest("cohort"), 2, 86_400)
+    people = (digest("somebody"), digest("somebody else"))
+    return [plan, *(Approval("us", NOON, "purge", who, NOON, NOON + 3_600) for who in people)]
 
 
 class Story:
     """The move ``spring`` of two waves, and some of the move ``autumn`` in the same logs."""
 
-    def __init__(self, waves: int = 2, secret: str = "") -> None:
+    def __init__(self, waves: int = 2, secret: str = "", *, approvals: bool = True) -> None:
         self.eu, self.us = (site(name, secret) for name in SITES)
         self.notes: dict[str, list[Note]] = {SITES[0]: [], SITES[1]: []}
-        for act in opening():
+        for act in opening() if approvals else ():
             self.us.ledger.record(OTHER, act)
             self.us.ledger.record(SUBJECT, act)
         self.cosign()

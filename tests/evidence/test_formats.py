@@ -135,6 +135,7 @@ def test_every_kind_of_statement_is_read_back() -> None:
     acts = [*opening(), *source_acts(0), *target_acts(0)]
     acts.append(KINDS["rollback"](**{f.name: getattr(acts[-1], f.name) for f in fields(acts[-1])}))
     acts.append(KINDS["abort"]("us", NOON, 1))  # type: ignore[call-arg]
+    acts.append(KINDS["gap"]("us", NOON, 1, 2, digest("root")))  # type: ignore[call-arg]
     assert {a.kind for a in acts} == KINDS.keys()
     for number, act in enumerate(acts):
         said = Statement(SUBJECT, number, digest("before"), act)

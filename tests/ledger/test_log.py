@@ -16,7 +16,7 @@ from domicile.evidence import checkpoint
 from domicile.evidence.note import Note
 from domicile.evidence.statement import Copy
 from domicile.ledger.checkpoints import End, close_log
-from domicile.ledger.evidence import Evidence, destroy_salt, subject_of
+from domicile.ledger.evidence import Evidence, destroy_salts, subject_of
 from domicile.ledger.export import part
 from domicile.ledger.keys import log_keys
 from domicile.model.errors import DomicileError, ErrorCode
@@ -174,8 +174,8 @@ async def test_a_commitment_says_nothing_without_its_salt(sites: Sites) -> None:
     first = await evidence.commit_to(conn, "cohort")
     assert first == await evidence.commit_to(conn, "cohort") != sha256(b"cohort").hexdigest()
     assert first != await sites.evidence[NEXT].commit_to(conn, "cohort")
-    await destroy_salt(conn, MOVE)
-    await destroy_salt(conn, MOVE)
+    await destroy_salts(conn, MOVE)
+    await destroy_salts(conn, MOVE)
     assert first != await evidence.commit_to(conn, "cohort")
 
 

@@ -25,9 +25,10 @@ from domicile.move import evidence
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome, run_phase
 
+BEGUN = [("plan", 0), ("snapshot", 1)]
 WHERE = "market = 'IN'"
 PAYLOADS = "select decode(convert_from(leaf, 'utf8')::json ->> 'payload', 'base64') from domicile.evidence_leaf"
-SALTS = "select count(*) from domicile.evidence_salt"
+SALTS = "select count(distinct move_id) from domicile.evidence_salt"
 REFUSING = """
     create function domicile.refuse_leaf() returns trigger language plpgsql as $$begin
         if position('handover' in convert_from(decode(convert_from(new.leaf, 'utf8')::json ->> 'payload', 'base64'),
@@ -67,14 +68,14 @@ async def test_a_live_move_its_rollback_and_its_purge(place: Place) -> None:
     plan = await plan_of(place, limits=ONE)
     moved = await commands.apply(place.workspace, plan, mode=Mode.LIVE)
     there = await proven(place, moved.move_id)
-    assert acts(there, "beijing") == [("plan", 0), ("verdict", 1), ("handover", 1), ("pause", 1)]
+    assert acts(there, "beijing") == [*BEGUN, ("verdict", 1), ("handover", 1), ("pause", 1)]
     assert acts(there, "singapore") == [("copy", 1), ("handover", 1)]
     assert there.report.figures["subjects"] == moved.subjects
     assert there.report.figures["rows_copied"] == moved.waves[0].rows_copied
     await commands.rollback(place.workspace, moved.move_id)
     await commands.purge(place.workspace, moved.move_id)
     back = await proven(place, moved.move_id)
-    assert acts(back, "beijing")[4:] == [("rollback", 1)]
+    assert acts(back, "beijing")[5:] == [("rollback", 1)]
     assert acts(back, "singapore")[2:] == [("verdict", 1), ("rollback", 1), ("pause", 1), ("purge", 1)]
     await _nothing_of_a_person(place, (plan.cohort.digest, plan.digest, "market", "IN"))
     await _tampered_with(place, moved.move_id, back)
@@ -99,7 +100,7 @@ async def _tampered_with(place: Place, move: str, found: Bundle) -> None:
     lines[1], lines[2] = lines[2], lines[1]
     assert judged(pack({**files, "log-0/leaves.jsonl": b"\n".join(lines)}), found.keys) == ("refuted", "chain")
     await execute(place.source, "update domicile.evidence_leaf set leaf = leaf || ' ' where sequence = 1")
-    with pytest.raises(DomicileError, match="envelope") as altered:
+    with pytest.raises(DomicileError, match="history") as altered:
         await commands.evidence_bundle(place.workspace, move)
     assert altered.value.code is ErrorCode.EVIDENCE_FORKED
     await execute(place.source, "delete from domicile.evidence_leaf where sequence >= 1")
@@ -125,6 +126,26 @@ async def test_a_cold_move_and_its_purge_beside_another_move(place: Place) -> No
             assert (here["handover", wave.no], here["pause", wave.no], here["purge", wave.no]) == (1, 1, purged)
             assert (there["handover", wave.no], there["copy", wave.no]) == (1, 1)
         assert found.report.figures["rows_purged"] == (sum(w.rows_copied for w in move.waves) if purged else 0)
+
+
+# What a standby does not have that was cut off before the wave's verdict.
+LOST = (
+    "delete from domicile.evidence_leaf where sequence >= 1",
+    "update domicile.wave set mark = 'open', home = 'beijing', epoch = 0",
+)
+
+
+async def test_a_verdict_that_a_failover_took_is_a_gap_that_is_told(place: Place, process: Mover) -> None:
+    died = await process.do("apply", await plan_of(place, limits=ONE), mode=Mode.LIVE, failpoint="live.arrived:kill")
+    assert died.killed, died
+    move = await only_move(place)
+    await execute(place.source, *LOST)
+    ended = await process.do("resume", move)
+    assert ended.result.status is Status.WAITING, ended
+    found = await proven(place, move)
+    assert acts(found, "beijing") == [("plan", 0), ("gap", 1), ("handover", 1)]
+    assert found.report.figures["verdicts_lost"] == 1
+    assert any("a failover took it" in line for line in found.report.not_shown)
 
 
 KILLED = ("live.departed", "live.arrived")
@@ -153,7 +174,7 @@ async def test_an_abort_leaves_its_leaf_and_nothing_else(place: Place, process: 
     aborted = await commands.abort(place.workspace, await only_move(place))
     await no_trace(place)
     found = await proven(place, aborted.move_id)
-    assert acts(found, "beijing") == [("plan", 0), ("verdict", 1), ("handover", 1), ("stepback", 1), ("abort", 0)]
+    assert acts(found, "beijing") == [*BEGUN, ("verdict", 1), ("handover", 1), ("stepback", 1), ("abort", 0)]
     assert acts(found, "singapore") == [("copy", 1), ("stepback", 1)]
     assert found.report.figures["handovers"] == 0
 
@@ -183,6 +204,6 @@ async def test_act_and_leaf_are_both_there_or_neither(place: Place) -> None:
         outcomes = [await run_phase(carrier, 1, phase) for phase in PHASES_OF[Mode.LIVE]]
         assert outcomes[:2] == [Outcome.DONE, Outcome.DONE]
         assert outcomes[2] is Outcome.FAILED
-        assert await leaves(place.source) == ["plan", "pause", "verdict", "stepback"]
+        assert await leaves(place.source) == ["plan", "pause", "snapshot", "verdict", "stepback"]
         assert await marks(place) == ({1: "open"}, {})
         assert await leaves(place.target) == ["copy", "stepback"]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from reliability.chaos.promotion import DATABASE, Site, golden, site
 from tests.conftest import create_database, drop_database
+from tests.evidence.both import judged
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
@@ -290,6 +291,10 @@ async def test_a_source_that_forgot_the_departure_is_closed_again(source_fails: 
     async with await psycopg.AsyncConnection.connect(place.workspace.control, autocommit=True) as control:
         await control.execute(ACCEPT, (move,))
     assert (await commands.purge(place.workspace, move)).left_at_source == 0
+    if died_at:  # else the lost leaves were cosigned, and no bundle can be made without them
+        found = await commands.evidence_bundle(place.workspace, move)
+        assert judged(found.raw, found.keys) == ("proven", "")
+        assert found.report.figures["rows_purged"]
 
 
 @pytest.mark.campaign

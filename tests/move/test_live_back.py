@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.move.live_kit import FEW, INDIA, Owned, marks, one_home, owned, plan_of, rows_of, traces, write
+from tests.move.live_kit import FEW, INDIA, ONE, Owned, marks, one_home, owned, plan_of, rows_of, traces, write
 from tests.move.mover import Mover
 from tests.move.places import SOURCE, TARGET, Place, every_row, execute, scalar
 from tests.move.test_live_owners import NEW_ORDER, ORDER, PAYMENT, PAYS, STRANGER
@@ -19,6 +19,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan, Question, WayBack
 from domicile.model.report import MoveStatus
+from domicile.move import stepback
 from domicile.stream import catchup
 
 OF_WAVE = """
@@ -166,6 +167,32 @@ async def test_waves_that_have_not_moved_are_not_stranded(place: Place, order: s
     else:
         assert now.status is Status.WAITING
         assert {w.phase for w in now.waves} == {Phase.SOAK}
+
+
+STUMBLING = """
+    create sequence domicile.step;
+    create function domicile.stumble() returns trigger language plpgsql as $$begin
+        if nextval('domicile.step') > 12 then raise exception 'no'; end if; return old; end$$;
+    create trigger stumble before delete on store.user_account for each row execute function domicile.stumble();
+    alter table store.user_account enable always trigger stumble"""
+
+
+async def test_the_leaf_of_a_cut_purge_counts_every_row(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a rollback left goes in pieces; the rows that went before the purge died are told with the others."""
+    monkeypatch.setattr(stepback, "CLEAN_SUBJECTS", 5)
+    before = await moved(place, await plan_of(place, limits=ONE))
+    await commands.rollback(place.workspace, before.move_id)
+    copy = await owned(place.target)
+    await execute(place.target, STUMBLING)
+    with pytest.raises(DomicileError, match="P0001"):
+        await commands.purge(place.workspace, before.move_id)
+    left = await owned(place.target)
+    assert left.total() < copy.total(), "a part is gone"
+    await execute(place.target, "drop trigger stumble on store.user_account")
+    done = await commands.purge(place.workspace, before.move_id)
+    gone = (copy - await owned(place.target)).total()
+    told = (await commands.evidence_bundle(place.workspace, before.move_id)).report.figures
+    assert done.rows == told["rows_purged"] == gone > copy.total() - left.total()
 
 
 async def test_a_wave_that_was_rolled_back_is_not_carried_again(place: Place) -> None:

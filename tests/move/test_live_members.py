@@ -3,10 +3,14 @@ nothing of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from tests.move.live_kit import (
     CATCHUP,
     COPY,
+    ONE,
     PREPARE,
     arrived_whole,
     begun,
@@ -14,14 +18,24 @@ from tests.move.live_kit import (
     members,
     owned,
     people,
+    plan_of,
     through,
+    traces,
     write,
 )
 from tests.move.places import Place, execute, scalar
 
+from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.move import live_verify
+from domicile.model.phase import PHASES_OF, Phase, Status
+from domicile.model.plan import Mode
+from domicile.model.report import LEFT
+from domicile.move import live_verify, stepback
+from domicile.move.carrier import Carrier
+from domicile.move.eject import eject
+from domicile.move.failpoints import Failpoints
 from domicile.move.live_wave import open_live
+from domicile.move.run import take_leavers_out
 
 ORDER = """
     select o.id from store.orders as o where exists (select from store.order_item as i where i.order_id = o.id)
@@ -164,3 +178,65 @@ async def test_who_changes_market_while_the_wave_is_on_its_way_stays_home(place:
     assert await members(place, "departed") == others
     assert await write(place.source, emigrant) == ""
     assert await scalar(place.target, copied, emigrant) == 0
+
+
+EMIGRATE = "update store.user_account set market = 'CN' where market = 'IN'"
+
+
+MARK_OF_HOME = "update store.user_account set full_name = 'at home' where market = 'IN'"
+
+
+async def nobody_left(place: Place, carrier: Carrier) -> None:
+    """The wave is as one that everybody left before it began: nothing of it is at the target or reserved."""
+    wave = await carrier.figures.wave(carrier.move.move_id, 1)
+    assert (wave.phase, wave.status, wave.subjects, wave.error_code) == (Phase.PLANNED, Status.PENDING, 0, "")
+    assert await carrier.directory.reserved(carrier.move.move_id, 1) == 0
+    left = await traces(place.target)
+    assert not left["wave"] + left["member"] + left["progress"], left
+    assert not await take_leavers_out(carrier, 1), "an order that is given again has nothing to carry either"
+
+
+async def test_a_move_that_everybody_leaves_on_the_way_has_nothing_to_carry(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybody = await people(place.source)
+    await execute(place.source, MARK_OF_HOME)
+    at_home, residents = await owned(place.source), await owned(place.target)
+    plan = await plan_of(place, "full_name = 'at home'", ONE)
+    given_after_the_snapshot(monkeypatch, place, "update store.user_account set full_name = 'left' where market = 'IN'")
+    now = await commands.apply(place.workspace, plan, mode=Mode.LIVE)
+    (wave,) = now.waves
+    assert (now.status, wave.phase, wave.subjects) == (Status.DONE, Phase.PLANNED, 0), "there is nothing to order"
+    assert await write(place.source, everybody[0]) == ""
+    left = (await traces(place.source)).keys() | (await traces(place.target)).keys()
+    assert not left & {"slot", "publication", "armed guard", "member", "progress"}
+    assert await scalar(place.source, "select condition from domicile.move") == "", "whoever signs up is taken again"
+    account = await commands.report(place.workspace, now.move_id)
+    assert [(e.reason, e.subjects) for e in account.ejected] == [(LEFT, len(everybody))]
+    figures = (await commands.evidence_bundle(place.workspace, now.move_id)).report.figures
+    assert (figures["handovers"], figures["steps_back"]) == (0, 1)
+    await execute(place.source, MARK_OF_HOME)
+    assert (await owned(place.source), await owned(place.target)) == (at_home, residents)
+
+
+async def emptied(carrier: Carrier, ordinals: Sequence[int]) -> None:
+    """What the mover does with a wave that they all have left."""
+    await eject(carrier, 1, ordinals, LEFT)
+    await stepback.run(carrier, 1)
+
+
+@pytest.mark.parametrize("point", ["eject.source_forgot", "stepback.target_cleaned"])
+async def test_the_end_of_a_wave_of_nobody_that_was_cut_is_found_and_finished(place: Place, point: str) -> None:
+    """A process that dies leaves the wave in its phase."""
+    residents = await owned(place.target)
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        everybody = range(1, 1 + (await carrier.figures.wave(carrier.move.move_id, 1)).subjects)
+        await execute(place.source, EMIGRATE)
+        await carrier.moves.enter(carrier.move.move_id, 1, CATCHUP)
+        broken = replace(carrier, move=replace(carrier.move, failpoints=Failpoints(f"{point}:error")))
+        with pytest.raises(DomicileError, match="failpoint"):
+            await emptied(broken, everybody)
+        await through(carrier, *PHASES_OF[Mode.LIVE][2:])
+        await nobody_left(place, carrier)
+    assert await owned(place.target) == residents

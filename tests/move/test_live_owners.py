@@ -378,7 +378,8 @@ async def test_a_row_that_was_read_ahead_of_its_parent_goes_with_the_step_back(p
         await execute(place.source, PAYS.format(ORDER.format(member), payment))
         await execute(place.source, NEW_ORDER.format(member) + ";" + PAYS.format("7000001", payment))
         wave = await refused(carrier)
-    assert wave.error_code == ErrorCode.KEYS_COLLIDE
+    # The latter once the stream has passed the snapshot in which the payment was read.
+    assert wave.error_code in (ErrorCode.KEYS_IN_PASSING, ErrorCode.KEYS_COLLIDE)
     assert await scalar(place.target, f"select count(*) from store.payment where id = {payment}") == 0
 
 

@@ -99,6 +99,12 @@ async def test_a_transaction_from_before_the_snapshot_that_commits_behind_it(pla
         await arrived_late(place, carrier, behind, residents, forgotten=forgotten)
 
 
+async def wait_for_nobody(conninfo: str) -> None:
+    """Sessions that begin from now on, the mover's too, commit without a standby unless they ask for one."""
+    database = await scalar(conninfo, "select current_database()")
+    await execute(conninfo, f"alter database {database} set synchronous_commit = local")
+
+
 @asynccontextmanager
 async def commits_hang(conninfo: str) -> AsyncIterator[None]:
     """Commits that want a standby are in the log, and nobody sees them before the end of the block."""
@@ -125,10 +131,9 @@ async def test_a_commit_that_is_in_the_log_before_anybody_sees_it(place_15: Plac
     place = place_15
     residents = await owned(place.target)
     one = (await people(place.source))[0]
-    database = await scalar(place.source, "select current_database()")
+    await wait_for_nobody(place.source)
     async with begun(place) as carrier:
         await through(carrier, PREPARE)
-        await execute(place.source, f"alter database {database} set synchronous_commit = local")
         late = [statement.format(one) for statement in LATE]
         async with open_transaction(place.source, "set local synchronous_commit = on", *late) as transaction:
             behind = await (await transaction.execute(OWN_XID)).fetchone()
@@ -172,10 +177,9 @@ async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monk
     place = place_15
     one = (await people(place.source))[0]
     applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
-    database = await scalar(place.source, "select current_database()")
+    await wait_for_nobody(place.source)
     async with begun(place) as carrier:
         await through(carrier, PREPARE, COPY)
-        await execute(place.source, f"alter database {database} set synchronous_commit = local")
         async with (
             open_live(carrier, 1),
             open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer,
@@ -201,9 +205,8 @@ async def test_a_stream_that_is_opened_anew_compares_what_somebody_else_applied_
     place, back = place_15, way == "back"
     one = (await people(place.source))[0]
     applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
-    for conninfo in (place.source, place.target):  # before the mover has a session there
-        database = await scalar(conninfo, "select current_database()")
-        await execute(conninfo, f"alter database {database} set synchronous_commit = local")
+    for conninfo in (place.source, place.target):
+        await wait_for_nobody(conninfo)
     async with begun(place) as carrier:
         await through(carrier, PREPARE, COPY)
         origin, destination = place.source, place.target

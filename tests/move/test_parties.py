@@ -32,6 +32,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Status
 from domicile.model.plan import Mode, Plan, Question
 from domicile.model.report import MoveStatus
+from domicile.model.site import SiteName
 from domicile.move import parties, stepback
 from domicile.postgres import guard_filter
 from domicile.postgres.stubs import enroll_missing
@@ -105,6 +106,7 @@ async def test_a_plan_counts_the_stubs(chat: Place) -> None:
 async def test_without_a_policy_the_plan_is_refused_by_name_both_ways(strict_chat: Place) -> None:
     plan = await plan_of(strict_chat)
     failed = {c.name: c for c in plan.refusals}
+    assert failed.pop("references between waves").code is ErrorCode.REFERENCE_MISSING
     assert set(failed) == {"references present at the target", "references from those who stay"}
     assert {c.code for c in failed.values()} == {ErrorCode.REFERENCE_MISSING}
     for check in failed.values():
@@ -292,13 +294,15 @@ async def test_the_guard_knows_whom_a_mover_registered_that_died(chat: Place) ->
     async with begun(chat, INDIA, ONE) as carrier:
         await through(carrier, PREPARE, COPY)
         staying = await stubs(chat.target)
-        wave = int(str(await scalar(chat.target, "select id from domicile.wave where move_id <> 'stubs'")))
+        async with carrier.sites() as (source, target):
+            wave = await carrier.wave_at_sites(source, target, 1)
         async with await psycopg.AsyncConnection.connect(chat.target, autocommit=True) as conn:
             await conn.execute("set session_replication_role = replica")
             await conn.execute(_FORGET.encode())
             await guard_filter.refresh(conn)
             async with conn.transaction():
-                assert await enroll_missing(conn, parties.site_of(carrier.move), wave)
+                homes = {SiteName(SOURCE): [str(key) for key in staying]}
+                assert await enroll_missing(conn, parties.site_of(carrier.move), homes, [], 0)
         await parties.make(carrier.move, wave)
         assert await stubs(chat.target) == staying
         for one in staying:

@@ -81,6 +81,7 @@ async def test_abort_after_a_failure_forgets_what_did_not_move(store: Place) -> 
     assert purged.waves == len(aborted.waves) - 1
     (after,) = await commands.status(store.workspace, failed.move_id)
     assert after.status is Status.ABORTED
+    assert await scalar(store.source, "select count(*) from domicile.evidence_salt") == 0, "nobody is to be told now"
     await execute(store.target, _LEAVE)
     rest = await apply_cold(store.workspace, await plan_of(store, "market = 'IN'"))
     assert rest.status is Status.WAITING, "those who did not move can be planned again"

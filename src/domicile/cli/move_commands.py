@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,12 @@ from domicile.model.plan import Mode, Plan
 from domicile.model.report import MoveStatus, PurgeReport
 
 group = typer.Typer()
+
+
+class Act(StrEnum):
+    """What takes approvals."""
+
+    PURGE = "purge"
 
 
 @group.command()
@@ -139,6 +146,26 @@ def soak(context: typer.Context, move: MoveName, watch: Watch = True, json: AsJs
             return await commands.soak(workspace, move, on_progress=show, stop=stop)
 
     now, _ = session.run_move(work)
+    session.output.result(now, *render_move.move(now, session.output.stdout.width))
+
+
+@group.command()
+def approve(
+    context: typer.Context,
+    move: MoveName,
+    act: Annotated[Act, typer.Option("--act", help="What is approved.")] = Act.PURGE,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Approve what cannot be undone: the purge of what lives at the target now. It is yours, by your account on this
+    machine; it expires, and does not cover waves that arrive later.
+    """
+    from domicile import commands
+
+    session = session_of(context, json=json)
+    workspace = session.workspace()
+    confirm(session.output, f"Approve the {act} of {move}? Without the source copy there is no way back.", yes=yes)
+    now = session.run(lambda: commands.approve(workspace, move))
     session.output.result(now, *render_move.move(now, session.output.stdout.width))
 
 

@@ -36,7 +36,8 @@ def erasure(report: ErasureReport, width: int) -> Iterator[RenderableType]:
     yield Text(f"\nerasure at {report.site}", style="bold")
     if report.scanned:
         yield Text(
-            f"searched for {units.plural(report.searched, 'value')} by {report.method}, {report.mb_per_s:.0f} MB/s"
+            f"searched for {units.plural(report.searched, 'value')} by {report.method}, {report.mb_per_s:.0f} MB/s,"
+            f" as {report.scanned_by}"
         )
         columns = (
             Col("place"),

@@ -15,7 +15,21 @@ from domicile.cli import units
 from domicile.cli.tables import Col, hanging, table
 from domicile.evidence.account import EQUAL
 from domicile.evidence.note import Key
-from domicile.evidence.statement import Abort, Copy, Handover, Pause, Plan, Predicate, Purge, StepBack, Verdict, WaveAct
+from domicile.evidence.statement import (
+    Abort,
+    Approval,
+    Copy,
+    Gap,
+    Handover,
+    Pause,
+    Plan,
+    Predicate,
+    Purge,
+    Snapshot,
+    StepBack,
+    Verdict,
+    WaveAct,
+)
 from domicile.evidence.verify import Check, Outcome, Report
 
 if TYPE_CHECKING:  # verifying needs no database
@@ -110,7 +124,13 @@ def _row(one: Told) -> list[str]:
 def _what(act: Predicate) -> str:
     match act:
         case Plan():
-            return f"{units.plural(act.subjects, 'subject')} in {units.plural(act.waves, 'wave')} to {act.target}"
+            asked = f"; a purge needs {units.plural(act.approvals, 'approval')}" if act.approvals else ""
+            who = units.plural(act.subjects, "subject")
+            return f"{who} in {units.plural(act.waves, 'wave')} to {act.target}{asked}"
+        case Approval():
+            return f"of the {act.act}, by {act.approver[:12]}, given {units.moment(act.given)}"
+        case Snapshot():
+            return f"{units.plural(act.subjects, 'subject')}, read at {act.position} or later"
         case Copy():
             return f"{units.plural(act.rows, 'row')}, {units.size(act.bytes)}"
         case Verdict():
@@ -122,6 +142,8 @@ def _what(act: Predicate) -> str:
             return f"its writers waited {act.pause_us / 1000:,.1f} ms"
         case StepBack():
             return f"the departure of epoch {act.epoch} is taken back" if act.epoch else "it had not departed"
+        case Gap():
+            return f"a failover took its verdict and its departure, epoch {act.epoch}, from this site"
         case Purge():
             return f"{units.plural(act.rows, 'row')} removed up to {act.position}"
         case Abort():

@@ -75,6 +75,8 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
     )
     if now.pauses is not None:
         yield Text(f"pause   {render_live.pauses(now.pauses)}")
+    if line := _no_return(now):
+        yield Text(f"purge   {line}")
     yield Text()
     yield _waves(now, width)
     for wave in now.waves:
@@ -88,6 +90,23 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
         for pair in ((Text("safe:", style="bold green"), now.safe), (Text("next:", style="bold"), now.next))
         if pair[1]
     )
+
+
+def _no_return(now: MoveStatus) -> str:
+    """From when on a purge may begin, and who has approved it; empty where nothing was asked for."""
+    found = now.no_return
+    if found is None or not (found.approvals_needed or found.approvals or found.seconds_left):
+        return ""
+    said = []
+    if found.seconds_left:
+        said.append(f"from {units.moment(found.opens_at)} on, in {units.duration(found.seconds_left)}")
+    standing = [f"{a.person} (until {units.moment(a.expires_at)})" for a in found.standing]
+    counted = f"{len(standing)} of {found.approvals_needed}" if found.approvals_needed else len(standing)
+    said.append(f"approvals {counted}{': ' if standing else ''}{', '.join(standing)}")
+    expired = [a.person for a in found.approvals if not a.standing]
+    if expired:
+        said.append(f"expired: {', '.join(expired)}")
+    return "; ".join(said)
 
 
 def _error(where: str, failed: MoveStatus | WaveStatus) -> Iterator[RenderableType]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+import os
 from pathlib import Path
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -11,9 +14,11 @@ import typer
 from domicile.cli import render_erasure
 from domicile.cli.options import AsJson
 from domicile.cli.session import session_of
-from domicile.model.errors import EXIT_DISCREPANCY, DomicileError, ErrorCode
+from domicile.model.errors import EXIT_DISCREPANCY, EXIT_FAILED, DomicileError, ErrorCode
 
 group = typer.Typer()
+PIECE = 1 << 16  # bytes read from standard input at a time
+ORDER = b"{"  # how an order begins
 
 
 @group.command()
@@ -31,11 +36,11 @@ def scan(
     from domicile.erasure import agent
 
     session = session_of(context, json=json)
-    raw = sys.stdin.buffer.read(agent.ORDER_BYTES_MAX + 1)
-    if len(raw) > agent.ORDER_BYTES_MAX:
+    told = _Told(agent.ORDER_BYTES_MAX)
+    if len(told.first) > agent.ORDER_BYTES_MAX:
         raise _wrong("the values are more than can be searched for at a time")
     try:
-        result = agent.carry_out(agent.read_order(_data(data), raw))
+        result = agent.carry_out(agent.read_order(_data(data), told.first), told.held_back)
     except ValueError as error:
         raise _wrong(str(error)) from None
     except OSError as error:
@@ -43,6 +48,41 @@ def scan(
     session.output.result(agent.write_result(result), *render_erasure.scan(result, session.output.stdout.width))
     if fail_if_found and any(tally.found for tally in result.tallies.values()):
         raise typer.Exit(EXIT_DISCREPANCY)
+
+
+class _Told:
+    """What comes over standard input: values, one a line, to its end; or an order, which is one line, and behind it, as
+    long as it lasts, the share of the time in which the scan is to rest, again and again.
+
+    Read without buffers, so that the thread which waits for the next line holds nothing when the program ends.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._share = 0.0
+        self._led = False  # somebody holds the scan back
+        self.first, rest = b"", b""
+        while len(self.first) <= most and (piece := os.read(sys.stdin.fileno(), PIECE)):
+            self.first += piece
+            if self.first.lstrip()[:1] == ORDER and b"\n" in piece:
+                self.first, _, rest = self.first.partition(b"\n")
+                threading.Thread(target=self._listen, args=(rest,), daemon=True).start()
+                return
+
+    def held_back(self) -> float:
+        """The share, as told last."""
+        return self._share
+
+    def _listen(self, rest: bytes) -> None:
+        while True:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                with suppress(ValueError):
+                    self._share, self._led = float(line), True
+            if not (piece := os.read(sys.stdin.fileno(), PIECE)):
+                break
+            rest += piece
+        if self._led:  # whoever ordered it is gone, and nobody waits for the result
+            os._exit(EXIT_FAILED)
 
 
 def _data(path: Path) -> Path:

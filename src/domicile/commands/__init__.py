@@ -1,6 +1,7 @@
 """One function per thing an operator can do. CLI, web and tests call these; faces only parse and print."""
 
 from domicile.commands.afterwards import purge, recheck, rollback, soak
+from domicile.commands.approvals import approve
 from domicile.commands.detached import apply_detached, purge_detached, resume_detached
 from domicile.commands.evidence import evidence_bundle, evidence_keys
 from domicile.commands.ids import apply_ids, ids, plan_ids
@@ -14,6 +15,7 @@ __all__ = [
     "apply",
     "apply_detached",
     "apply_ids",
+    "approve",
     "evidence_bundle",
     "evidence_keys",
     "ids",

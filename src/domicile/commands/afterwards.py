@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import time
 
+from domicile.commands.approvals import require_past_no_return
 from domicile.commands.desk import Desk, carrier_for, open_desk
 from domicile.commands.moves import (
     Watch,
@@ -28,7 +29,7 @@ from domicile.move import rollback as rolling_back
 from domicile.move import soak as soaking
 from domicile.move.carrier import Carrier
 from domicile.move.run import Outcome
-from domicile.postgres import waves
+from domicile.postgres import purge_journal, waves
 
 
 async def rollback(
@@ -62,7 +63,9 @@ async def rollback(
                 now.error_message or "the rollback did not come to its end",
                 facts={"move": move_id},
                 safe=now.safe,
-                hint=f"Mend the cause, then run it again: domicile rollback {move_id}",
+                hint=now.error_hint
+                if now.error_code in (ErrorCode.WAY_BACK_BLOCKED, ErrorCode.REFERENCE_MISSING)
+                else f"Mend the cause, then run it again: domicile rollback {move_id}",
             )
         return now
 
@@ -118,6 +121,8 @@ async def purge(
             raise forbidden(record, "purge")
         if rolled_back and wish is not None:
             raise _no_search_at_target(record.move_id)
+        if kept:
+            await require_past_no_return(desk, record.move_id, all_waves)
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         async with carrier_for(desk, record.move_id) as carrier:
             await begin.enlist(carrier)
@@ -142,7 +147,8 @@ async def recheck(workspace: Workspace, move_id: str) -> ErasureReport:
         record = await desk.moves.get(MoveId(move_id))
         async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
             await begin.enlist(carrier)
-            return await erase.recheck(carrier)
+            async with carrier.pacing.held(carrier.move, purging=True):
+                return await erase.recheck(carrier)
 
 
 def _no_search_at_target(move_id: MoveId) -> DomicileError:
@@ -173,6 +179,7 @@ async def _purge_rolled_back(carrier: Carrier, begun: float) -> PurgeReport:
     """What a rollback left at the target."""
     move = carrier.move
     removed = await rolling_back.clear(carrier)
+    await evidence.erased(carrier)
     await evidence.close(carrier)
     await streams.end(carrier)
     await purging.vacuum(carrier.reversed())
@@ -200,7 +207,7 @@ async def _purge_report(desk: Desk, carrier: Carrier, seconds: float) -> PurgeRe
             record = await waves.find_wave(source, move_id, wave.no)
             assert record is not None
             left += await purging.rows_left(carrier, source, record.id)
-            for table, rows in await purging.journalled(source, record.id):
+            for table, rows in await purge_journal.removed(source, record.id):
                 removed[table] = removed.get(table, 0) + rows
         stubs = await parties.remains(source, carrier.move)
     erasure = await erase.stored_report(carrier)

@@ -147,9 +147,9 @@ async def fit(desk: Desk, move_id: MoveId, lease: Lease, *, any_schema: bool = F
         require_same_schemas(plan, data_map, move.source_schema, move.target_schema)
     membership = Membership(desk.conn)
     evidence = evidence_of(desk.workspace, record)
-    return Carrier(
-        move, desk.moves, desk.figures, desk.directory, desk.orders, lease, membership, sweep, evidence=evidence
-    )
+    agents = {name: site.scan_agent for name, site in desk.workspace.sites.items() if site.scan_agent}
+    served = (desk.moves, desk.figures, desk.directory, desk.orders, lease, membership)
+    return Carrier(move, *served, sweep, evidence=evidence, agents=agents)
 
 
 def evidence_of(workspace: Workspace, record: MoveRecord) -> Evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 
+from domicile.commands.approvals import require_past_no_return
 from domicile.commands.desk import Desk, carrier_for, open_desk, require_shared_control
 from domicile.commands.moves import (
     create,
@@ -65,6 +66,7 @@ async def purge_detached(workspace: Workspace, move_id: str, wish: ErasureWish |
         require_none_on_the_way_back(record, all_waves)
         if not any(w.phase in (Phase.SOAK, Phase.PURGE) for w in all_waves):
             raise forbidden(record, "purge")
+        await require_past_no_return(desk, record.move_id, all_waves)
         await desk.journal.approve(record.move_id, "purge", getpass.getuser())
         if wish is not None:
             async with await connect(workspace.conninfo(record.dataset, record.source), settings=SESSION) as source:

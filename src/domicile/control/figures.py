@@ -9,10 +9,11 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
+from domicile.control import approvals
 from domicile.control.moves import MoveRecord
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Limits, Mode, WayBack
-from domicile.model.report import InTheWay, LiveFigures, MoveStatus, WaveStatus
+from domicile.model.report import InTheWay, LiveFigures, MoveStatus, NoReturn, WaveStatus
 from domicile.model.site import MoveId
 
 _OWN_TYPES = ("phase", "status", "live")
@@ -40,7 +41,7 @@ class Figures:
     async def status(self, record: MoveRecord, runner: str) -> MoveStatus:
         """A move with its waves, and the two sentences an operator needs. ``runner`` is the living process
         that carries it, or empty."""
-        waves = await self.waves(record.move_id)
+        waves, limits = await self.waves(record.move_id), Limits(**record.plan["limits"])
         safe, following = _advice(record, waves, runner)
         return MoveStatus(
             move_id=record.move_id,
@@ -48,7 +49,7 @@ class Figures:
             source=record.source,
             target=record.target,
             mode=record.mode,
-            limits=Limits(**record.plan["limits"]),
+            limits=limits,
             status=record.status,
             pause_requested=record.pause_requested,
             abort_requested=record.abort_requested,
@@ -65,7 +66,12 @@ class Figures:
             safe=safe,
             next=following,
             ordered=record.ordered,
+            no_return=await self.no_return(record.move_id, limits),
         )
+
+    async def no_return(self, move_id: MoveId, limits: Limits) -> NoReturn | None:
+        """From when on it may be purged, and who has approved that; None before the first arrival."""
+        return await approvals.no_return(self._conn, move_id, limits)
 
     async def tables(self, move_id: MoveId) -> list[tuple[str, int]]:
         """Rows per table under the verdicts of the waves that were handed over."""

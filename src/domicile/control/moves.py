@@ -53,6 +53,14 @@ _MOVES = """
         and (%(plan_digest)s::text is null or plan_digest = %(plan_digest)s and status <> 'aborted')
     order by created_at, move_id"""
 
+# One statement: on when a wave has arrived, and when its purge began, the point of no return rests.
+_ENTER = """
+    with entered as (
+        update domicile_control.wave set phase = %s, status = %s, error_code = '', error_message = '', error_hint = ''
+        where move_id = %s and no = %s returning move_id, no)
+    insert into domicile_control.event (move_id, wave_no, what, detail)
+    select e.move_id, e.no, %s::text, '{}' from entered as e"""
+
 
 class Moves:
     """The store of moves over one control connection (autocommit). Every method is one statement or one
@@ -148,20 +156,14 @@ class Moves:
         )
 
     async def enter(self, move_id: MoveId, no: int, phase: Phase) -> None:
-        """The wave enters ``phase`` (or is in it already, after a crash). Clears the error of a failed
-        attempt."""
+        """The wave enters ``phase`` (or is in it already, after a crash), and the journal says when. Clears the error
+        of a failed attempt."""
         before = Phase(
             await self._value("select phase from domicile_control.wave where move_id = %s and no = %s", move_id, no)
         )
         assert may_follow(before, phase), (before, phase)
         status = {Phase.SOAK: Status.WAITING, Phase.DONE: Status.DONE}.get(phase, Status.RUNNING)
-        await self._conn.execute(
-            """update domicile_control.wave set phase = %s, status = %s, error_code = '', error_message = '',
-                 error_hint = ''
-               where move_id = %s and no = %s""",
-            (phase, status, move_id, no),
-        )
-        await self._journal.event(move_id, no, f"phase {phase}")
+        await self._conn.execute(_ENTER, (phase, status, move_id, no, f"phase {phase}"))
 
     async def fail(self, move_id: MoveId, no: int, error: DomicileError) -> None:
         """The wave failed where it stands; it is stepped back next."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 import json
 import os
 from pathlib import Path
+import pwd
+import socket
 
 from domicile.erasure.prints import Gatherer, Prints
 from domicile.erasure.scan import Order, Scan, Tally
-from domicile.model.erasure import Place
+from domicile.model.erasure import Place, Server
 
 VERSION = 1
 ORDER_BYTES_MAX = 64 << 20
 KEY_BYTES = 32
+BY_MAX = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +28,37 @@ class Result:
     tallies: dict[Place, Tally]
     bytes: int
     seconds: float
+    by: str = ""  # account and host of whoever scanned
 
     @property
     def mb_per_s(self) -> float:
         return self.bytes / 1e6 / self.seconds if self.seconds else 0.0
 
 
-def carry_out(order: Order) -> Result:
-    """Scan. Raises OSError when the data directory cannot be read."""
-    scan = Scan(order)
+def carry_out(order: Order, held_back: Callable[[], float] = lambda: 0.0) -> Result:
+    """Scan. ``held_back`` tells the share of the time in which it is to rest now. Raises OSError when the data
+    directory cannot be read, ValueError when it is not that of the server which the order names."""
+    if order.server is not None and not _is_of(order.data, order.server):
+        raise ValueError("the order is for another server's data directory, or for one that has been started again")
+    scan = Scan(order, held_back)
     scan.run()
-    return Result(scan.tallies, scan.bytes, scan.seconds)
+    return Result(scan.tallies, scan.bytes, scan.seconds, f"{_account()}@{socket.gethostname()}")
+
+
+def _is_of(data: Path, server: Server) -> bool:
+    with (data / "global" / "pg_control").open("rb") as control:
+        beginning = control.read(8)
+    try:
+        return server.keeps(beginning, (data / "postmaster.pid").read_text(encoding="utf-8"))
+    except FileNotFoundError:  # it does not run
+        return False
+
+
+def _account() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def write_order(order: Order) -> bytes:
@@ -46,8 +70,10 @@ def write_order(order: Order) -> bytes:
             "prints": base64.b64encode(order.prints.pack()).decode(),
             "places": order.places,
             "kept": [str(p) for p in order.kept],
-            "logs": [str(p) for p in order.logs],
+            "collected": order.collected,
             "mb_per_s_max": order.mb_per_s_max,
+            "expired": [str(p) for p in order.expired],
+            "server": asdict(order.server) if order.server else None,
         }
     ).encode()
 
@@ -65,17 +91,26 @@ def read_order(data: Path, raw: bytes) -> Order:
             prints=Prints.unpack(bytes.fromhex(found["key"]), base64.b64decode(found["prints"], validate=True)),
             places={str(name): Place(place) for name, place in found["places"].items()},
             kept=tuple(map(Path, found["kept"])),
-            logs=tuple(map(Path, found["logs"])),
+            collected=str(found["collected"]),
             mb_per_s_max=float(found["mb_per_s_max"]),
+            expired=tuple(map(Path, found["expired"])),
+            server=_server(found["server"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not an order for a scan") from error
+
+
+def _server(found: dict[str, object] | None) -> Server | None:
+    if found is None:
+        return None
+    return Server(int(str(found["identifier"])), float(str(found["started"])), str(found["port"]))
 
 
 def write_result(result: Result) -> dict[str, object]:
     """As plain data for JSON."""
     return {
         "version": VERSION,
+        "by": result.by,
         "bytes": result.bytes,
         "seconds": result.seconds,
         "mb_per_s": round(result.mb_per_s, 1),
@@ -107,7 +142,7 @@ def read_result(raw: bytes) -> Result:
             )
             for name, place in found["places"].items()
         }
-        return Result(tallies, int(found["bytes"]), float(found["seconds"]))
+        return Result(tallies, int(found["bytes"]), float(found["seconds"]), str(found["by"])[:BY_MAX])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not the result of a scan") from error
 

@@ -57,6 +57,18 @@ def files_kept(directory: Path) -> Iterator[File]:
         yield File(path, Place.KEPT, name, pages=pages, log=log, packed=path.suffix in _PACKED)
 
 
+def logs_of(data: Path, collected: str) -> tuple[Path, ...]:
+    """Where the server writes its log: the collector's file, else what its standard error leads to. Files inside the
+    data directory are read with it."""
+    candidates = [data / collected] if collected else []
+    try:
+        pid = (data / "postmaster.pid").read_text().split()[0]
+        candidates.append(Path(f"/proc/{pid}/fd/2").readlink())
+    except (OSError, IndexError):
+        candidates.append(data.parent / "server.log")
+    return tuple(p for p in candidates if p.is_file() and not p.is_relative_to(data))
+
+
 def _under(directory: Path, follow: Callable[[Path], bool], met: set[tuple[int, int]] | None = None) -> Iterator[Path]:
     """Every regular file below, in a fixed order; no directory is entered twice. A directory that cannot be entered and
     a link that is not followed or leads nowhere are yielded themselves, so that they are told as unread; OSError for

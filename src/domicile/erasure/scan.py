@@ -6,20 +6,21 @@ half old and half new. What has not reached the files (CHECKPOINT) is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import struct
 import time
 
 from domicile.erasure import decode, wal
-from domicile.erasure.files import PAGE, File, files_kept, files_of
+from domicile.erasure.files import PAGE, File, files_kept, files_of, logs_of
 from domicile.erasure.prints import WHOLE_MAX, Prints
-from domicile.model.erasure import Place
+from domicile.model.erasure import Place, Server
 
-READ = 4 << 20  # bytes at a time; a multiple of a page
+READ = 1 << 20  # bytes at a time; a multiple of a page
 OVERLAP = WHOLE_MAX - 1
 PAUSE_S_MIN = 0.01  # shorter ones are saved up
+HELD_BACK_MAX = 0.95
 PACKED, BROKEN, SQUEEZED = "files compressed as a whole", "beginnings of values under lz4", "page images under zstd"
 WITH_CHUNKS = (Place.TABLES, Place.TOAST, Place.KEPT, Place.STATISTICS)
 
@@ -43,22 +44,29 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be scanned. ``kept``: archives and backups; ``logs``: server logs outside the data directory.
-    ``mb_per_s_max``: 0 for as fast as it goes."""
+    """What is to be scanned. ``kept``: archives and backups; ``expired``: those that were to be gone by now: nothing is
+    missed of one that is. ``mb_per_s_max``: 0 for as fast as it goes. ``server``: whose files they must be, and whose
+    log outside the data directory is read, too (``collected``: its file, where a collector writes it); None: whosever,
+    and no log."""
 
     data: Path
     prints: Prints
     places: Mapping[str, Place] = field(default_factory=dict)
     kept: tuple[Path, ...] = ()
-    logs: tuple[Path, ...] = ()
+    collected: str = ""
     mb_per_s_max: float = 0.0
+    expired: tuple[Path, ...] = ()
+    server: Server | None = None
 
 
 class Scan:
-    """One pass. `run` once, then read ``tallies``, ``bytes`` and ``seconds``."""
+    """One pass. `run` once, then read ``tallies``, ``bytes`` and ``seconds``. ``held_back`` tells the share of the time
+    in which it is to rest now, 0 to below 1."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, held_back: Callable[[], float] = lambda: 0.0) -> None:
         self._order = order
+        self._held_back = held_back
+        self._rested = time.process_time()
         self._prints = order.prints
         self._begun = time.monotonic()
         self.tallies: dict[Place, Tally] = {place: Tally() for place in Place}
@@ -72,9 +80,9 @@ class Scan:
         """
         order = self._order
         self._relations(files_of(order.data, order.places))
-        for path in order.logs:
+        for path in logs_of(order.data, order.collected) if order.server else ():
             self._relations([File(path, Place.LOGS, str(path))])
-        for path in order.kept:
+        for path in (*order.kept, *(p for p in order.expired if not _is_gone(p))):
             try:
                 self._relations(files_kept(path))
             except OSError as error:
@@ -165,13 +173,29 @@ class Scan:
                 tally.hit(hit.which)
 
     def _read(self, place: Place, count: int) -> None:
-        """Count what was read, and rest where it went faster than allowed."""
+        """Count what was read, and rest where it went faster than allowed, or whoever ordered it is to be held back."""
         self.tallies[place].bytes += count
         self.bytes += count
+        share, busy = min(self._held_back(), HELD_BACK_MAX), time.process_time() - self._rested
+        if busy > PAUSE_S_MIN:  # of the processor, which is what a scan needs most; waiting for it is no work
+            if share > 0:
+                time.sleep(busy * share / (1 - share))
+            self._rested = time.process_time()
         if self._order.mb_per_s_max:
             ahead = self.bytes / 1e6 / self._order.mb_per_s_max - (time.monotonic() - self._begun)
             if ahead > PAUSE_S_MIN:
                 time.sleep(ahead)
+
+
+def _is_gone(path: Path) -> bool:
+    """Not there, in a directory that is: without one, another machine's path may be meant, or nothing is mounted."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return path.parent.is_dir()
+    except OSError:
+        pass
+    return False
 
 
 def _part(place: Place, data: bytes, at: int) -> Place:

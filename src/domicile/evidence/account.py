@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from domicile.evidence.statement import (
     Abort,
     Approval,
     Copy,
+    Gap,
     Handover,
     Pause,
     Plan,
@@ -33,11 +35,17 @@ class _Wave:
     clean: bool = False
     root: str = ""  # of the latest verdict
     purged: bool = False
+    lost: Gap | None = None  # the verdict that a failover took, until another one stands
     handovers: list[Handover] = field(default_factory=list)  # not taken back
 
     @property
     def away(self) -> bool:
         return bool(self.handovers) and not isinstance(self.handovers[-1], Rollback)
+
+    def rests(self, act: Handover) -> bool:
+        """Whether a departure rests on an equal verdict, or on one that a failover took."""
+        told_lost = self.lost is not None and (self.lost.epoch, self.lost.root) == (act.epoch, act.root)
+        return (self.clean and self.root == act.root) or told_lost
 
     @property
     def epoch(self) -> int:
@@ -54,18 +62,30 @@ def check_acts(origin: str, statements: Sequence[Statement]) -> None:
     - a log speaks for one site;
     - the epochs of a wave rise with every handover and rollback, those left out that were taken back;
     - a rollback follows a handover; after a purge a wave is neither handed over nor rolled back;
-    - whoever a wave leaves has compared it: an ``equal`` verdict, the wave's latest, of the same root;
+    - whoever a wave leaves has compared it: an ``equal`` verdict, the wave's latest, of the same root; or a gap, of the
+      same epoch and root, says that a failover took that;
     - a step back with an epoch takes back the wave's latest departure, of that epoch;
-    - a purge follows an ``equal`` verdict, the wave's latest, and the wave is at home at another site;
+    - a purge follows an ``equal`` verdict, the wave's latest, or a departure behind a gap; and the wave is at home at
+      another site;
+    - a purge follows approvals of it by as many different people as the log's plan asks for, of several the one that
+      asks for the most;
     - a scan and a residual follow a purge.
     """
     waves: dict[int, _Wave] = {}
+    asked, approvers = 0, set[str]()
     for place, said in enumerate(statements):
         act = said.predicate
         if act.site != statements[0].predicate.site:
             raise Malformed(f"{origin}, statement {place}: of another site")
         wave = waves.setdefault(getattr(act, "wave", -1), _Wave())
         purged = any(w.purged for w in waves.values())
+        match act:
+            case Plan():
+                asked = max(asked, act.approvals)  # a later plan asks for no less
+            case Approval(act="purge"):
+                approvers.add(act.approver)
+            case Purge() if len(approvers) < asked:
+                raise Malformed(f"{origin}, statement {place}: a purge without the approvals that the plan asks for")
         why = f"a {act.kind} before a purge" if isinstance(act, Scan | Residual) and not purged else _breach(act, wave)
         if why:
             raise Malformed(f"{origin}, statement {place}: {why}")
@@ -76,12 +96,15 @@ def _breach(act: Predicate, wave: _Wave) -> str:
         case Verdict():
             wave.clean = act.outcome == EQUAL and act.differences == 0
             wave.root = act.root
+            wave.lost = None
+        case Gap():
+            wave.lost = act
         case Handover():
             if act.epoch <= wave.epoch:
                 return "an epoch that does not rise"
             if wave.purged or (isinstance(act, Rollback) and not wave.away):
                 return f"a {act.kind} after a purge, or a rollback of a wave that was not handed over"
-            if act.home != act.site and (not wave.clean or wave.root != act.root):
+            if act.home != act.site and not wave.rests(act):
                 return "a departure without an equal verdict of its root before it"
             wave.handovers.append(act)
         case StepBack() if act.epoch:
@@ -89,7 +112,7 @@ def _breach(act: Predicate, wave: _Wave) -> str:
                 return "a step back from a departure that is not the wave's latest"
             wave.handovers.pop()
         case Purge():
-            if not wave.clean or wave.home in ("", act.site):
+            if wave.home in ("", act.site) or not (wave.clean or wave.rests(wave.handovers[-1])):
                 return "a purge without a clean verdict before it, or where the wave is at home"
             wave.purged = True
     return ""
@@ -97,12 +120,21 @@ def _breach(act: Predicate, wave: _Wave) -> str:
 
 def check_agreement(logs: Sequence[Sequence[Statement]]) -> None:
     """That all logs tell of the same handovers and rollbacks, wave by wave, in the same order; departures that were
-    taken back are nobody's business. Raises Malformed."""
+    taken back are nobody's business. A gap needs a second log. Raises Malformed."""
+    if len(logs) == 1 and any(isinstance(said.predicate, Gap) for said in logs[0]):
+        raise Malformed("a verdict was lost in a failover, and no other log bears its departure out")
     told = [_handovers(found) for found in logs]
     for other in told[1:]:
         for wave in sorted(told[0].keys() | other.keys()):
             if told[0].get(wave) != other.get(wave):
                 raise Malformed(f"wave {wave}: the logs tell of different handovers")
+
+
+def _until(expires: int) -> str:
+    try:
+        return f", until {datetime.fromtimestamp(expires, UTC):%Y-%m-%d}" if expires else ""
+    except (OverflowError, ValueError, OSError):
+        return f", until second {expires}"
 
 
 def _handovers(statements: Sequence[Statement]) -> dict[int, list[tuple[str, int, str, str]]]:
@@ -146,13 +178,16 @@ class Account:
         return {
             "subjects": max((p.subjects for p in plans), default=0),
             "waves": max((p.waves for p in plans), default=0),
-            "approvals": sum(isinstance(a, Approval) for a in self.acts),
+            "approvals_asked": max((p.approvals for p in plans), default=0),
+            "approvals": len({a.approver for a in self.acts if isinstance(a, Approval)}),
+            "undo_seconds": max((p.undo_seconds for p in plans), default=0),
             "rows_copied": sum(a.rows for a in self.acts if isinstance(a, Copy)),
             "verdicts_equal": sum(isinstance(a, Verdict) and a.outcome == EQUAL for a in self.acts),
             "verdicts_different": sum(isinstance(a, Verdict) and a.outcome != EQUAL for a in self.acts),
             "handovers": len({(h.wave, h.epoch) for h in handovers if not isinstance(h, Rollback)}),
             "rollbacks": len({(h.wave, h.epoch) for h in handovers if isinstance(h, Rollback)}),
             "steps_back": sum(isinstance(a, StepBack) for a in self.acts),
+            "verdicts_lost": sum(isinstance(a, Gap) for a in self.acts),
             "waves_given_up": sum(a.waves for a in self.acts if isinstance(a, Abort)),
             "pause_us_max": max((a.pause_us for a in self.acts if isinstance(a, Pause)), default=0),
             "waves_purged": len({p.wave for p in purges}),
@@ -172,12 +207,14 @@ class Account:
         said = ["that the statements are true: they are the sites' own word, bound to their order"]
         if logs == 1:
             said.append("the other site's own account: only one log is here")
+        for gap in (a for a in self.acts if isinstance(a, Gap)):
+            lost = f"the verdict under which wave {gap.wave} departed from {gap.site}, epoch {gap.epoch}"
+            said.append(f"{lost}: a failover took it there; the other site's log bears the handover out")
         if handed - purged:
             said.append(f"a purge of {len(handed - purged)} of {len(handed)} waves: their source copies may stand")
         if purged and not any(isinstance(a, Scan) for a in self.acts):
             said.append("what the purged rows have left on disk: nobody scanned for it")
         if any(a.copies_found or a.canaries_found < a.canaries_planted for a in self.acts if isinstance(a, Scan)):
             said.append("that nothing is left: a scan found copies, or missed a canary")
-        if left:
-            said.append(f"the end of {len(left)} residuals, which their places keep until they expire")
+        said += dict.fromkeys(f"the end of residuals in {a.place}: {a.reason}{_until(a.expires)}" for a in left)
         return said

@@ -18,8 +18,10 @@ RULES = (
     "Each log speaks for one site.",
     "The epochs of a wave rise with every handover and rollback.",
     "A departure follows an equal verdict of the root that it names; a step back takes back the latest departure.",
+    "Where a log says that a failover took such a verdict, the other site's log has the arrival.",
     "A rollback follows a handover; after a purge there is neither.",
     "A purge follows an equal verdict, the wave's latest, and the wave is at home at another site by then.",
+    "A purge follows approvals of it by as many different people as the plan asks for.",
     "A scan and a residual follow a purge.",
     "All logs tell of the same handovers, with the same epochs, homes and roots.",
 )

@@ -48,7 +48,8 @@ class Predicate:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Predicate):
-    """The move was planned: how many subjects, in how many waves; ``cohort`` commits to whom."""
+    """The move was planned: how many subjects, in how many waves; ``cohort`` commits to whom. A purge needs approvals
+    by so many different people, and comes so long after the last arrival."""
 
     kind: ClassVar[str] = "plan"
     dataset: str
@@ -58,15 +59,20 @@ class Plan(Predicate):
     subjects: int
     waves: int
     cohort: Hex
+    approvals: int
+    undo_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Approval(Predicate):
-    """Somebody approved an act. ``approver`` is a commitment, not a name."""
+    """Somebody approved an act, at ``given`` and until ``expires`` (POSIX seconds). ``approver`` is a commitment, not a
+    name: one for each person."""
 
     kind: ClassVar[str] = "approval"
     act: str
     approver: Hex
+    given: int
+    expires: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,16 @@ class StepBack(WaveAct):
 
 
 @dataclass(frozen=True, slots=True)
+class Gap(WaveAct):
+    """A failover took from this site the verdict (of ``root``) on which the wave's departure of ``epoch`` rests, and
+    the departure: that one is told again behind this, because another site's log has the arrival."""
+
+    kind: ClassVar[str] = "gap"
+    epoch: int
+    root: Hex
+
+
+@dataclass(frozen=True, slots=True)
 class Purge(WaveAct):
     """The source copy was removed, up to a place in the source's log."""
 
@@ -182,7 +198,22 @@ class Residual(Predicate):
     expires: int
 
 
-_KINDS = (Plan, Approval, Abort, Snapshot, Copy, Verdict, Handover, Rollback, Pause, StepBack, Purge, Scan, Residual)
+_KINDS = (
+    Plan,
+    Approval,
+    Abort,
+    Snapshot,
+    Copy,
+    Verdict,
+    Handover,
+    Rollback,
+    Pause,
+    StepBack,
+    Gap,
+    Purge,
+    Scan,
+    Residual,
+)
 KINDS: Mapping[str, type[Predicate]] = MappingProxyType({c.kind: c for c in _KINDS})
 
 

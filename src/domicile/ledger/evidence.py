@@ -23,9 +23,9 @@ from domicile.postgres import evidence_rows
 from domicile.postgres.evidence_rows import Entry
 
 _SALT = """
-    insert into domicile.evidence_salt (move_id, salt) values (%s, %s)
-    on conflict (move_id) do update set salt = evidence_salt.salt returning salt"""
-_DESTROY = "delete from domicile.evidence_salt where move_id = %s"
+    insert into domicile.evidence_salt (move_id, wave, salt) values (%s, %s, %s)
+    on conflict (move_id, wave) do update set salt = evidence_salt.salt returning salt"""
+_DESTROY = "delete from domicile.evidence_salt where move_id = %s and (%s = 0 or wave = %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class Evidence:
         leaf, after = seal_leaf(self.subject, head, predicate, self.logs[SiteName(predicate.site)].log)
         return Entry(self.move_id, head.sequence, leaf, act), after
 
-    async def commit_to(self, conn: AsyncConnection, what: str) -> Hex:
-        """A commitment to a text under the move's salt at this site, which is made at its first use. Says nothing once
-        that is destroyed. In the caller's transaction."""
-        row = await (await conn.execute(_SALT, (self.move_id, secrets.token_bytes(SALT)))).fetchone()
+    async def commit_to(self, conn: AsyncConnection, what: str, wave: int = 0) -> Hex:
+        """A commitment to a text under the salt of a wave, or of the move (0), at this site, which is made at its first
+        use. Says nothing once that is destroyed. In the caller's transaction."""
+        row = await (await conn.execute(_SALT, (self.move_id, wave, secrets.token_bytes(SALT)))).fetchone()
         assert row is not None
         return Hex(hmac.new(bytes(row[0]), what.encode(), sha256).hexdigest())
 
@@ -74,6 +74,7 @@ def subject_of(move_id: MoveId, plan_digest: str) -> Subject:
     return Subject(short(move_id), Hex(sha256(plan_digest.encode()).hexdigest()))
 
 
-async def destroy_salt(conn: AsyncConnection, move_id: MoveId) -> None:
-    """The move's commitments at this site say nothing any more. Idempotent; in the caller's transaction."""
-    await conn.execute(_DESTROY, (move_id,))
+async def destroy_salts(conn: AsyncConnection, move_id: MoveId, wave: int = 0) -> None:
+    """The commitments of a wave, or of the whole move (0), at this site say nothing any more. Idempotent; in the
+    caller's transaction."""
+    await conn.execute(_DESTROY, (move_id, wave, wave))

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+import struct
+
+START_S_MAX = 60.0  # from the time in postmaster.pid until the server says that it has started
 
 
 class Place(StrEnum):
@@ -57,6 +60,26 @@ class Residual:
     place: Place
     what: str
     expires: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What tells a running server from its clones and standbys, as it says itself. ``started``: POSIX seconds."""
+
+    identifier: int
+    started: float
+    port: str
+
+    def keeps(self, control: bytes, postmaster: str) -> bool:
+        """Whether a data directory with these files (the beginning of ``pg_control``, and ``postmaster.pid``) is this
+        server's own. A standby and a clone have the identifier, but not the start and the port."""
+        lines = postmaster.splitlines()
+        try:
+            begun, port = int(lines[2]), lines[3].strip()
+        except (ValueError, IndexError):
+            return False
+        same = control[:8] == struct.pack("=q", self.identifier)
+        return same and port == self.port and -1 <= self.started - begun <= START_S_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +134,7 @@ class ErasureReport:
     stages: tuple[Stage, ...] = ()
     lag_seconds: Mapping[str, float] = field(default_factory=dict)
     passed_over: int = 0  # values that are more than can be searched for
+    scanned_by: str = ""  # account and host of whoever ran the last scan
     waves_unsearched: int = 0  # waves whose rows were deleted without fingerprints of them
 
     @property

@@ -43,6 +43,7 @@ class ErrorCode(StrEnum):
     LAG_BUDGET = "lag-budget"
     WAL_BUDGET = "wal-budget"
     WAY_BACK_CLOSED = "way-back-closed"
+    WAY_BACK_BLOCKED = "way-back-blocked"
     KEYS_COLLIDE = "keys-collide"
     KEYS_IN_PASSING = "keys-in-passing"
     STREAM_BLOCKED = "stream-blocked"
@@ -54,6 +55,8 @@ class ErrorCode(StrEnum):
     DISCREPANCY = "discrepancy"
     REFERENCE_MISSING = "reference-missing"
     VERDICT_MISSING = "verdict-missing"
+    UNDO_WINDOW = "undo-window"
+    APPROVAL_MISSING = "approval-missing"
     CLUSTER_FAILED = "cluster-failed"
     EVIDENCE_INVALID = "evidence-invalid"
     EVIDENCE_FORKED = "evidence-forked"
@@ -98,6 +101,8 @@ _EXIT_BY_CODE: Mapping[ErrorCode, int] = MappingProxyType(
         ErrorCode.KEYS_COLLIDE: EXIT_REFUSED,
         ErrorCode.REFERENCE_MISSING: EXIT_REFUSED,
         ErrorCode.VERDICT_MISSING: EXIT_REFUSED,
+        ErrorCode.UNDO_WINDOW: EXIT_REFUSED,
+        ErrorCode.APPROVAL_MISSING: EXIT_REFUSED,
         ErrorCode.WAY_BACK_CLOSED: EXIT_REFUSED,
         ErrorCode.DISCREPANCY: EXIT_DISCREPANCY,
         ErrorCode.EVIDENCE_INVALID: EXIT_USAGE,

@@ -132,6 +132,9 @@ class Limits:
     wal_bytes_max: int = 16 * 1024 * 1024 * 1024  # that the source keeps for the stream
     probe_p99_ratio_max: float = 1.5  # of a probe write at either site against its measure before; beyond it: slower
     probe_p99_ms_min: float = 5.0  # below it nobody is slowed down, whatever the ratio
+    undo_hours: float = 0.0  # from the last arrival on, in which nothing is purged
+    purge_approvals: int = 0  # how many different people must approve a purge
+    approval_hours_max: float = 72.0  # how long an approval counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,40 @@ class WaveStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody (an account of the operating system) approves the purge of what lives at the target. Times are POSIX
+    seconds; ``standing``: it has not expired."""
+
+    person: str
+    given_at: int
+    expires_at: int
+    standing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoReturn:
+    """The point of no return. Before ``opens_at``, and without the approvals that the plan asks for, each by another
+    person, nothing is purged. Times are POSIX seconds of the control database; ``now`` stands still when a purge has
+    ``begun`` since the last arrival."""
+
+    opens_at: int
+    now: int
+    approvals_needed: int
+    approvals: tuple[Approval, ...] = ()
+    begun: bool = False
+
+    @property
+    def standing(self) -> tuple[Approval, ...]:
+        """The approvals that count now."""
+        return tuple(a for a in self.approvals if a.standing)
+
+    @property
+    def seconds_left(self) -> int:
+        """Until a purge may begin."""
+        return max(0, self.opens_at - self.now)
+
+
+@dataclass(frozen=True, slots=True)
 class MoveStatus:
     """One move with its waves. ``runner`` names the process that carries it now, empty when none does."""
 
@@ -122,6 +156,7 @@ class MoveStatus:
     ordered: str = ""  # what the workers of the source are to carry on: move, purge, or nothing
     mode: Mode = Mode.LIVE
     limits: Limits = field(default_factory=Limits)  # the plan's budgets
+    no_return: NoReturn | None = None  # None before the first arrival
 
     @property
     def pauses(self) -> Pauses | None:

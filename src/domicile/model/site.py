@@ -19,6 +19,7 @@ class Site:
     jurisdiction: str
     provider: str = ""
     description: str = ""
+    scan_agent: tuple[str, ...] = ()  # a program and its arguments: domicile scan beside the server
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import logging
 from psycopg import AsyncConnection
 
 from domicile.control.figures import Figures
+from domicile.ledger.evidence import destroy_salts
 from domicile.model.errors import DomicileError
 from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
@@ -19,7 +20,7 @@ from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
 from domicile.move import evidence, failover, handover, live, rollback, stepback, streams
 from domicile.move.carrier import Carrier
-from domicile.postgres import guard, sign_ups, site_schema, waves
+from domicile.postgres import guard, reclaim, sign_ups, site_schema, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.takeover import unhindered
 
@@ -75,14 +76,19 @@ async def run(carrier: Carrier) -> None:
 
 
 async def end(carrier: Carrier, outcome: str) -> None:
-    """Write down how the attempt ended; an abort forgets every wave that has not moved."""
+    """Write down how the attempt ended; an abort forgets every wave that has not moved, and a move that everybody has
+    left is done."""
     move_id = carrier.move.move_id
     gone = False
+    nobody = outcome == "done" and not any(w.subjects for w in await carrier.figures.waves(move_id))
     if outcome == "aborted":
         gone = await _forget_unmoved(carrier)
+    if outcome == "aborted" or nobody:
         await release_sign_ups(carrier)
+    if nobody:
+        await evidence.erased(carrier)
     if outcome != "lost":
-        status = _OUTCOME_STATUS.get(outcome, Status.WAITING)
+        status = Status.DONE if nobody else _OUTCOME_STATUS.get(outcome, Status.WAITING)
         if not (status is Status.FAILED and (await carrier.moves.get(move_id)).error_code):  # says why already
             await carrier.moves.set_status(move_id, status)
         await carrier.moves.request(move_id, pause=False, abort=False)
@@ -162,12 +168,14 @@ async def _forget_unmoved(carrier: Carrier) -> bool:
                 await _forget(carrier, source, no)
             await evidence.given_up(carrier, source, sum(forgotten))
         if all(forgotten) and len(unmoved) == len(all_waves):
+            await evidence.erased(carrier)
             await streams.end(carrier)  # it needs the lease, which the sites are about to forget
             await waves.forget_move(source, move_id)
             await waves.forget_move(target, move_id)
             await _remove_guard_if_idle(carrier, source)
             await _remove_guard_if_idle(carrier, target)
             return True
+        await reclaim.rewrite_salts(source)
     return False
 
 
@@ -187,6 +195,7 @@ async def _forget(carrier: Carrier, source: AsyncConnection, no: int) -> bool:
     if record.mark == TargetMark.RESIDENT:
         return False
     await waves.forget_wave(source, record.id)
+    await destroy_salts(source, carrier.move.move_id, no)
     return True
 
 

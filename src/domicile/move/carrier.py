@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +20,7 @@ from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Facts, SourceMark, TargetMark
 from domicile.model.plan import Mode, Plan
-from domicile.model.site import MoveId
+from domicile.model.site import MoveId, SiteName
 from domicile.move.context import Move, WaveAtSites
 from domicile.move.pace import Pacing
 from domicile.postgres import waves
@@ -46,6 +46,7 @@ class Carrier:
     sweep: Sweep
     pacing: Pacing = field(default_factory=Pacing)
     evidence: Evidence | None = None  # what the sites' logs are told; None in a world without logs
+    agents: Mapping[SiteName, Sequence[str]] = field(default_factory=dict)  # programs that scan beside a site's server
 
     @asynccontextmanager
     async def sites(self) -> AsyncIterator[tuple[AsyncConnection, AsyncConnection]]:

@@ -118,7 +118,7 @@ async def run(
             job = replace(job, stubs=await _stubs_expected(move))
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
-    await parties.make(move, wave.target_id)
+    await parties.make(move, wave)
     await move.failpoints.reach("copy.done")
 
 

@@ -9,6 +9,7 @@ followed by the next one, which finds what is done and skips it. How DBOS runs i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from dbos import DBOS, SetWorkflowID, WorkflowStatus
 
 from domicile.control.orders import Order, Orders
 from domicile.model.phase import PHASES_OF, Phase, Status
+from domicile.model.report import WaveStatus
 from domicile.model.site import MoveId
 from domicile.move import begin, due, evidence, purge, sweep
 from domicile.move.carrier import Carrier
@@ -160,7 +162,10 @@ async def _phases(move_id: str, no: int) -> str:
 @DBOS.workflow(name="domicile.purge")
 async def purge_workflow(move_id: str) -> str:
     """The source copies of all waves that live at the target, removed one wave after the other."""
-    async with aboard(move_id, "purge"):
+    async with aboard(move_id, "purge"), AsyncExitStack() as stack:
+        carrier = carrier_of(move_id)
+        if await purge.is_long(carrier):
+            await stack.enter_async_context(carrier.pacing.held(carrier.move, purging=True))
         return await _purge(move_id)
 
 
@@ -296,16 +301,23 @@ async def _run_edge(move_id: str, work: Callable[[Carrier], Awaitable[int]]) -> 
     return str(await run_edge(carrier_of(move_id), keep)), found
 
 
+def _never_left(wave: WaveStatus) -> bool:
+    """The move was aborted before the wave had moved. One that was rolled back has a copy at the target still."""
+    return wave.status is Status.ABORTED and not wave.rolled_back
+
+
 async def _end_purge(carrier: Carrier) -> None:
     """Whoever writes there is let go first: reclaiming space and searching files may take hours, or fail."""
     move_id = carrier.move.move_id
-    over = all(w.status is Status.DONE or not w.subjects for w in await carrier.figures.waves(move_id))
+    all_waves = await carrier.figures.waves(move_id)
+    over = all(w.status is Status.DONE or not w.subjects for w in all_waves)
     await begin.release_guards(carrier)
     if over:
         await begin.release_sign_ups(carrier)
+    if all(w.phase is Phase.DONE or not w.subjects or _never_left(w) for w in all_waves):
+        await evidence.erased(carrier)  # before the space of what is deleted is written anew
     await purge.vacuum(carrier)
     if over:
-        await evidence.erased(carrier)
         await carrier.moves.set_status(move_id, Status.DONE)
     await evidence.close(carrier)
     await carrier.move.failpoints.reach("purge.done")

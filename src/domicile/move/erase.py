@@ -10,7 +10,7 @@ The canaries are made with a key of this installation; so are the fingerprints, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,6 @@ from domicile.erasure.scan import Order
 from domicile.model.erasure import ErasureReport, ErasureWish, Place, Stage, Step
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase
-from domicile.model.schema import TableName
 from domicile.move import evidence, known, residue, scanning
 from domicile.move.carrier import Carrier
 from domicile.move.known import Known
@@ -36,6 +35,7 @@ WAVE_SHIFT = 20  # owners: the wave's number above the member's ordinal
 PRINTS_OF_MOVE_MAX = 4_000_000  # some 300 bytes of memory each, in the process that purges
 NOT_ENDED = "the scan did not come to its end"
 NOTHING_KEPT = "nothing was kept to search for: the rows were deleted before the search was ordered"
+NOT_TOLD = "the role may not ask which server this is, and an agent must not search another one's files"
 SEALED = "the fingerprints were sealed with another key than this machine's directory.key"
 _REPORT = TypeAdapter(ErasureReport)
 
@@ -81,18 +81,19 @@ async def after_deletion(carrier: Carrier) -> ErasureReport | None:
         tables = [*move.data_map.in_scope(), *await canary.twins(source)]
         await canary.remove(source, await canary.twins(source))
         position = await reclaim.position(source)
-        steps = [s async for s in reclaim.reclaim(source, tables, rewrite=record.rewrite)]
-        steps += [s async for s in reclaim.advance(source)]
+        steps = [await reclaim.rewrite_salts(source)]
+        steps += await _paced(carrier, reclaim.reclaim(source, tables, rewrite=record.rewrite))
+        steps += await _paced(carrier, reclaim.advance(source))
         await move.failpoints.reach("erase.reclaimed")
         looked_for, why = _known_or_why(carrier, record)
-        files = await server_files(source)
+        files = await _files(carrier, source)
         if why:
             files = replace(files, data=None, why=why)
-        middle, _ = await _scan(files, record, looked_for)
-        steps.append(await reclaim.overwrite_recycled(source, record.mb_per_s_max))
+        middle, _ = await _scan(carrier, files, record, looked_for)
+        steps.append(await reclaim.overwrite_recycled(source, record.mb_per_s_max, carrier.pacing.rest))
         steps.append(await reclaim.wait_replayed(source, position))
-        steps += [s async for s in reclaim.advance(source)]
-        last, why = await _scan(files, record, looked_for)
+        steps += await _paced(carrier, reclaim.advance(source))
+        last, why = await _scan(carrier, files, record, looked_for)
         await move.failpoints.reach("erase.scanned")
         report = await _account(carrier, source, record, looked_for, _Seen(why, position, steps, middle, last))
         await canary.uproot(source)
@@ -129,8 +130,8 @@ async def recheck(carrier: Carrier) -> ErasureReport:
         if record.prints is None:
             return stored
         steps = [s async for s in reclaim.advance(source)]
-        looked_for, files = known.of_record(carrier, record), await server_files(source)
-        last = await scanning.scan(_order(files.data, files, record, looked_for)) if files.data else None
+        looked_for, files = known.of_record(carrier, record), await _files(carrier, source)
+        last = await _search(carrier, files, record, looked_for) if files.data else None
         position = await reclaim.position(source)
         report = await _account(carrier, source, record, looked_for, _Seen(files.why, position, steps, None, last))
         await _keep(carrier, source, report)
@@ -161,7 +162,7 @@ async def _gather(carrier: Carrier, source: AsyncConnection, no: int, going: Map
     held = known.joined(carrier, record, Gatherer(key).prints()).prints
     gathered, shared = Gatherer(key, max(0, min(PRINTS_MAX, PRINTS_OF_MOVE_MAX - len(held)))), 0
     values = personal.values(source, move.data_map, move.source_schema, going[no], tuple(going.values()))
-    async for value in values:
+    async for value in carrier.pacing.gently(values):
         if value.shared:
             shared += 1
         else:
@@ -183,7 +184,7 @@ async def _try_out(carrier: Carrier, source: AsyncConnection) -> None:
     canaries = gathered.prints()
     step = await reclaim.checkpoint(source)
     looked_for = known.joined(carrier, record, canaries)
-    result, why = await _scan(await server_files(source), record, looked_for)
+    result, why = await _scan(carrier, await _files(carrier, source), record, looked_for)
     expected: dict[str, list[int]] = {}
     for number, owner in enumerate(canaries.owners, looked_for.values):
         for place in planted.canaries[owner - CANARY].places if result else ():
@@ -227,8 +228,7 @@ async def _account(
     recycled = seen.middle.tallies[Place.RECYCLED].found if seen.middle else {}
     if Place.RECYCLED not in canaries and (there := _of_canaries(looked_for, recycled)):
         canaries[Place.RECYCLED] = (there, there)
-    in_scope = carrier.move.data_map.in_scope()
-    shared, elsewhere = await _held(source, looked_for, seen.last, in_scope)
+    shared, elsewhere = await _held(carrier, source, looked_for, seen.last)
     unsearched = await _unsearched(carrier, record)
     since = (today - record.deleted_at).total_seconds() if record.deleted_at else 0.0
     stages = [Stage(**first["stage"])] if first.get("stage") else []
@@ -248,7 +248,8 @@ async def _account(
     closed = residue.is_closed(found, listed, today.date()) and residue.is_shown(found, left)
     return ErasureReport(
         site=str(carrier.move.source_site),
-        method=residue.METHOD,
+        method=residue.BY_AGENT if _agent(carrier) else residue.METHOD,
+        scanned_by=seen.last.by if seen.last else "",
         begun_at=record.begun_at.astimezone(UTC).isoformat(timespec="seconds"),
         finished_at=today.isoformat(timespec="seconds"),
         searched=looked_for.values - len(shared),
@@ -276,16 +277,17 @@ async def _unsearched(carrier: Carrier, record: ErasureRecord) -> int:
 
 
 async def _held(
-    source: AsyncConnection, looked_for: Known, last: Result | None, in_scope: Collection[TableName]
+    carrier: Carrier, source: AsyncConnection, looked_for: Known, last: Result | None
 ) -> tuple[set[int], dict[int, set[str]]]:
     """Of the values that were found: those that rows which stay hold too, in the tables that move; and of the others
     those that stand in rows of other tables, with the names of these."""
+    in_scope = carrier.move.data_map.in_scope()
     tallies = last.tallies.values() if last else ()
     found = {n for tally in tallies for n in tally.found if n < looked_for.values}
     shared: set[int] = set()
     elsewhere: dict[int, set[str]] = {}
     if found:
-        async for table, piece in outsiders.rows(source):
+        async for table, piece in carrier.pacing.gently(outsiders.rows(source)):
             for which in {hit.which for hit in looked_for.prints.search(piece)} & found:
                 if table in in_scope:
                     shared.add(which)
@@ -294,33 +296,57 @@ async def _held(
     return shared, {which: tables for which, tables in elsewhere.items() if which not in shared}
 
 
-async def _scan(files: ServerFiles, record: ErasureRecord, looked_for: Known) -> tuple[Result | None, str]:
+async def _paced(carrier: Carrier, steps: AsyncIterator[Step]) -> list[Step]:
+    """The steps, with a rest behind each."""
+    done = []
+    async for step in steps:
+        done.append(step)
+        await carrier.pacing.rest(step.seconds)
+    return done
+
+
+def _agent(carrier: Carrier) -> Sequence[str]:
+    """The program that scans beside the source's server, where there is one."""
+    return carrier.agents.get(carrier.move.source_site, ())
+
+
+async def _files(carrier: Carrier, source: AsyncConnection) -> ServerFiles:
+    """The source's files. Where they are for an agent, it knows itself; and it refuses another server's."""
+    files = await server_files(source)
+    if not _agent(carrier):
+        return files
+    if files.server is None:
+        return replace(files, data=None, why=NOT_TOLD)
+    return replace(files, data=files.data or Path(), why="")
+
+
+async def _scan(
+    carrier: Carrier, files: ServerFiles, record: ErasureRecord, looked_for: Known
+) -> tuple[Result | None, str]:
     """What was found; or None, and why nothing is known."""
     if files.data is None:
         return None, files.why
     try:
-        return await scanning.scan(_order(files.data, files, record, looked_for)), ""
+        return await _search(carrier, files, record, looked_for), ""
     except DomicileError as error:
         if error.code is not ErrorCode.FILES_UNREADABLE:
             raise
         return None, NOT_ENDED
 
 
+async def _search(carrier: Carrier, files: ServerFiles, record: ErasureRecord, looked_for: Known) -> Result:
+    assert files.data is not None
+    order = _order(files.data, files, record, looked_for)
+    return await scanning.scan(order, _agent(carrier), carrier.pacing.held_back)
+
+
 def _order(data: Path, files: ServerFiles, record: ErasureRecord, looked_for: Known) -> Order:
-    """What was to go by now, and has gone, is not looked for."""
+    """What was to go by now, and has gone, is not missed."""
     today = datetime.now(UTC).date().isoformat()
-    kept = tuple(Path(path) for path, until in record.kept if not (until and until <= today and _is_gone(Path(path))))
-    return Order(data, looked_for.prints, files.places, kept, files.logs, float(record.mb_per_s_max))
-
-
-def _is_gone(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass
-    return False
+    due = {path for path, until in record.kept if until and until <= today}
+    kept = tuple(Path(path) for path, _ in record.kept if path not in due)
+    expired, fast = tuple(map(Path, sorted(due))), float(record.mb_per_s_max)
+    return Order(data, looked_for.prints, files.places, kept, files.collected, fast, expired, files.server)
 
 
 async def _keep(carrier: Carrier, source: AsyncConnection, report: ErasureReport) -> None:

@@ -6,7 +6,7 @@ nothing of a row. A carrier without evidence (a simulation, a benchmark) writes 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,13 +22,14 @@ from domicile.evidence.account import EQUAL
 from domicile.evidence.statement import Hex, Predicate
 from domicile.evidence.strict import Malformed
 from domicile.ledger import checkpoints
-from domicile.ledger.evidence import Evidence, destroy_salt
+from domicile.ledger.evidence import Evidence, destroy_salts
 from domicile.model.erasure import ErasureReport
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.site import SiteName
+from domicile.model.report import Approval
+from domicile.model.site import MoveId, SiteName
 from domicile.model.verdict import Verdict
 from domicile.move.carrier import Carrier
-from domicile.postgres import evidence_rows
+from domicile.postgres import evidence_rows, reclaim
 from domicile.postgres.evidence_rows import Entry
 from domicile.postgres.failures import explain, refusal_of
 from domicile.postgres.lease import assert_lease
@@ -41,7 +42,17 @@ _OTHER = re.compile(r"[^A-Za-z0-9._:/-]+")
 _COPIED = """
     select coalesce(sum(p.rows), 0), coalesce(sum(p.bytes), 0), coalesce(max(w.seam), '')
     from domicile.wave as w left join domicile.progress as p on p.wave = w.id where w.id = %s"""
+_VIEW = """
+    select coalesce('0/0'::pg_lsn + %(position)s::numeric, pg_catalog.pg_current_wal_insert_lsn())::text, count(*),
+        encode(sha256(convert_to(coalesce(string_agg(subject::text, e'\n' order by subject::text collate "C"), ''),
+            'UTF8')), 'hex')
+    from domicile.member where wave = %(wave)s"""
 _POSITION = "select pg_catalog.pg_current_wal_insert_lsn()::text"
+# Until the end of the transaction: its commit waits for no standby, while it holds the lease's row. Leaf and salt are
+# lost together in a failover; and nothing is signed before a checkpoint, which is durable and later in the log.
+_LOCALLY = """
+    select case when pg_catalog.current_setting('synchronous_commit') <> 'off'
+        then pg_catalog.set_config('synchronous_commit', 'local', true) end"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +85,27 @@ def planned(carrier: Carrier, cohort_digest: str) -> Callable[[AsyncConnection],
             cohort = await evidence.commit_to(conn, cohort_digest)
             sites = (plan.dataset, plan.source, plan.target)
             said = (*sites, carrier.move.mode, plan.cohort.size, len(plan.waves), cohort)
-            await evidence.add(conn, statement.Plan(plan.source, _now(), *said))
+            asked = (plan.limits.purge_approvals, round(plan.limits.undo_hours * 3600))
+            await evidence.add(conn, statement.Plan(plan.source, _now(), *said, *asked))
 
     return write
+
+
+async def snapshot(carrier: Carrier, no: int, wave_id: int, position: int | None) -> None:
+    """A copy of the wave begins: of these members, from a view that is not older than the position of the source's log
+    (None: than now, for a wave that nobody writes). In the source's log; once for each copy that is begun."""
+    move, told = carrier.move, carrier.evidence
+    if told is None:
+        return
+    async with carrier.source() as source, source.transaction():
+        await assert_lease(source, move.move_id, move.generation)
+        await source.execute(_LOCALLY)
+        row = await (await source.execute(_VIEW, {"wave": wave_id, "position": position})).fetchone()
+        assert row is not None
+        at, subjects, digest = row
+        members = await told.commit_to(source, digest, no)
+        said = statement.Snapshot(move.source_site, _now(), no, at, subjects, members)
+        await add(carrier, source, said, f"snapshot/{no}/{wave_id}/{at}")
 
 
 async def copied(carrier: Carrier, no: int, wave_id: int) -> None:
@@ -125,15 +154,29 @@ async def crossing(
 
 async def departed_again(carrier: Carrier, sites: tuple[AsyncConnection, AsyncConnection], no: int, epoch: int) -> None:
     """A departure that a failover took from the losing site, with its leaf: told once more, as the gaining site's log
-    has the arrival. In the caller's transaction at the losing site, the first of ``sites``."""
+    has the arrival; where its verdict is gone as well, behind a leaf that says so. In the caller's transaction at the
+    losing site, the first of ``sites``."""
     if carrier.evidence is None:
         return
     losing, gaining = sites
     for leaf in reversed(await evidence_rows.leaves(gaining, carrier.move.move_id)):
         match _predicate(leaf):
             case statement.Handover(wave=wave, epoch=told) as arrival if (wave, told) == (no, epoch):
-                await add(carrier, losing, replace(arrival, site=carrier.move.source_site, time=_now()))
+                site = carrier.move.source_site
+                if not await _rests(losing, carrier.move.move_id, arrival):
+                    await add(carrier, losing, statement.Gap(site, _now(), no, epoch, arrival.root))
+                await add(carrier, losing, replace(arrival, site=site, time=_now()))
                 return
+
+
+async def _rests(losing: AsyncConnection, move_id: MoveId, arrival: statement.Handover) -> bool:
+    """Whether the wave's latest verdict there is the one on which the handover rests."""
+    for leaf in reversed(await evidence_rows.leaves(losing, move_id)):
+        match _predicate(leaf):
+            case statement.Verdict(wave=wave) as verdict if wave == arrival.wave:
+                equal = verdict.outcome == EQUAL and not verdict.differences
+                return equal and verdict.root == arrival.root
+    return False
 
 
 def _predicate(leaf: bytes) -> Predicate | None:
@@ -167,13 +210,27 @@ async def paused(carrier: Carrier, no: int, epoch: int, milliseconds: float) -> 
             log.warning("the pause of wave %s is not in the log of evidence: %s", no, _why(trouble))
 
 
+async def approved(carrier: Carrier, source: AsyncConnection, act: str, approvals: Sequence[Approval]) -> None:
+    """The approvals on which an act rests, once each; in the caller's transaction. A person is named by a commitment
+    under the move's salt."""
+    evidence, move = carrier.evidence, carrier.move
+    if evidence is None:
+        return
+    for one in approvals:
+        who = await evidence.commit_to(source, f"approver {one.person}")
+        said = statement.Approval(move.source_site, _now(), act, who, one.given_at, one.expires_at)
+        await add(carrier, source, said, f"approval/{act}/{one.given_at}/{who}")
+
+
 async def purged(carrier: Carrier, conn: AsyncConnection, rows: int, *, no: int, root: str = "") -> None:
-    """The copy at the carrier's source is removed; in the caller's transaction. Once for each wave."""
+    """The copy at the carrier's source is removed, and the log's commitment to whose it was says nothing any more; in
+    the caller's transaction. Once for each wave."""
     if carrier.evidence is not None:
         row = await (await conn.execute(_POSITION)).fetchone()
         assert row is not None
         said = statement.Purge(carrier.move.source_site, _now(), no, rows, str(row[0]), root_hash(root))
         await add(carrier, conn, said, f"purge/{no}")
+        await destroy_salts(conn, carrier.move.move_id, no)
 
 
 async def scanned(carrier: Carrier, source: AsyncConnection, report: ErasureReport) -> None:
@@ -202,11 +259,13 @@ async def given_up(carrier: Carrier, source: AsyncConnection, waves: int) -> Non
 
 
 async def erased(carrier: Carrier) -> None:
-    """Every copy at the source is purged: what its log commits to can be told to nobody any more. Idempotent."""
+    """The move is over: whom its log at the source commits to can be told to nobody any more. Idempotent."""
     move = carrier.move
-    async with carrier.source() as source, source.transaction():
-        await assert_lease(source, move.move_id, move.generation)
-        await destroy_salt(source, move.move_id)
+    async with carrier.source() as source:
+        async with source.transaction():
+            await assert_lease(source, move.move_id, move.generation)
+            await destroy_salts(source, move.move_id)
+        await reclaim.rewrite_salts(source)
 
 
 async def close(carrier: Carrier) -> None:

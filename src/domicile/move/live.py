@@ -49,21 +49,24 @@ TRIED_AGAIN = (ErrorCode.FENCE_BUDGET, ErrorCode.PAUSE_BUDGET, ErrorCode.DISCREP
 
 
 async def run(carrier: Carrier, no: int) -> None:
-    """Carry the wave to its arrival; raises why it could not be, with the source serving.
+    """Carry the wave to its arrival; raises why it could not be, with the source serving. A wave whose last members
+    leave on the way does not arrive: it has no subjects then, and the conductor steps it back.
 
     A connection that breaks, to either site, costs nothing but the time to open the stream again: what is committed at
     the target says where it goes on. It is given up after a while without success.
     """
     lost_since, pause = 0.0, PAUSE_SECONDS_MIN
+    gone: list[int] = []
     while True:
         begun = time.monotonic()
         try:
             if await recover(carrier, no):
                 break
             await slices.refuse_abort(carrier)
-            if gone := await _carry_over(carrier, no):
-                # The index is read anew from the target, which has forgotten them.
-                await eject.eject(carrier, no, gone, LEFT)
+            # With what a crash left of an ejection. The index is read anew from the target, which has forgotten them.
+            if not carrier.move.back and await eject.eject(carrier, no, gone, LEFT) == 0:
+                return
+            gone = await _carry_over(carrier, no)
         except (DomicileError, psycopg.OperationalError) as trouble:
             why = trouble if isinstance(trouble, DomicileError) else explain(refusal_of(trouble), "site", _CARRYING)
             now = time.monotonic()

@@ -32,7 +32,7 @@ from domicile.directory.directory import Home
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import Action, Facts, SourceMark, TargetMark, next_action
 from domicile.model.site import MoveId
-from domicile.move import evidence, live_verify
+from domicile.move import evidence, live_verify, parties
 from domicile.move.carrier import Carrier
 from domicile.move.context import Move
 from domicile.move.evidence import Crossing
@@ -130,6 +130,7 @@ async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Cro
         await live.beside(wave_lock.rehearse(lock_session, live.wave.source_id))
         await live.beside(live.here.sums(live.source, compare.no_rows(live.layout)))
         arrival = [Statement(INSERT_NUMBERED, NO_LEAF.texts, keep=True), _arrive(live, NO_WAVE)]
+        arrival += parties.require_nobody_lost(live.move, live.wave, live.layout, ())
         await live.beside(live.apply.rehearse([*compare.rehearsal(live.there), *arrival]))
     finally:
         live.catchup.go_on()
@@ -292,6 +293,8 @@ async def _comparing(live: LiveWave, equal: Touched, tail: list[Transaction]) ->
         ours = await live.here.sums(live.source, last)
         await live.beside(same_leaves)
     require = [live.there.require(no, last[no], part) for no, part in ours.items()]
+    if live_verify.anybody_gone(last, ours):
+        require += parties.require_nobody_lost(live.move, live.wave, live.layout, last[0])
     gone = {change.table for transaction in tail for change in transaction.changes if change.op is Op.DELETE}
     gone |= {no for no, touched in noted.items() if touched.items() - equal.get(no, {}).items()}
     referring = {no: dict.fromkeys(last[no]) for no in ours}

@@ -17,6 +17,7 @@ import secrets
 
 from psycopg import AsyncConnection
 
+from domicile.model.datamap import PartyPolicy
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Schema, TableName
 from domicile.model.verdict import Verdict
@@ -25,10 +26,11 @@ from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
 from domicile.move.reader import Reader, Sessions, one_snapshot, open_sessions, together
 from domicile.postgres import references, storage, stub_rows
-from domicile.postgres.checksum import Shape
+from domicile.postgres.checksum import Part, Shape
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare
 from domicile.stream.change import Key
+from domicile.stream.compare import Keys, Side
 from domicile.stream.layout import Identity
 from domicile.stream.reparent import by_table
 from domicile.stream.seam import Seam
@@ -119,9 +121,11 @@ async def _still_broken(live: LiveWave, broken: Mapping[str, int]) -> tuple[tupl
     """Of these references, those that are broken by the move. One that no site declares may come to dangle at the
     source while both are read: then it is asked for again, at the target first, which is always behind."""
     move, found = live.move, []
-    await parties.make(move, live.wave.target_id)
-    # What comes behind that is touched, and proven as such.
-    with_stubs = await parties.broken(move, live.target, live.wave.target_id)
+    # Whom only rows name that come behind that: they are touched, and proven as such.
+    missing = await _make_stubs(live)
+    for _ in range(LOOSE_LOOKS if missing else 0):
+        missing &= await _make_stubs(live)
+    with_stubs = await parties.broken(move, live.target, live.wave.target_id, missing)
     for proof in references.to_prove(move.data_map, move.source_schema, move.target_schema):
         rows = broken.get(name := references.shown(proof), 0)
         rows = with_stubs.get(name, rows)
@@ -163,8 +167,13 @@ async def until_few(live: LiveWave) -> None:
             return
 
 
-async def touched_rows(live: LiveWave) -> None:
-    """Compare what was touched once more. Raises discrepancy when a row differs that nobody touches any more."""
+async def touched_rows(live: LiveWave, *, following: bool = False) -> None:
+    """Compare what was touched once more. Raises discrepancy when a row differs that nobody touches any more.
+
+    ``following``: the target is a copy that stays closed, and whom its rows name is asked when the wave is to live
+    there.
+    """
+    there = _without_parties(live) if following else live.there
     async with AsyncExitStack() as stack:
         at_source = await stack.enter_async_context(one_snapshot("source", live.reading[0]))
         seam = Seam.parse(await at_source.ask("the snapshot of touched rows", _seen))
@@ -177,9 +186,9 @@ async def touched_rows(live: LiveWave) -> None:
         )
         for no in compare.differing(ours, theirs):
             await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
-        orphans = await at_target.ask("touched rows", partial(live.there.orphans, keys=seen(live, seam)))
-        if any(orphans.values()) and stub_rows.wanted(live.move.data_map):
-            await parties.make(live.move, live.wave.target_id)
+        orphans = await at_target.ask("touched rows", partial(there.orphans, keys=seen(live, seam)))
+        if not following and (any(orphans.values()) or anybody_gone(keys, ours)):
+            await _make_stubs(live)
             orphans = await live.there.orphans(live.target, seen(live, seam))
         for no, rows in orphans.items():
             if rows:
@@ -192,18 +201,46 @@ async def equal_rows(live: LiveWave) -> Touched:
     unless the stream touches them.
 
     Of those that the source's snapshot sees, and behind a marker: so what touched them is committed at both sites, and
-    is not noted again. Others are left out, and those of a table whose sums differ.
+    is not noted again. Others are left out, and those of a table whose sums differ. Where somebody may need a stub,
+    what was touched is compared by itself before.
     """
+    equal, settled = await _equal_rows(live)
+    if not settled and stub_rows.wanted(live.move.data_map):
+        await touched_rows(live)
+        equal, _ = await _equal_rows(live)
+    return equal
+
+
+async def _equal_rows(live: LiveWave) -> tuple[Touched, bool]:
+    """The same without that; and whether nobody may need a stub."""
     seam = Seam.parse(await _seen(live.source))
     await mark(live)
     noted, keys = live.touched(), seen(live, seam)
     ours, theirs = await together([live.here.sums(live.source, keys), live.there.sums(live.target, keys)])
     orphans = await live.there.orphans(live.target, keys)
-    if any(orphans.values()) and stub_rows.wanted(live.move.data_map):
-        await parties.make(live.move, live.wave.target_id)
-        orphans = await live.there.orphans(live.target, keys)
     unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
-    return {no: {key: noted[no][key] for key in listed} for no, listed in keys.items() if no not in unequal}
+    equal = {no: {key: noted[no][key] for key in listed} for no, listed in keys.items() if no not in unequal}
+    return equal, not any(orphans.values()) and not anybody_gone(keys, ours)
+
+
+def anybody_gone(keys: Keys, there: Mapping[int, Part]) -> bool:
+    """Of the subjects' own rows with these keys, some are not ``there``. Pure."""
+    return len(keys.get(0, ())) > there.get(0, Part(0, 0)).rows
+
+
+def _without_parties(live: LiveWave) -> Side:
+    """The target, where references with stubs are not proven. Pure."""
+    policy_of = live.move.data_map.policy_of
+    proven = {no: [r for r in of if policy_of(r) is not PartyPolicy.STUB] for no, of in live.there.references.items()}
+    return replace(live.there, references=proven)
+
+
+async def _make_stubs(live: LiveWave) -> set[str]:
+    """Whom the wave's rows at the target refer to has a row there, or what they refer to was about to change, and has.
+    Returns who had none. Raises reference-missing."""
+    if missing := await parties.make(live.move, live.wave):
+        await mark(live)
+    return {*missing}
 
 
 async def _compare_rows(

@@ -27,6 +27,7 @@ from domicile.postgres.lease import assert_lease
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare, slot
 from domicile.stream.ahead import kept
+from domicile.stream.anew import AnewFilter
 from domicile.stream.apply import Apply
 from domicile.stream.catchup import CatchUp
 from domicile.stream.change import Key
@@ -119,10 +120,11 @@ class LiveWave:
 
 
 @asynccontextmanager
-async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> AsyncIterator[LiveWave]:
+async def open_live(carrier: Carrier, no: int, *, soaking: bool = False, anew: bool = False) -> AsyncIterator[LiveWave]:
     """The wave's stream runs while the block does. Raises stream-lost when it cannot go on where it stopped.
 
-    ``soaking``: to a copy that stays closed, not to a site where the wave is to arrive.
+    ``soaking``: to a copy that stays closed, not to a site where the wave is to arrive. ``anew``: new rows are read as
+    they are by now.
     """
     move = carrier.move
     async with AsyncExitStack() as stack:
@@ -136,7 +138,8 @@ async def open_live(carrier: Carrier, no: int, *, soaking: bool = False) -> Asyn
         tables = move.data_map.in_scope()
         layout = await stream_layout(move, source)
         index = await load_index(target, layout, move.data_map, wave.target_id)
-        wave_filter = WaveFilter(layout, move.data_map, index, Seam.parse(record.seam), record.position)
+        filtering = AnewFilter if anew else WaveFilter
+        wave_filter = filtering(layout, move.data_map, index, Seam.parse(record.seam), record.position)
         for ahead in await kept(target, index, wave.target_id):
             wave_filter.skip(ahead)
         name = slot.stream_name(move.stream_name, source.info.dbname)

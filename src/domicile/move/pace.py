@@ -26,6 +26,7 @@ from contextlib import (
 from dataclasses import dataclass, field
 import logging
 import time
+from typing import TypeVar
 
 import psycopg
 
@@ -37,6 +38,7 @@ from domicile.postgres.brake import Brakes
 from domicile.postgres.probe_write import probe_writer
 
 SPEED_MIN, SPEED_FIRST = 0.05, 0.1
+PURGE_SPEED_MIN = 0.25  # what it removes is to be gone, also beside others who are slow for reasons of their own
 STREAM_SPEED_MIN = 0.25  # the stream must catch up with the writers, or no wave is ever handed over
 SLOWER, FASTER = 0.6, 0.02
 DECIDE_SECONDS = 0.5
@@ -47,8 +49,10 @@ WINDOW_SECONDS = 3.0
 SAMPLES_MIN = 8  # fewer decide nothing
 STUCK_SECONDS = 1.0  # a write that has not come back for so long counts as it is
 RETRY_SECONDS = 1.0
+GENTLY_SECONDS = 0.05
 BUSY_SECONDS_MAX = 0.05  # of a turn of the stream: more of it was spent waiting for messages
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -257,10 +261,28 @@ class Pacing:
         """`Pace.free`."""
         return nullcontext() if self.pace is None else self.pace.free()
 
+    def held_back(self) -> float:
+        """`Pace.slowed`, for a purge: at most so much that it comes to its end."""
+        return 0.0 if self.pace is None else min(self.pace.slowed, 1 - PURGE_SPEED_MIN)
+
+    async def rest(self, busy: float) -> None:
+        """`Pace.rest`, for a purge."""
+        if self.pace is not None:
+            await self.pace.rest(busy, 1 - PURGE_SPEED_MIN)
+
+    async def gently(self, found: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The same, with a rest behind every `GENTLY_SECONDS` of work, by whomever."""
+        begun = time.monotonic()
+        async for one in found:
+            yield one
+            if (busy := time.monotonic() - begun) > GENTLY_SECONDS:
+                await self.rest(busy)
+                begun = time.monotonic()
+
     @asynccontextmanager
-    async def held(self, move: Move) -> AsyncIterator[None]:
-        """While the block runs, a live move is held to what the application's writes allow."""
-        if move.mode is Mode.COLD:
+    async def held(self, move: Move, *, purging: bool = False) -> AsyncIterator[None]:
+        """While the block runs, a live move is held to what the application's writes allow; so is the purge of any."""
+        if (move.mode is Mode.COLD and not purging) or self.pace is not None:
             yield
             return
         async with open_pace(move) as pace:

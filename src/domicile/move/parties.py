@@ -4,19 +4,27 @@ proven, and left behind where a person's rows go (docs/decisions/0019). Does not
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 from psycopg import AsyncConnection, sql
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import Reference, TableName
-from domicile.move.context import Move
-from domicile.postgres import guard_filter, references, stub_registry, stub_rows, stubs
+from domicile.model.schema import Reference, TableName, quote_name
+from domicile.model.site import SiteName
+from domicile.move.context import Move, WaveAtSites
+from domicile.postgres import guard_filter, references, stub_persons, stub_registry, stub_rows, stubs
 from domicile.postgres.connect import SESSION
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.ownership import column, delete_rows_of_wave, rows_of_wave
+from domicile.stream import compare
+from domicile.stream.change import Key
+from domicile.stream.layout import Layout
+from domicile.stream.params import key_arrays
+from domicile.stream.pipeline import Statement
 
 _REPLICA = {**SESSION, "session_replication_role": "replica"}
-_MAKING, _DROPPING = "making stubs", "removing stubs"
+_MAKING = "making stubs"
 
 
 def site_of(move: Move, *, source: bool = False) -> stubs.Site:
@@ -27,32 +35,61 @@ def site_of(move: Move, *, source: bool = False) -> stubs.Site:
     return stubs.Site(data_map, move.target_schema, plan.dataset, move.target_site, move.source_site)
 
 
-async def make(move: Move, wave_id: int) -> int:
-    """At the target: stubs of those whom the wave's rows there refer to and who have no row; returns how many.
-    Registered first, known to the guard next, then made: a crash leaves no stub without its guard. Idempotent."""
+async def make(move: Move, wave: WaveAtSites) -> list[str]:
+    """At the target: stubs of those whom the wave's rows there refer to, who have no row there and live elsewhere; and
+    of members whom others there refer to and who have deleted themselves at the source. Registered first, known to the
+    guard next, then made: a crash leaves no stub without its guard. Returns whom the wave's rows referred to so when it
+    began, as keys. Idempotent.
+
+    Raises reference-missing, before anything is changed, where rows at the source refer to somebody who lives nowhere.
+    """
     if not stub_rows.wanted(move.data_map):
-        return 0
+        return []
     site = site_of(move)
     async with move.pool.session(move.target, settings=_REPLICA) as conn:
         with told("target", _MAKING):
+            missing = await stub_persons.missing(conn, site, wave.target_id)
+            homes = await _homes(move, conn, wave, missing)
+            lost = await _lost(move, conn, wave)
+            if not (homes or lost or await stubs.any_rowless(conn, site)):
+                return missing
             async with conn.transaction():
                 await assert_lease(conn, move.move_id, move.generation)
-                rowless = await stubs.enroll_missing(conn, site, wave_id)
+                rowless = await stubs.enroll_missing(conn, site, homes, lost, wave.epoch + 1)
             if not rowless:
-                return 0
+                return missing
             await guard_filter.refresh(conn)
             async with conn.transaction():
                 await assert_lease(conn, move.move_id, move.generation)
-                return await stubs.insert_missing(conn, site)
+                await stubs.insert_missing(conn, site)
+            return missing
 
 
-async def broken(move: Move, conn: AsyncConnection, wave_id: int) -> dict[str, int]:
-    """Of each reference with stubs, the wave's rows at the target that refer to a member of it who is not there."""
+def require_nobody_lost(move: Move, wave: WaveAtSites, layout: Layout, keys: Sequence[Key]) -> list[Statement]:
+    """For the arrival: it is refused where one of the subjects with these keys has deleted himself last and is referred
+    to there; any of the wave, where the stream names subjects otherwise than by their keys."""
+    if not stub_rows.wanted(move.data_map):
+        return []
+    site, epoch, people = site_of(move), wave.epoch + 1, layout.tables[0]
+    if people.key != (move.data_map.subject.key,):
+        whole = stubs.require_nobody_lost(site, wave.target_id, epoch).as_bytes(None)
+        return [Statement(whole)] if keys else []
+    params = key_arrays(people, keys, layout.binary)
+    listed = compare.listed_keys(people, params, layout.binary, "k")
+    text = stubs.require_nobody_lost(site, wave.target_id, epoch, listed).as_bytes(None)
+    values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
+    return [Statement(text, values, binary=True, keep=True)]
+
+
+async def broken(move: Move, conn: AsyncConnection, wave_id: int, missing: Collection[str]) -> dict[str, int]:
+    """Of each reference with stubs, the wave's rows at the target that refer to a member of it who is not there, or to
+    one of the ``missing``, for whom there should have been a stub."""
     if not stub_rows.wanted(move.data_map):
         return {}
     site = site_of(move)
+    named = await stub_persons.naming(conn, site, wave_id, [*missing])
     return {
-        references.shown(r): await stubs.broken(conn, site, r, wave_id)
+        references.shown(r): await stubs.broken(conn, site, r, wave_id) + named.get(r, 0)
         for r in stub_rows.parties(move.data_map, site.schema)
     }
 
@@ -114,6 +151,45 @@ async def require_chunk_unneeded(conn: AsyncConnection, move: Move, leaving: ref
             await stub_registry.lock(conn)
         await references.lock_referred(conn, move.data_map, refused, leaving)
         _refuse(move, await references.referring_to_chunk(conn, move.data_map, refused, move.move_id, leaving))
+
+
+async def _homes(
+    move: Move, target: AsyncConnection, wave: WaveAtSites, missing: Sequence[str]
+) -> Mapping[SiteName, Sequence[str]]:
+    """Where these persons live. Raises reference-missing of who lives nowhere and is referred to at the source."""
+    if not missing:
+        return {}
+    async with move.pool.session(move.source) as source:
+        with told("source", _MAKING):
+            found = await stub_persons.homes(source, target, site_of(move), missing)
+            named = await stub_persons.naming(source, site_of(move, source=True), wave.source_id, found.nowhere)
+    if named:
+        raise _nowhere(move, named)
+    return found.elsewhere
+
+
+async def _lost(move: Move, target: AsyncConnection, wave: WaveAtSites) -> list[str]:
+    """Members whom others at the target refer to, and who have no row at either site."""
+    if not (keys := await stubs.lost(target, site_of(move), wave.target_id, wave.epoch + 1)):
+        return []
+    async with move.pool.session(move.source) as source:
+        with told("source", _MAKING):
+            return await stubs.rowless(source, site_of(move, source=True), keys)
+
+
+def _nowhere(move: Move, found: Mapping[Reference, int]) -> DomicileError:
+    named = ", ".join(f"{rows} of {references.shown(r)}" for r, rows in found.items())
+    first = next(iter(found))
+    one = quote_name(first.columns[0])
+    clear = f"update {first.table} set {one} = null where {one} = ..."  # noqa: S608 - to be read
+    return DomicileError(
+        ErrorCode.REFERENCE_MISSING,
+        f"rows of the wave refer to somebody who is not at {move.target_site} any more: {named}",
+        facts={"references": {references.shown(r): rows for r, rows in found.items()}},
+        safe=f"{move.source_site} serves the wave, and nothing was changed there.",
+        hint=f"At {move.source_site}, clear these references ({clear}) or remove the rows, then give the order again. "
+        "How to find them: docs/reference/data-map.md",
+    )
 
 
 def _refuse(move: Move, found: list[tuple[Reference, int]]) -> None:

@@ -12,6 +12,9 @@ Idempotent. What the removed rows leave on disk is looked after by ``erase``.
 
 from __future__ import annotations
 
+import time
+
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.errors import DomicileError, ErrorCode
@@ -20,18 +23,13 @@ from domicile.model.phase import Phase
 from domicile.model.plan import Mode, WayBack
 from domicile.model.report import WaveStatus
 from domicile.model.site import SiteName
-from domicile.move import erase, evidence, live, parties, read_ahead, verify
+from domicile.move import approval, erase, evidence, live, parties, read_ahead, verify
 from domicile.move.carrier import Carrier
-from domicile.postgres import waves
+from domicile.postgres import erasure_record, purge_journal, reclaim, waves
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.ownership import ident
 
-_JOURNAL = """
-    insert into domicile.purge_journal (wave, table_name, chunk, rows) values (%s, %s, %s, %s)
-    on conflict (wave, table_name, chunk) do nothing"""
-_READ_AHEAD = -1  # as a chunk of the journal
-_CHUNKS_DONE = "select distinct chunk from domicile.purge_journal where wave = %s"
-_JOURNALLED = "select table_name, sum(rows) from domicile.purge_journal where wave = %s group by 1 order by 1"
+LONG_ROWS = 50_000  # of a wave
 
 
 def remains(site: SiteName, *, told: bool, searched: bool = False) -> tuple[str, ...]:
@@ -47,6 +45,19 @@ def remains(site: SiteName, *, told: bool, searched: bool = False) -> tuple[str,
         whose,
         "What is left on disk was not searched for: only a purge that is begun with --scan does that.",
     )
+
+
+async def is_long(carrier: Carrier) -> bool:
+    """Whether it is worth while to watch how the application's writes fare: a part of it can be held back. Where the
+    source cannot be asked, which is for a step to fail at: no."""
+    all_waves = await carrier.figures.waves(carrier.move.move_id)
+    if max((w.rows_copied for w in all_waves if w.phase in (Phase.SOAK, Phase.PURGE)), default=0) > LONG_ROWS:
+        return True
+    try:
+        async with carrier.source() as source:
+            return await erasure_record.read(source, carrier.move.move_id) is not None
+    except (DomicileError, psycopg.Error):
+        return False
 
 
 async def require_ready(carrier: Carrier) -> None:
@@ -80,27 +91,31 @@ async def run(carrier: Carrier, no: int) -> None:
     async with carrier.source() as source:
         record = await waves.find_wave(source, move.move_id, no)
         assert record is not None
-        done = {r[0] for r in await (await source.execute(_CHUNKS_DONE, (record.id,))).fetchall()}
+        done = await purge_journal.chunks(source, record.id)
         if not done:
             await require_sealed(carrier, source, record, wave)
+            await approval.require_people(carrier)
             await erase.before_deletion(carrier, source)
         await source.execute("set session_replication_role = replica")
         async with source.transaction():
             for table, rows in (await read_ahead.remove(carrier.reversed(), source, record.id)).items():
-                await source.execute(_JOURNAL, (record.id, table, _READ_AHEAD, rows))
+                await purge_journal.add(source, record.id, table, purge_journal.READ_AHEAD, rows)
         last = await waves.last_ordinal(source, record.id)
         size = chunk_subjects(move.plan.limits.purge_chunk_rows, wave.rows_planned, last)
         for chunk, first in enumerate(range(0, last, size)):
             if chunk not in done:
+                begun = time.monotonic()
                 await _purge_chunk(carrier, source, record.id, chunk, (first, first + size))
+                await carrier.pacing.rest(time.monotonic() - begun)
                 await move.failpoints.reach("purge.chunk_committed")
         await _require_empty(carrier, source, record.id)
         await parties.settle(source, move, parties.site_of(move, source=True))
-        removed = sum(rows for _, rows in await journalled(source, record.id))
+        removed = sum(rows for _, rows in await purge_journal.removed(source, record.id))
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)
             await waves.set_purged(source, record.id)
             await erase.deleted(carrier, source)
+            await approval.tell(carrier, source)
             await evidence.purged(carrier, source, removed, no=no, root=wave.source_root)
         await carrier.figures.purged(move.move_id, no, removed)
     await move.failpoints.reach("purge.deleted")
@@ -129,17 +144,13 @@ async def vacuum(carrier: Carrier) -> None:
     async with carrier.source() as source:
         for table in carrier.move.data_map.in_scope():
             await source.execute(sql.SQL("vacuum (analyze) {}").format(ident(table)))
+        await reclaim.rewrite_salts(source)
 
 
 async def rows_left(carrier: Carrier, source: AsyncConnection, wave_id: int) -> int:
     """Rows of the wave's subjects in the in-scope tables of the source, but for stubs."""
     site = parties.site_of(carrier.move, source=True)
     return sum([await parties.rows_left(source, site, table, wave_id) for table in carrier.move.data_map.in_scope()])
-
-
-async def journalled(source: AsyncConnection, wave_id: int) -> list[tuple[str, int]]:
-    """Rows removed per table, as the source's own journal has it."""
-    return [(t, int(n)) for t, n in await (await source.execute(_JOURNALLED, (wave_id,))).fetchall()]
 
 
 def chunk_subjects(chunk_rows: int, rows: int, subjects: int) -> int:
@@ -157,7 +168,7 @@ async def _purge_chunk(
         await parties.require_chunk_unneeded(source, move, (wave_id, *subjects))
         for table in reversed(move.data_map.in_scope()):
             cursor = await source.execute(await parties.removal(source, site, table, wave_id, subjects))
-            await source.execute(_JOURNAL, (wave_id, str(table), chunk, cursor.rowcount))
+            await purge_journal.add(source, wave_id, str(table), chunk, cursor.rowcount)
 
 
 async def _require_empty(carrier: Carrier, source: AsyncConnection, wave_id: int) -> None:

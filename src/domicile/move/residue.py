@@ -10,6 +10,7 @@ from domicile.erasure.prints import CANARY, Prints
 from domicile.model.erasure import Finding, Place, Residual, Stage, Step
 
 METHOD = "keyed fingerprints, every byte of the files, compressed values and toast opened"
+BY_AGENT = f"{METHOD}, by an agent"
 NOT_REWRITTEN = (Place.FREED, Place.TOAST, Place.STATISTICS, Place.EXTENDED)
 _BLOCKS = Residual(
     Place.BLOCKS, "what removed and shortened files left on the volume was not read: trim or overwrite its free space"

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 import logging
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import ORDER, Phase, Status
 from domicile.model.plan import Mode
 from domicile.move import (
+    approval,
     eject,
     evidence,
     fence,
@@ -94,19 +95,30 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
     if ORDER.index(wave.phase) > ORDER.index(phase):
         return Outcome.DONE
     if wave.phase is Phase.PLANNED and phase is not Phase.PREPARE:
-        return Outcome.FAILED  # stepped back by settle: a crash had cut the step back itself
+        # Everybody has left it on the way; or settle stepped it back, because a crash had cut the step back itself.
+        return Outcome.FAILED if wave.subjects else Outcome.DONE
     try:
         await slices.refuse_abort(carrier, no if phase is Phase.HANDOVER else None)
         await carrier.moves.enter(move_id, no, phase)
         work = WORK[carrier.move.mode][phase]
         await work(carrier, no)
         if work in (handover.run, live.run):
-            await carrier.moves.enter(move_id, no, Phase.SOAK)
+            await _over(carrier, no)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
     if work in (handover.run, live.run):
         await evidence.close(carrier)
     return Outcome.DONE
+
+
+async def _over(carrier: Carrier, no: int) -> None:
+    """The wave has arrived; or everybody has left it on the way, and it is as if they had before it began."""
+    move_id = carrier.move.move_id
+    if (await carrier.figures.wave(move_id, no)).subjects:
+        await carrier.moves.enter(move_id, no, Phase.SOAK)
+    else:
+        await stepback.run(carrier, no)
+        await carrier.moves.back_to_planned(move_id, no, Status.PENDING)
 
 
 async def run_purge_begin(carrier: Carrier) -> Outcome:
@@ -117,23 +129,35 @@ async def run_purge_begin(carrier: Carrier) -> Outcome:
     try:
         await streams.require_no_doubt(carrier)
         await purge.require_ready(carrier)
+        await approval.pass_point(carrier)
         await streams.close_way_back(carrier)
     except Exception as trouble:
-        error = _as_error(trouble)
-        if error.code is ErrorCode.LEASE_LOST:
-            return Outcome.LOST
-        await carrier.moves.set_status(move_id, status, error)
-        return Outcome.FAILED
+        return await _as_far_as_before(carrier, status, trouble)
     if status is not Status.FAILED:  # what failed before the purge is still to be mended
         await carrier.moves.set_status(move_id, status)
     return Outcome.DONE
 
 
+async def _as_far_as_before(carrier: Carrier, status: Status, trouble: Exception) -> Outcome:
+    """A purge was refused: the move's error, and no wave's."""
+    error = _as_error(trouble)
+    if error.code is ErrorCode.LEASE_LOST:
+        return Outcome.LOST
+    await carrier.moves.set_status(carrier.move.move_id, status, error)
+    return Outcome.FAILED
+
+
 async def run_purge(carrier: Carrier, no: int) -> Outcome:
-    """Purge one wave. A failure leaves it in its phase, to be continued: what is removed is removed."""
+    """Purge one wave. A failure leaves it in its phase, to be continued: what is removed is removed. The point of no
+    return is asked for again: since the way back was closed days may have passed, and a refusal is the move's."""
     move_id = carrier.move.move_id
     if (await carrier.figures.wave(move_id, no)).phase is Phase.DONE:
         return Outcome.DONE
+    status = (await carrier.moves.get(move_id)).status
+    try:
+        await approval.pass_point(carrier)
+    except Exception as trouble:
+        return await _as_far_as_before(carrier, status, trouble)
     try:
         await carrier.moves.enter(move_id, no, Phase.PURGE)
         await purge.run(carrier, no)
@@ -175,23 +199,36 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
 
 
 async def _roll_back(carrier: Carrier, no: int) -> None:
-    """What stands in the way may be in the copy of another wave, which is behind: then that one is brought up first."""
-    for _ in range(ROLLBACK_TRIES):
+    """Before the first wave goes home, all copies are brought up: what passed through one wave to another at the target
+    would be in the one's way, once the other is home. What stands in the way later may be in the copy of another wave,
+    which is behind: then that one is brought up first."""
+    all_waves = await carrier.figures.waves(carrier.move.move_id)
+    others = [wave.no for wave in all_waves if wave.phase is Phase.SOAK]
+    began = any(wave.rolled_back for wave in all_waves) or await rollback.is_home_again(carrier.reversed(), no)
+    turns = bool(others) and not began
+    for left in reversed(range(ROLLBACK_TRIES + 1)):
         try:
+            if turns:
+                await _take_turns(carrier, no, others)
             await rollback.run(carrier, no)
             return
         except DomicileError as why:
-            if why.code is not ErrorCode.KEYS_COLLIDE:
+            if why.code is not ErrorCode.KEYS_COLLIDE or len(all_waves) == 1:
                 raise
-            others = [w.no for w in await carrier.figures.waves(carrier.move.move_id) if w.phase is Phase.SOAK]
-            if not others:
-                raise
-            try:
-                await soak.take_turns(carrier, [no, *others])
-            finally:
-                for other in others:
-                    await live.seal(carrier, other)
-    await rollback.run(carrier, no)
+            if not left:
+                raise rollback.blocked(carrier, no, why) from None
+            turns = True
+
+
+async def _take_turns(carrier: Carrier, no: int, others: Sequence[int]) -> None:
+    await streams.require_way_back(carrier)
+    try:
+        await soak.take_turns(carrier, [no, *others])
+    except DomicileError as why:
+        raise rollback.blocked(carrier, no, why) if why.code is ErrorCode.KEYS_COLLIDE else why from None
+    finally:
+        for other in others:
+            await live.seal(carrier, other)
 
 
 async def run_edge(carrier: Carrier, work: Callable[[Carrier], Awaitable[None]]) -> Outcome:

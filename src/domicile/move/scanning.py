@@ -1,4 +1,5 @@
-"""Scans beside a server, as a process of its own: ``domicile scan``, with its order on standard input.
+"""Scans beside a server, as a process of its own: ``domicile scan``, with its order on standard input; on this machine,
+or by the site's agent, a program that runs it where the server's files are.
 
 Of many fingerprints an order holds some; the files are read once for each order. A process needs some 300 bytes of
 memory for each fingerprint that it searches for.
@@ -7,26 +8,31 @@ memory for each fingerprint that it searches for.
 from __future__ import annotations
 
 import asyncio
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 import shutil
 import sys
 
-from domicile.erasure import agent
-from domicile.erasure.agent import Result
+from domicile.erasure.agent import Result, read_result, write_order
 from domicile.erasure.scan import Order, Tally
 from domicile.model.errors import DomicileError, ErrorCode
 
 PRINTS_AT_A_TIME = 1_000_000  # 43 MB of an order, which may have agent.ORDER_BYTES_MAX
-NICE = ("nice", "-n", "5")  # the server's own work comes first
+NICE = ("nice", "-n", "5")  # the server's own work comes first; much more, and a scan beside a busy one never ends
+TELL_SECONDS = 0.25  # between two words about how much to rest
+HeldBack = Callable[[], float]
 
 
-async def scan(order: Order) -> Result:
-    """What the scan found. Raises files-unreadable when it did not come to its end: nothing is known then."""
+async def scan(order: Order, agent: Sequence[str] = (), held_back: HeldBack = lambda: 0.0) -> Result:
+    """What the scan found. ``agent`` runs it elsewhere: a program and its arguments. ``held_back`` tells the share of
+    the time in which it is to rest, again and again. Raises files-unreadable when it did not come to its end."""
     whole: Result | None = None
     first = 0
     for part in order.prints.parts(PRINTS_AT_A_TIME):
-        found = await _scan(replace(order, prints=part))
+        found = await _scan(replace(order, prints=part), agent, held_back)
         whole = found if whole is None else _both(whole, found, first)
         first += len(part)
     assert whole is not None
@@ -43,14 +49,14 @@ def _both(one: Result, other: Result, first: int) -> Result:
         reasons = sorted({*tally.not_read, *more.not_read})
         not_read = {r: max(tally.not_read.get(r, 0), more.not_read.get(r, 0)) for r in reasons}
         tallies[place] = Tally(tally.bytes, tally.files, found, not_read)
-    return Result(tallies, one.bytes + other.bytes, one.seconds + other.seconds)
+    return Result(tallies, one.bytes + other.bytes, one.seconds + other.seconds, one.by)
 
 
-async def _scan(order: Order) -> Result:
-    program = [sys.executable, "-m", "domicile", "scan", str(order.data), "--json"]
+async def _scan(order: Order, agent: Sequence[str], held_back: HeldBack) -> Result:
+    nice = NICE if shutil.which(NICE[0]) else ()
+    program = agent or (*nice, sys.executable, "-m", "domicile", "scan", str(order.data), "--json")
     try:
         child = await asyncio.create_subprocess_exec(
-            *(NICE if shutil.which(NICE[0]) else ()),
             *program,
             cwd=Path("/"),
             stdin=asyncio.subprocess.PIPE,
@@ -60,7 +66,7 @@ async def _scan(order: Order) -> Result:
     except OSError as error:  # no memory for another process
         raise _not_ended(error.errno) from error
     try:
-        out, _ = await child.communicate(agent.write_order(order))
+        out = await _led(child, write_order(order), held_back)
     except BaseException:
         if child.returncode is None:
             child.kill()
@@ -68,10 +74,31 @@ async def _scan(order: Order) -> Result:
         raise
     if child.returncode == 0:
         try:
-            return agent.read_result(out)
+            return read_result(out)
         except ValueError:
             pass
     raise _not_ended(child.returncode)
+
+
+async def _led(child: Process, order: bytes, held_back: HeldBack) -> bytes:
+    """Give the order and go on telling how much to rest, until the child has answered."""
+    assert child.stdin is not None, "it was asked for"
+    assert child.stdout is not None, "it was asked for"
+    answer = asyncio.create_task(child.stdout.read())
+    try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its code says how
+            child.stdin.write(order + b"\n")
+            while not answer.done():
+                child.stdin.write(b"%.3f\n" % held_back())
+                await child.stdin.drain()
+                await asyncio.wait([answer], timeout=TELL_SECONDS)
+        out = await answer
+        with suppress(BrokenPipeError, ConnectionResetError):
+            child.stdin.close()
+        await child.wait()
+    finally:
+        answer.cancel()
+    return out
 
 
 def _not_ended(code: int | None) -> DomicileError:

@@ -46,6 +46,7 @@ async def copy_rows(carrier: Carrier, no: int) -> None:
         await carrier.figures.copied(move_id, no, rows, size)
         await refuse_abort(carrier)
 
+    await evidence.snapshot(carrier, no, wave.source_id, position)
     begun = time.monotonic()
     await copy.run(move, wave, report, seam_after=position, brakes=carrier.pacing.brakes)
     await carrier.figures.copy_took(move_id, no, time.monotonic() - begun)

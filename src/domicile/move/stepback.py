@@ -20,7 +20,7 @@ from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.schema import TableName
 from domicile.move import evidence, parties, read_ahead
 from domicile.move.carrier import Carrier
-from domicile.postgres import guard, waves
+from domicile.postgres import guard, purge_journal, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
 
 _COPIED = "select distinct table_name from domicile.progress where wave = %s"
@@ -113,7 +113,8 @@ def _forgotten(carrier: Carrier, no: int) -> Record:
 async def clean(
     carrier: Carrier, target: AsyncConnection, wave_id: int, *, record: Record | None = None
 ) -> Counter[str]:
-    """Remove the wave's rows from a site where it is not home; returns how many rows by table. Idempotent.
+    """Remove the wave's rows from a site where it is not home; returns how many rows by table, by its journal: those
+    that a process removed which died in the middle, too. Idempotent.
 
     With ``record`` the site's record of the wave goes as well, and in the same transaction the evidence of it is
     written: of how many rows, it is told.
@@ -122,19 +123,22 @@ async def clean(
     last = await waves.last_ordinal(target, wave_id)
     tables = await copied_tables(carrier, target, wave_id)
     await target.execute("set session_replication_role = replica")
-    removed = await read_ahead.remove(carrier, target, wave_id)
     site = parties.site_of(move)
-    for first in range(0, last, CLEAN_SUBJECTS):
+    async with target.transaction():
+        for name, rows in (await read_ahead.remove(carrier, target, wave_id)).items():
+            await purge_journal.add(target, wave_id, name, purge_journal.READ_AHEAD, rows)
+    for chunk, first in enumerate(range(0, last, CLEAN_SUBJECTS)):
         async with target.transaction():
             await assert_lease(target, move.move_id, move.generation)
             for table in tables:
                 some = (first, first + CLEAN_SUBJECTS)
                 statement = await parties.removal(target, site, table, wave_id, some)
                 cursor = await target.execute(statement)
-                removed[str(table)] += cursor.rowcount
+                await purge_journal.add(target, wave_id, str(table), chunk, cursor.rowcount)
     await parties.settle(target, move, site)
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)
+        removed = Counter(dict(await purge_journal.removed(target, wave_id)))
         if record is None:
             await waves.forget_copy(target, wave_id)
         else:

@@ -18,8 +18,10 @@ from psycopg.pq import TransactionStatus
 
 from domicile.model.datamap import DataMap
 from domicile.model.schema import Column, Schema, Table, TableName
+from domicile.postgres import stub_rows
 from domicile.postgres.hashing import DEFAULT_MODE, Mode, bound_hash, hashed, row_hash, seed_of
 from domicile.postgres.ownership import Fragment, column, rows_of_wave
+from domicile.postgres.stub_registry import registered
 
 BEGIN = "begin transaction isolation level repeatable read, read only"
 MEMBERS = TableName("domicile", "member")
@@ -86,7 +88,11 @@ class Shape:
         like = like or table
         columns = tuple(table.column(name) for name in sorted(c.name for c in like.stored_columns))
         key = like.primary_key
-        return cls(table.name, columns, key, key, rows_of_wave(data_map, table.name), mode)
+        rows = rows_of_wave(data_map, table.name)
+        if table.name == data_map.subject.table and stub_rows.wanted(data_map):
+            # A member who has deleted himself may have one: it is no row of the wave.
+            rows = sql.SQL("{} and not {}").format(rows, registered(column("t", data_map.subject.key)))
+        return cls(table.name, columns, key, key, rows, mode)
 
     @property
     def bound(self) -> Fragment:

@@ -6,7 +6,7 @@ and for whoever looks who has joined or left the cohort since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from psycopg import AsyncConnection, sql
 
@@ -14,31 +14,48 @@ from domicile.model.datamap import SubjectRule
 from domicile.model.schema import TableName
 from domicile.postgres.ownership import Fragment
 
+MARKET = "market"  # what a condition calls the map's market expression
 _COLUMNS = """
     select attname from pg_catalog.pg_attribute
     where attrelid = pg_catalog.to_regclass(%s) and attnum > 0 and not attisdropped order by attnum"""
 _KEPT = "select condition from domicile.move where move_id = %s"
 
 
-def subject_rows(columns: Iterable[str], market: str, rows: Fragment) -> Fragment:
+def subject_rows(subject: SubjectRule, columns: Collection[str], rows: Fragment) -> Fragment:
     """``(select <columns>, (<market>) as market from <rows> as subject) as subject``.
 
-    Where the map has a market expression, it hides a column of the same name.
+    Where the map has a market expression, it hides a column of the same name. A key of that name is there under another
+    one: `key_of`.
     """
-    items: list[Fragment] = [sql.Identifier("subject", n) for n in columns if not (market and n == "market")]
+    market = subject.market
+    items: list[Fragment] = [sql.Identifier("subject", n) for n in columns if not (market and n == MARKET)]
     if market:
-        items.append(sql.SQL("({}) as market").format(sql.SQL(market)))  # the map's own SQL, vetted like the condition
+        # The map's own SQL, vetted like the condition.
+        items.append(sql.SQL("({}) as {}").format(sql.SQL(market), sql.Identifier(MARKET)))
+    if (key := _key_name(subject, columns)) != subject.key:
+        items.append(sql.SQL("{} as {}").format(sql.Identifier("subject", subject.key), sql.Identifier(key)))
     return sql.SQL("(select {} from {} as subject) as subject").format(sql.SQL(", ").join(items), rows)
 
 
-def fits(subject: SubjectRule, columns: Iterable[str], where: str, rows: Fragment, key: Fragment) -> Fragment:
+def key_of(subject: SubjectRule, columns: Collection[str]) -> Fragment:
+    """The subject's key as `subject_rows` of these columns has it."""
+    return sql.Identifier("subject", _key_name(subject, columns))
+
+
+def _key_name(subject: SubjectRule, columns: Collection[str]) -> str:
+    if not subject.market or subject.key != MARKET:
+        return subject.key
+    name = "domicile_key"
+    while name in columns:
+        name += "_"
+    return name
+
+
+def fits(subject: SubjectRule, columns: Collection[str], where: str, rows: Fragment, key: Fragment) -> Fragment:
     """True when ``rows`` has a subject with this key who fits the condition; without one, everybody fits."""
     # The line breaks end a "--" comment inside the condition.
     return sql.SQL("exists (select from {} where {} = {} and (\n{}\n))").format(
-        subject_rows(columns, subject.market, rows),
-        sql.Identifier("subject", subject.key),
-        key,
-        sql.SQL(where or "true"),
+        subject_rows(subject, columns, rows), key_of(subject, columns), key, sql.SQL(where or "true")
     )
 
 

@@ -7,7 +7,8 @@ what it leaves is found by the scan.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import logging
 import time
 from typing import LiteralString
 
@@ -18,8 +19,12 @@ from domicile.model.erasure import Step
 from domicile.model.schema import TableName
 from domicile.postgres.ownership import ident
 
+log = logging.getLogger(__name__)
+
 SWITCHES_MAX = 80  # files of the log that are filled to overwrite the recycled ones
 LOCK_TIMEOUT = "5s"
+SALTS_LOCK_TIMEOUT = "1s"  # other moves' copies wait behind it
+COST_DELAY = "2ms"  # of VACUUM and ANALYZE, as autovacuum has it
 # REINDEX CONCURRENTLY waits for older transactions while nobody waits for it. One that is older than this already is
 # not waited for at all: who is cut off while waiting leaves an index that is of no use, and costs every write.
 REINDEX_LOCK_TIMEOUT = "60s"
@@ -28,6 +33,15 @@ FORGET_STATISTICS = "clear the statistics of emptied tables"
 REPLAY_S_MAX = 30.0
 STATISTICS = (TableName("pg_catalog", "pg_statistic"), TableName("pg_catalog", "pg_statistic_ext_data"))
 
+Rest = Callable[[float], Awaitable[None]]
+
+_SALTS = """
+select pg_catalog.array_agg(move_id), pg_catalog.array_agg(wave), pg_catalog.array_agg(salt)
+from domicile.evidence_salt"""
+_SALTS_AGAIN = """
+insert into domicile.evidence_salt (move_id, wave, salt)
+select * from rows from (
+    pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::integer[]), pg_catalog.unnest(%s::bytea[]))"""
 _POSITION = "select pg_catalog.pg_current_wal_insert_lsn()::text"
 _RECYCLED = """
 select pg_catalog.count(*), pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))
@@ -68,6 +82,7 @@ async def reclaim(conn: AsyncConnection, tables: Sequence[TableName], *, rewrite
     how = "vacuum (full, analyze) {}" if rewrite else "vacuum (analyze) {}"
     again = "vacuum (full) {}" if rewrite else "vacuum {}"
     await conn.execute("select pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
+    await conn.execute("select pg_catalog.set_config('vacuum_cost_delay', %s, false)", (COST_DELAY,))
     try:
         for table in tables:
             yield await _step(conn, f"{how[: how.index(' {')]} {table}", sql.SQL(how).format(ident(table)))
@@ -78,6 +93,30 @@ async def reclaim(conn: AsyncConnection, tables: Sequence[TableName], *, rewrite
             yield await _step(conn, f"{again[: again.index(' {')]} {table}", sql.SQL(again).format(ident(table)))
     finally:
         await conn.execute("select pg_catalog.set_config('lock_timeout', '0', false)")
+
+
+async def rewrite_salts(conn: AsyncConnection) -> Step:
+    """Write the table of the log's salts anew, which is small: one that was destroyed must not stand in its pages.
+
+    Not by VACUUM FULL: it copies what was deleted, too, as long as anybody's snapshot is older than the deletion. What
+    could not be done now is told in this process's log, and done with the next salt that is destroyed. Outside of any
+    transaction.
+    """
+    begun, refused = time.monotonic(), ""
+    try:
+        async with conn.transaction():
+            await conn.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (SALTS_LOCK_TIMEOUT,))
+            await conn.execute("lock table domicile.evidence_salt in access exclusive mode")
+            row = await (await conn.execute(_SALTS)).fetchone()
+            assert row is not None
+            await conn.execute("truncate domicile.evidence_salt")
+            await conn.execute(_SALTS_AGAIN, row)
+    except psycopg.Error as error:
+        if conn.broken:
+            raise
+        refused = _refused(error)
+        log.warning("salts that were destroyed may stand in the pages of domicile.evidence_salt: %s", refused)
+    return Step("rewrite the salts", time.monotonic() - begun, refused)
 
 
 async def position(conn: AsyncConnection) -> str:
@@ -99,18 +138,22 @@ async def advance(conn: AsyncConnection) -> AsyncIterator[Step]:
     yield await checkpoint(conn)
 
 
-async def overwrite_recycled(conn: AsyncConnection, mb_per_s_max: float = 0.0) -> Step:
+async def overwrite_recycled(conn: AsyncConnection, mb_per_s_max: float = 0.0, rest: Rest | None = None) -> Step:
     """Fill every recycled file of the log once; each costs one file of log, whose writing the others' commits wait for:
-    no faster than ``mb_per_s_max``, where that is not 0."""
+    no faster than ``mb_per_s_max``, where that is not 0; ``rest`` is awaited behind each, with the seconds that it
+    took."""
     begun = time.monotonic()
     try:
         row = await (await conn.execute(_RECYCLED)).fetchone()
         assert row is not None
         waiting, pause_s = int(row[0]), row[1] / 1e6 / mb_per_s_max if mb_per_s_max else 0.0
         for _ in range(min(waiting + 1, SWITCHES_MAX)):
+            filled = time.monotonic()
             await conn.execute(_SMALL_RECORD)
             await conn.execute(_SWITCH)
             await asyncio.sleep(pause_s)
+            if rest is not None:
+                await rest(time.monotonic() - filled)
         await conn.execute("checkpoint")
     except psycopg.Error as error:
         return Step("overwrite recycled log", time.monotonic() - begun, _refused(error))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-import struct
 
 from psycopg import AsyncConnection, errors
 
-from domicile.model.erasure import Place, Residual
+from domicile.model.erasure import Place, Residual, Server
 
 _PLACES = """
 select pg_catalog.pg_relation_filepath(c.oid),
@@ -31,7 +30,6 @@ select coalesce(nullif(application_name, ''), 'a standby'), coalesce(replay_lsn 
 from pg_catalog.pg_stat_replication order by 1"""
 _STARTED = """
 select extract(epoch from pg_catalog.pg_postmaster_start_time())::float8, pg_catalog.current_setting('port')"""
-START_S_MAX = 60.0  # from the time in postmaster.pid until the server says that it has started
 _COLLECTED = "select pg_catalog.pg_current_logfile()"
 
 
@@ -42,7 +40,8 @@ class ServerFiles:
     data: Path | None
     why: str
     places: Mapping[str, Place]
-    logs: tuple[Path, ...] = ()
+    collected: str = ""  # the file to which the server's collector writes, as it names it; empty where none does
+    server: Server | None = None  # None where the role may not ask
 
 
 async def server_files(conn: AsyncConnection) -> ServerFiles:
@@ -55,15 +54,19 @@ async def server_files(conn: AsyncConnection) -> ServerFiles:
         collected = await _one(conn, _COLLECTED)
     except errors.InsufficientPrivilege:
         return ServerFiles(None, "the role may not ask where the server's files are", places)
-    data = Path(str(directory))
+    row = await (await conn.execute(_STARTED)).fetchone()
+    assert row is not None
+    server, data = Server(int(str(identifier)), *row), Path(str(directory))
     try:
-        with (data / "global" / "pg_control").open("rb") as control:
-            same = struct.unpack("=q", control.read(8))[0] == identifier
-    except (OSError, struct.error):
-        return ServerFiles(None, "the server's data directory cannot be read from this machine", places)
-    if not same or not await _runs_there(conn, data):
-        return ServerFiles(None, "the data directory of that name on this machine is another server's", places)
-    return ServerFiles(data, "", places, _logs(data, collected))
+        with (data / "global" / "pg_control").open("rb") as file:
+            control = file.read(8)
+    except OSError:
+        why = "the server's data directory cannot be read from this machine"
+        return ServerFiles(None, why, places, str(collected or ""), server)
+    if not server.keeps(control, _postmaster(data)):
+        why = "the data directory of that name on this machine is another server's"
+        return ServerFiles(None, why, places, str(collected or ""), server)
+    return ServerFiles(data, "", places, str(collected or ""), server)
 
 
 async def holders_of_log(conn: AsyncConnection, position: str) -> tuple[Residual, ...]:
@@ -82,28 +85,12 @@ async def holders_of_log(conn: AsyncConnection, position: str) -> tuple[Residual
     return tuple(found)
 
 
-async def _runs_there(conn: AsyncConnection, data: Path) -> bool:
-    """A standby and a clone have the server's identifier and, elsewhere, its directory's name; not its start and port,
-    which a running server keeps in its directory. OSError is told as another server's: none runs there."""
-    row = await (await conn.execute(_STARTED)).fetchone()
+def _postmaster(data: Path) -> str:
+    """What a running server keeps in its directory; empty where none runs."""
     try:
-        lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-        begun, port = int(lines[2]), lines[3].strip()
-    except (OSError, ValueError, IndexError):
-        return False
-    return row is not None and port == row[1] and -1 <= row[0] - begun <= START_S_MAX
-
-
-def _logs(data: Path, collected: object) -> tuple[Path, ...]:
-    """Where the server writes its log: the collector's file, else what its standard error leads to. Files inside the
-    data directory are read with it."""
-    candidates = [data / str(collected)] if collected else []
-    try:
-        pid = (data / "postmaster.pid").read_text().split()[0]
-        candidates.append(Path(f"/proc/{pid}/fd/2").readlink())
-    except (OSError, IndexError):
-        candidates.append(data.parent / "server.log")
-    return tuple(p for p in candidates if p.is_file() and not p.is_relative_to(data))
+        return (data / "postmaster.pid").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 async def _one(conn: AsyncConnection, query: str, values: tuple[object, ...] = ()) -> object:

@@ -1,7 +1,8 @@
 """Which rows of the subject's table are stubs at this site (docs/decisions/0019): the members of a move of our own,
 whose waves are departed, one for each home. So the guard answers their writers like those of anybody who has left.
 
-The epoch is 0: where the person is in any other wave here, that one decides.
+The epoch is 0: where the person is in any other wave here, that one decides. Only of who has left for good while in a
+wave it is one more than that wave's.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ LOCK = sql.SQL("select pg_catalog.pg_advisory_xact_lock(7237123425614523495)")
 _MOVE = """
     insert into domicile.move (move_id, dataset, here, role, peer) values (%s, %s, %s, 'target', %s)
     on conflict (move_id) do nothing"""
-_FIND = "select id from domicile.wave where move_id = %s and home = %s"
+_FIND = "select id from domicile.wave where move_id = %s and home = %s and epoch = %s"
 _WAVE = """
     insert into domicile.wave (move_id, no, mark, home, epoch)
-    select %(move)s, coalesce(max(w.no), 0) + 1, 'departed', %(home)s, 0 from domicile.wave as w
+    select %(move)s, coalesce(max(w.no), 0) + 1, 'departed', %(home)s, %(epoch)s from domicile.wave as w
     where w.move_id = %(move)s
     returning id"""
 _ENROLL = """
@@ -76,13 +77,19 @@ async def lock(conn: AsyncConnection[Any]) -> None:
 
 
 async def enroll(
-    conn: AsyncConnection[Any], dataset: DatasetName, here: SiteName, home: SiteName, persons: sql.Composed
+    conn: AsyncConnection[Any],
+    dataset: DatasetName,
+    here: SiteName,
+    home: SiteName,
+    persons: sql.Composed,
+    epoch: int = 0,
 ) -> int:
     """Register the subjects that ``persons`` selects (one column) and that are not yet; returns how many. In the
     caller's transaction, after `lock`. Their guard's filter is the caller's to refresh. Idempotent."""
     await conn.execute(_MOVE, (MOVE_ID, dataset, here, home))
-    row = await (await conn.execute(_FIND, (MOVE_ID, home))).fetchone()
-    row = row or await (await conn.execute(_WAVE, {"move": MOVE_ID, "home": home})).fetchone()
+    row = await (await conn.execute(_FIND, (MOVE_ID, home, epoch))).fetchone()
+    wave = {"move": MOVE_ID, "home": home, "epoch": epoch}
+    row = row or await (await conn.execute(_WAVE, wave)).fetchone()
     assert row is not None
     statement = sql.SQL(_ENROLL).format(
         wave=sql.Literal(row[0]), persons=persons, registered=registered(sql.SQL("found.subject"))

@@ -6,6 +6,7 @@ keys nor the guard are asked. Transactions and the lease are the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,9 @@ from domicile.postgres.stub_registry import MOVE_ID, registered
 ARRIVING = "domicile_arriving"
 UNUSED = "domicile_unused"
 
-# Whom the wave's rows refer to, who is not here and not of the wave: of the wave, a missing row is a discrepancy.
-_MISSING = """
-    select t.{column} {rows} where m.wave = {wave} and t.{column} is not null
-        and not exists (select from {subjects} as parent where parent.{key} = t.{column})
-        and not exists (select from domicile.member as own where own.wave = {wave} and own.subject = t.{column})"""
+_ROWLESS_OF = """
+    select {chosen} from pg_catalog.unnest({keys}::pg_catalog.text[]) as key (text)
+    where not exists (select from {subjects} as t where t.{key} = key.text::{type})"""
 _BROKEN = """
     select count(*) {rows} where m.wave = {wave} and t.{column} is not null
         and not exists (select from {subjects} as parent where parent.{key} = t.{column})
@@ -50,18 +49,36 @@ _LOCK_LEAVING = """
     order by t.{key} for update of t"""
 _LEFT = """
     select m.subject from domicile.member as m
-    where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
-        and exists (select from {subjects} as t where t.{key} = m.subject) and ({referred})"""
+    where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last} and ({referred})"""
+# Members who have deleted themselves where they live, and whom rows of others name. First who is gone: those are few.
+# One who was a stub here before is still, under an epoch below that of the wave, which would decide.
+_LOST = """
+    with gone as materialized (
+        select m.subject from domicile.member as m where m.wave = {wave} {among} and (
+            not exists (select from {subjects} as t where t.{key} = m.subject)
+            or exists (
+                select from domicile.member as stub join domicile.wave as stubs on stubs.id = stub.wave
+                where stubs.move_id = {move} and stubs.epoch < {epoch} and stub.subject = m.subject)))
+    select m.subject::pg_catalog.text from gone as m where {referred}"""
+_AMONG = " and m.subject in (select {key} from {listed})"
+_REQUIRE_NOBODY_LOST = """
+    select domicile.refuse('rows without what they refer to', {table}) where exists ({lost})"""
+_ENROLLED_BEFORE = """
+    delete from domicile.member as person using domicile.wave as stubs
+    where stubs.id = person.wave and stubs.move_id = {move} and stubs.epoch < {epoch}
+        and person.subject in ({keys})
+    returning person.subject::pg_catalog.text"""
 _EMPTY = """
     update {subjects} as t set {sets}
     from domicile.member as person
     where person.wave = {wave} and person.ordinal > {first} and person.ordinal <= {last}
         and t.{key} = person.subject and {registered}"""
-# Nobody's row goes who is home here, whatever the registry says. The latest epoch decides, as for the guard.
+# Nobody's row goes who is home here, whatever the registry says. The latest epoch decides, as for the guard: it is the
+# registry's for who has deleted himself while away.
 _HOME = """exists (
     select from (
         select w.mark from domicile.member as own join domicile.wave as w on w.id = own.wave
-        where own.subject = t.{key} and w.move_id <> {move} order by w.epoch desc limit 1) as latest
+        where own.subject = t.{key} order by w.epoch desc limit 1) as latest
     where latest.mark = 'resident')"""
 _UNUSED = "select t.{key} from {subjects} as t where {registered} and {unused} and not {home}"
 _LOCK_UNUSED = """
@@ -110,27 +127,55 @@ class Site:
         known = {"subjects": ident(subject.table), "key": sql.Identifier(subject.key), "move": sql.Literal(MOVE_ID)}
         return sql.SQL(statement).format(**(known | parts))
 
-    def of_reference(self, statement: str, reference: Reference, wave_id: int) -> sql.Composed:
+    def of_reference(self, statement: str, reference: Reference, wave_id: int, **parts: sql.Composable) -> sql.Composed:
         """A statement about the wave's rows that have this reference."""
-        rows = rows_of_wave(self.data_map, reference.table)
-        return self.compose(
-            statement, column=sql.Identifier(reference.columns[0]), rows=rows, wave=sql.Literal(wave_id)
-        )
+        rows, name = rows_of_wave(self.data_map, reference.table), sql.Identifier(reference.columns[0])
+        return self.compose(statement, column=name, rows=rows, wave=sql.Literal(wave_id), **parts)
 
 
-async def enroll_missing(conn: AsyncConnection[Any], site: Site, wave_id: int) -> bool:
-    """Register whomever rows of the wave refer to and who has no row here; returns whether anybody registered has none,
-    since now or since a mover that died. The first of three steps; then the guard's filter is refreshed, and
-    `insert_missing` makes the rows. Idempotent."""
+async def enroll_missing(
+    conn: AsyncConnection[Any], site: Site, homes: Mapping[SiteName, Sequence[str]], lost: Sequence[str], epoch: int
+) -> bool:
+    """Register who lives elsewhere and has no row here, by home (keys as text); and the members who are ``lost``, with
+    this epoch, so that it decides, and not their wave's. Returns whether anybody registered has no row, since now or
+    since a mover that died.
+
+    The first of three steps; then the guard's filter is refreshed, and `insert_missing` makes the rows. Idempotent.
+    """
     await stub_registry.lock(conn)
-    for reference in stub_rows.parties(site.data_map, site.schema):
-        missing = site.of_reference(_MISSING, reference, wave_id)
-        row = await (await conn.execute(sql.SQL("select exists ({})").format(missing))).fetchone()
-        if row and row[0]:
-            await stub_registry.enroll(conn, site.dataset, site.here, site.home, missing)
-    rowless = sql.SQL("select exists (select {})").format(site.compose(_ROWLESS))
-    row = await (await conn.execute(rowless)).fetchone()
+    for home, keys in homes.items():
+        await stub_registry.enroll(conn, site.dataset, site.here, home, _rowless(site, keys))
+    if lost:
+        before = site.compose(_ENROLLED_BEFORE, keys=_listed(site, lost), epoch=sql.Literal(epoch))
+        again = await (await conn.execute(before)).fetchall()
+        new = sql.SQL("{} union all {}").format(_rowless(site, lost), _listed(site, [key for (key,) in again]))
+        await stub_registry.enroll(conn, site.dataset, site.here, site.home, new, epoch)
+    return await any_rowless(conn, site)
+
+
+async def any_rowless(conn: AsyncConnection[Any], site: Site) -> bool:
+    """Whether anybody registered has no row."""
+    anybody = sql.SQL("select exists (select {})").format(site.compose(_ROWLESS))
+    row = await (await conn.execute(anybody)).fetchone()
     return bool(row and row[0])
+
+
+async def lost(conn: AsyncConnection[Any], site: Site, wave_id: int, epoch: int) -> list[str]:
+    """Keys of members of the wave who have no row here, or a stub under an epoch below this one, and whom rows here
+    name that are no member's."""
+    return [key for (key,) in await (await conn.execute(_lost(site, wave_id, epoch))).fetchall()]
+
+
+async def rowless(conn: AsyncConnection[Any], site: Site, keys: Sequence[str]) -> list[str]:
+    """Those of these persons who have no row here; keys as text."""
+    return [key for (key,) in await (await conn.execute(_rowless(site, keys, texts=True))).fetchall()]
+
+
+def require_nobody_lost(site: Site, wave_id: int, epoch: int, listed: Fragment | None = None) -> sql.Composed:
+    """A statement that fails where somebody is `lost`: who has deleted himself just now. ``listed``: a relation that
+    has the keys of whom it may be."""
+    table = sql.Literal(str(site.data_map.subject.table))
+    return sql.SQL(_REQUIRE_NOBODY_LOST).format(table=table, lost=_lost(site, wave_id, epoch, listed))
 
 
 async def insert_missing(conn: AsyncConnection[Any], site: Site) -> int:
@@ -180,6 +225,7 @@ async def remove_rows(
             for name, filling in (await _filled(conn, site)).items()
         )
         await conn.execute(site.compose(_EMPTY, sets=sets, registered=registered(stub_rows.KEY), **bounds))
+        await insert_missing(conn, site)  # who has deleted himself meanwhile
     own = column("t", subject.key)
     return sql.SQL("{} and not {}").format(deletion, registered(own)), int(row[0])
 
@@ -253,6 +299,35 @@ def place(data_map: DataMap, table: TablePlan) -> sql.Composed:
         )
         for statement in _PLACE
     )
+
+
+def _lost(site: Site, wave_id: int, epoch: int, listed: Fragment | None = None) -> sql.Composed:
+    referred = [
+        _referred(site, r, column("m", "subject"), wave_id) for r in stub_rows.parties(site.data_map, site.schema)
+    ]
+    return site.compose(
+        _LOST,
+        referred=sql.SQL(" or ").join(referred),
+        wave=sql.Literal(wave_id),
+        epoch=sql.Literal(epoch),
+        among=site.compose(_AMONG, listed=listed) if listed else sql.SQL(""),
+    )
+
+
+def _listed(site: Site, keys: Sequence[str]) -> sql.Composed:
+    """Persons by the text of their keys."""
+    key = site.schema.tables[site.data_map.subject.table].column(site.data_map.subject.key)
+    kind = sql.Identifier(key.base_schema, key.base_type)
+    return sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text").format(
+        kind, sql.Literal(list(keys))
+    )
+
+
+def _rowless(site: Site, keys: Sequence[str], *, texts: bool = False) -> sql.Composed:
+    key = site.schema.tables[site.data_map.subject.table].column(site.data_map.subject.key)
+    kind = sql.Identifier(key.base_schema, key.base_type)
+    chosen = sql.SQL("key.text") if texts else sql.SQL("key.text::{}").format(kind)
+    return site.compose(_ROWLESS_OF, chosen=chosen, keys=sql.Literal(list(keys)), type=kind)
 
 
 def _referred(site: Site, reference: Reference, key: Fragment, wave_id: int) -> sql.Composed:

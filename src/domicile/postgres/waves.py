@@ -166,6 +166,7 @@ async def forget_copy(conn: AsyncConnection, wave_id: int) -> None:
     """Nothing of the wave was copied to this site: it is only registered. Idempotent."""
     await conn.execute("delete from domicile.progress where wave = %s", (wave_id,))
     await conn.execute("delete from domicile.ahead where wave = %s", (wave_id,))
+    await conn.execute("delete from domicile.purge_journal where wave = %s", (wave_id,))
     await conn.execute("update domicile.wave set seam = null, position = null, seen = null where id = %s", (wave_id,))
 
 

@@ -35,6 +35,9 @@ class SiteEntry(Entry):
     """libpq connection string: key=value pairs or a URL. service=, passfile= and PG* variables are
     honoured; ${NAME} is
     taken from the environment."""
+    scan_agent: Annotated[list[Text], Field(max_length=64)] = []
+    """The program, and its arguments, that runs domicile scan DATA_DIRECTORY --json beside this site's server, for a
+    purge that is carried elsewhere: for example [ssh, db1, sudo, -n, domicile, scan, /srv/pg, --json]."""
 
 
 class DatasetEntry(Entry):
@@ -94,6 +97,12 @@ class LimitsEntry(Entry):
     """How much slower a probe write at a site may become (99th percentile against before) until the move slows down."""
     probe_p99_ms_min: float = Field(default=_DEFAULTS.probe_p99_ms_min, ge=0)
     """A probe write faster than this, in milliseconds, never slows the move down."""
+    undo_hours: float = Field(default=_DEFAULTS.undo_hours, ge=0, le=87_600)
+    """How long after the last wave's arrival nothing can be purged, in hours."""
+    purge_approvals: int = Field(default=_DEFAULTS.purge_approvals, ge=0, le=9)
+    """How many different people must approve a purge, with domicile approve."""
+    approval_hours_max: float = Field(default=_DEFAULTS.approval_hours_max, gt=0, le=87_600)
+    """How long an approval counts, in hours."""
 
 
 class ConfigFile(Entry):

@@ -232,7 +232,7 @@ def _sites_of(entry: DatasetEntry) -> Iterator[tuple[str, SecretStr | None]]:
 
 
 def _site(name: str, entry: SiteEntry) -> Site:
-    return Site(SiteName(name), entry.jurisdiction, entry.provider, entry.description)
+    return Site(SiteName(name), entry.jurisdiction, entry.provider, entry.description, tuple(entry.scan_agent))
 
 
 def _digest(entry: ConfigFile, datasets: Mapping[str, Dataset], control: str) -> str:

@@ -99,7 +99,7 @@ create table if not exists domicile.ejected (
     primary key (wave, ordinal)
 );
 
--- What was removed, committed with the removal (source only).
+-- What was removed, committed with the removal. At the target: of a copy that goes, until the wave is forgotten there.
 create table if not exists domicile.purge_journal (
     wave       integer not null,
     table_name text not null,
@@ -146,10 +146,13 @@ create table if not exists domicile.evidence_checkpoint (
     primary key (origin, size)
 );
 
--- The salts of commitments in the log (32 random bytes). Destroying one is the erasure: the commitment says nothing then.
+-- The salts of commitments in the log (32 random bytes): of a wave, for who is in it; of the move (0), for its cohort and for who approved. A
+-- wave's goes in the transaction that says that its rows are gone. Destroying one is the erasure: the commitment says nothing then.
 create table if not exists domicile.evidence_salt (
-    move_id text primary key,
-    salt    bytea not null
+    move_id text not null,
+    wave    integer not null default 0,
+    salt    bytea not null,
+    primary key (move_id, wave)
 );
 
 -- Written by the mover over and over: how long that takes tells it how the application's writes are served. A row per move and no index: it is
