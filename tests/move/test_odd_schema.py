@@ -104,9 +104,19 @@ async def test_its_guard_answers_too(odd: Place) -> None:
 
 
 async def test_friends_in_different_waves_are_not_torn_apart(odd: Place) -> None:
-    """The canary's friend would arrive later: the wave steps back, and the error says what to do."""
+    """A friend of the canary's would arrive later: the plan is refused. Who becomes friends behind it has the wave step
+    back, and the error says what to do."""
+    friends = """from "Odd Shop"."User" as u join "Odd Shop"."User" as f on f."User Id" = u.friend
+        where u."select" = 'IN' and f."select" = 'IN' and u."User Id" < f."User Id" """
+    one, friend = [await scalar(odd.source, f'select {who}."User Id" {friends}') for who in "uf"]
+    befriend = """update "Odd Shop"."User" set friend = {} where "User Id" = '{}'"""
+    refused = await commands.plan(odd.workspace, INDIA)
+    assert [check.name for check in refused.refusals_of(Mode.COLD)] == ["references between waves"]
+    await execute(odd.source, befriend.format("null", one))
+    plan = await commands.plan(odd.workspace, INDIA)
+    await execute(odd.source, befriend.format(f"'{friend}'", one))
     before = await every_row(odd.source), await every_row(odd.target)
-    failed = await apply_cold(odd.workspace, await commands.plan(odd.workspace, INDIA))
+    failed = await apply_cold(odd.workspace, plan)
     assert failed.status is Status.FAILED
     assert "rows without their parent" in failed.waves[0].error_message
     assert "one wave" in failed.waves[0].error_hint
