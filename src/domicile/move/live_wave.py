@@ -23,7 +23,7 @@ from domicile.postgres import references, storage, waves
 from domicile.postgres.connect import SESSION
 from domicile.postgres.hashing import Mode as HashMode
 from domicile.postgres.hashing import common_mode, probe
-from domicile.postgres.lease import assert_lease
+from domicile.postgres.lease import assert_lease, lease_lost
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare, slot
 from domicile.stream.ahead import kept
@@ -215,12 +215,5 @@ async def _require_unmoved(source: AsyncConnection, move: Move, record: waves.St
     """
     facts = await slot.inspect(source, move.stream_name)
     unmoved = (apply.position, apply.rounds.term) == (record.position, record.term)
-    if unmoved and facts is not None and facts.confirmed <= record.position:
-        return
-    raise DomicileError(
-        ErrorCode.LEASE_LOST,
-        f"another process carries move {move.move_id} now",
-        facts={"move": move.move_id, "generation": move.generation},
-        safe="This process stopped before sending anything; the other one goes on from the last commit.",
-        hint=f"Watch it with: domicile status {move.move_id} --watch",
-    )
+    if not unmoved or facts is None or facts.confirmed > record.position:
+        raise lease_lost(move.move_id, move.generation)
