@@ -79,7 +79,7 @@ class Server:
         for child, at, to, row in below:
             found = await self._current(txn, child, row[0], Lock.KEY, cascade=True)
             if found is not None and found[at] == old[to]:
-                await self.delete(txn, child, row[0])
+                await self.delete(txn, child, found[0])
         return old
 
     async def _begin(self, txn: Txn, no: int) -> None:
@@ -92,12 +92,17 @@ class Server:
             raise SqlError("57P01")
 
     async def _current(self, txn: Txn, no: int, key: Field, mode: Lock, *, cascade: bool = False) -> Row | None:
-        """The row as it is once it is locked; what comes by way of a foreign key looks beyond the snapshot."""
-        if self.site.find(txn, no, key, latest=cascade) is None:
-            return None
-        await self._lock(txn, (no, key), mode)
-        latest = self.site.find(txn, no, key, latest=True)
-        if txn.snapshot is not None and latest != self.site.find(txn, no, key):
+        """The row as it is once it is locked; what comes by way of a foreign key looks beyond the snapshot, and follows
+        a row that got another key meanwhile: it was found by what it refers to, not by its key."""
+        latest = None
+        if there := self.site.find(txn, no, key, latest=cascade) is not None:
+            await self._lock(txn, (no, key), mode)
+            latest = self.site.find(txn, no, key, latest=True)
+        if cascade and latest is None and (renamed := self.site.renamed.get((no, key))) is not None:
+            if txn.snapshot is not None:
+                raise SqlError("40001")
+            return await self._current(txn, no, renamed, mode, cascade=True)
+        if there and txn.snapshot is not None and latest != self.site.find(txn, no, key):
             raise SqlError("40001")
         return latest
 

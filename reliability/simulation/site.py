@@ -115,6 +115,7 @@ class Store:
     def __init__(self, name: str, first_xid: int) -> None:
         self.name, self.up, self.life = name, True, 0
         self.rows: Tables = tuple({} for _ in tables.NAMES)
+        self.renamed: dict[Key, Field] = {}  # what became of a key that no row has any more
         self.log: list[Entry] = []
         self.end_of_log, self.next_xid, self.completed = 1_000, first_xid, first_xid - 1
         self.running: set[int] = set()
@@ -226,6 +227,9 @@ class Store:
             if old is not None:
                 del self.rows[no][old[0]]
             if new is not None:
+                if old is not None:
+                    self.renamed[no, old[0]] = new[0]
+                self.renamed.pop((no, new[0]), None)
                 assert new[0] not in self.rows[no], "a simulated site has two rows under one key"
                 self.rows[no][new[0]] = new
         self._copied = None

@@ -303,6 +303,22 @@ def test_pauses_are_those_of_who_was_in_flight() -> None:
     assert account.latency(after=30.0).max == 9000.0
 
 
+async def test_nobody_waits_for_a_friend_who_is_at_home_elsewhere(sites: dict[str, str]) -> None:
+    """A copy that is on its way answers DM002 and where its subject lives, for as long as it is on its way."""
+    answer = """
+        create function wait() returns trigger language plpgsql as $body$ begin
+            raise exception using errcode = 'DM002', detail = '{"home": "singapore", "epoch": 1, "dataset": "store"}';
+        end $body$;
+        create trigger wait before update on store.orders for each row when (new.user_id <> old.user_id)
+            execute function wait()"""
+    async with await psycopg.AsyncConnection.connect(sites[HERE], autocommit=True) as conn:
+        await conn.execute(answer)
+    kinds = {**{str(kind): 0.0 for kind in Kind}, "order": 1.0, "give order": 1.0}
+    account = await write(Config(sites, writers=4, weights=kinds, markets=("IN",)))
+    assert account.given_up["apart"] == account.refused["DM002"] > 0
+    assert not account.failures
+
+
 async def test_lost_connections_leave_doubt_but_no_harm(sites: dict[str, str]) -> None:
     traffic = Traffic(Config(sites, seed=4, writers=6))
     await traffic.open()

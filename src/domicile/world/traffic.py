@@ -253,9 +253,7 @@ class Traffic:
                     return False
                 self._router.told(made, facts)
             case "DM002":
-                course.met |= Met.MOVING
-                await asyncio.sleep(course.wait)
-                course.wait = min(course.wait * 1.5, WAIT_MAX_S)
+                return await self._wait(course, site, answer)
             case state if state in _AGAIN or (state == "23503" and made.kind is Kind.LEAVE):
                 course.met |= Met.SERIALIZATION
                 await asyncio.sleep(self._dice.random() * WAIT_S)
@@ -268,6 +266,23 @@ class Traffic:
                 internal = answer.about.decode(errors="replace") if state.startswith("XX") else ""
                 self._account.failures[f"{state} {internal}".strip()] += 1
                 return False
+        return True
+
+    async def _wait(self, course: _Course, site: str, answer: Answer) -> bool:
+        """Somebody is about to arrive at this site, or to leave it."""
+        made, facts = course.transaction, _facts(answer.about, self._account.sites)
+        if facts is None:
+            self._account.failures["DM002 that cannot be read"] += 1
+            return False
+        elsewhere = facts["home"] != site
+        if elsewhere and made.partner:
+            self._account.given_up["apart"] += 1
+            return False
+        course.met |= Met.MOVING
+        await asyncio.sleep(course.wait)
+        course.wait = min(course.wait * 1.5, WAIT_MAX_S)
+        if elsewhere:  # still at home there, in the epoch before the one that begins here
+            self._router.told(made, {**facts, "epoch": float(str(facts["epoch"])) - 1})
         return True
 
     async def _look_elsewhere(self, course: _Course, site: str) -> bool:
