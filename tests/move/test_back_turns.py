@@ -13,11 +13,15 @@ from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Question
+from domicile.move import rollback, soak
+from domicile.move.carrier import Carrier
 
 EMAIL = "select email from store.user_account where id = %s"
 GIVES = """
     update store.orders set user_id = {0}, address_id = (select min(id) from store.address where user_id = {0})
     where id = {1}"""
+TURNS_MAX = 30
+LET_GO = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where active_pid is null"
 TAKES = "update store.user_account set email = '{}' where id = {}"
 
 
@@ -54,3 +58,38 @@ async def test_waves_that_block_each_other_come_home_by_a_move_of_their_own(plac
     home = await commands.plan(place.workspace, Question(place.dataset, TARGET, SOURCE, where=INDIA), limits=FEW)
     assert (await commands.apply(place.workspace, home, mode=Mode.LIVE)).status is Status.WAITING
     assert [await scalar(place.source, EMAIL, subject) for subject in (one, two)] == [second, first]
+
+
+async def test_what_passes_from_wave_to_wave_meanwhile_is_not_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each turn an order that has stood in this wave's copy goes on to the wave whose turn is next, so that
+    somebody is always behind."""
+    move = (await moved(place)).move_id
+    subjects = [await member(place, no) for no in (1, 2, 3)]
+    for number in range(TURNS_MAX):
+        await execute(place.target, NEW_ORDER.replace("7000001", str(7000001 + number)).format(subjects[number % 3]))
+    follow, go_home = soak._follow, rollback.run
+    turns: list[int] = []
+    let_go = [await scalar(place.target, LET_GO)]
+
+    async def follow_and_give(carrier: Carrier, no: int, *, anew: bool) -> None:
+        assert len(turns) < TURNS_MAX, "no end"
+        turns.append(no)
+        try:
+            await follow(carrier, no, anew=anew)
+        finally:
+            given = 7000001 + no - 1 + 3 * turns.count(no)
+            await execute(place.target, GIVES.format(subjects[no % 3], given))
+
+    async def nobody_gives_any_more(carrier: Carrier, no: int) -> None:
+        monkeypatch.setattr(soak, "_follow", follow)
+        let_go.append(await scalar(place.target, LET_GO))
+        await go_home(carrier, no)
+
+    monkeypatch.setattr(soak, "_follow", follow_and_give)
+    monkeypatch.setattr(rollback, "run", nobody_gives_any_more)
+    assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
+    assert len(turns) >= 6, "somebody had to wait"
+    assert let_go[1] > let_go[0]
+    await one_home(place)

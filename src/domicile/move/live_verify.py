@@ -9,7 +9,7 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -69,12 +69,17 @@ async def visible(live: LiveWave) -> None:
 
     async def until_all_are() -> None:
         while True:
-            seam = Seam.parse(await _seen(live.source))
-            if all(map(seam.sees, read)):
+            if await sees(live.source, read):
                 return
             await asyncio.sleep(VISIBLE_SECONDS)
 
     await _in_time(live, until_all_are())
+
+
+async def sees(source: AsyncConnection, transactions: Collection[int]) -> bool:
+    """Whether a new snapshot at the source sees all of them."""
+    seam = Seam.parse(await _seen(source))
+    return all(map(seam.sees, transactions))
 
 
 async def _in_time(live: LiveWave, wanted: Awaitable[object]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 import logging
+import time
 from types import MappingProxyType
 
 import psycopg
@@ -45,7 +46,6 @@ from domicile.postgres.failures import explain, refusal_of
 
 Work = Callable[[Carrier, int], Awaitable[None]]
 
-ROLLBACK_TRIES = 5  # rows may pass from wave to wave meanwhile, too
 
 # A live wave is caught up, verified and handed over in one go, by whichever of its phases it is entered.
 WORK: Mapping[Mode, Mapping[Phase, Work]] = MappingProxyType(
@@ -201,12 +201,14 @@ async def run_rollback(carrier: Carrier, no: int) -> Outcome:
 async def _roll_back(carrier: Carrier, no: int) -> None:
     """Before the first wave goes home, all copies are brought up: what passed through one wave to another at the target
     would be in the one's way, once the other is home. What stands in the way later may be in the copy of another wave,
-    which is behind: then that one is brought up first."""
+    which is behind: then that one is brought up first. Rows may pass from wave to wave meanwhile, too: until the budget
+    for catching up is spent."""
     all_waves = await carrier.figures.waves(carrier.move.move_id)
     others = [wave.no for wave in all_waves if wave.phase is Phase.SOAK]
     began = any(wave.rolled_back for wave in all_waves) or await rollback.is_home_again(carrier.reversed(), no)
     turns = bool(others) and not began
-    for left in reversed(range(ROLLBACK_TRIES + 1)):
+    deadline = time.monotonic() + carrier.move.plan.limits.catch_up_seconds_max
+    while True:
         try:
             if turns:
                 await _take_turns(carrier, no, others)
@@ -215,7 +217,7 @@ async def _roll_back(carrier: Carrier, no: int) -> None:
         except DomicileError as why:
             if why.code is not ErrorCode.KEYS_COLLIDE or len(all_waves) == 1:
                 raise
-            if not left:
+            if time.monotonic() > deadline:
                 raise rollback.blocked(carrier, no, why) from None
             turns = True
 

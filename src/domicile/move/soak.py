@@ -10,8 +10,10 @@ The copies change only by this hand: when it stops they are sealed anew, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+
+from psycopg import AsyncConnection
 
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark
@@ -26,6 +28,11 @@ from domicile.stream import slot
 
 EVERY_SECONDS = 5.0
 _ADVANCE = "select pg_catalog.pg_replication_slot_advance(%s, '0/0'::pg_lsn + %s)"
+_END_OF_LOG = "select (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::bigint"
+_NOTE = """
+    update domicile.wave
+    set (position, seen) = (select reached, reached from greatest(position, '0/0'::pg_lsn + %(reached)s) as reached)
+    where id = %(wave)s"""
 
 
 async def run(carrier: Carrier, stop: asyncio.Event) -> None:
@@ -43,7 +50,8 @@ async def run(carrier: Carrier, stop: asyncio.Event) -> None:
     numbers = [w.no for w in await carrier.figures.waves(carrier.move.move_id) if w.phase is Phase.SOAK]
     try:
         while True:
-            await _round(carrier, numbers)
+            if numbers:
+                await take_turns(carrier, numbers)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), EVERY_SECONDS)
             if stop.is_set():
@@ -53,18 +61,22 @@ async def run(carrier: Carrier, stop: asyncio.Event) -> None:
             await live.seal(carrier, no)
 
 
-async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> list[int]:
-    """Bring the waves' copies up to what is committed at the target; returns how far each is.
+async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> None:
+    """Bring the waves' copies up to what is committed at the target when it begins; what they need no longer of its log
+    is let go after each round.
 
     A row or a unique value that passed from one wave to another at the target stands in the former's copy until its own
     stream has come to where it gave it away. So a wave that meets it waits for the others, as long as one that waits
     gets on; and then new rows of these waves are read as they are by now, because some may have gone on to a wave that
-    is ahead, or home. Raises keys-collide when that does not help either.
+    is ahead, or home. Raises keys-collide when that does not help either. What passes from wave to wave meanwhile, at
+    any time, is not waited for: there might be no end to it.
     """
+    async with carrier.target() as losing:
+        until = await _end_of_log(losing)
     waiting: dict[int, int] = {}
     anew = False
     while True:
-        positions, blocked = dict[int, int](), dict[int, DomicileError]()
+        blocked = dict[int, DomicileError]()
         for no in numbers:
             try:
                 await _follow(carrier, no, anew=anew and no in waiting)
@@ -72,9 +84,11 @@ async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> list[int]:
                 if why.code is not ErrorCode.KEYS_COLLIDE:
                     raise
                 blocked[no] = why
-            positions[no] = await _position(carrier, no)
+        positions = {no: (await _copy(carrier, no)).position for no in blocked}
+        blocked = {no: why for no, why in blocked.items() if positions[no] < until}
+        await _let_go(carrier, numbers)
         if not blocked:
-            return list(positions.values())
+            return
         before, waiting = waiting, {no: positions[no] for no in blocked}
         if waiting == before:
             if anew:
@@ -83,19 +97,51 @@ async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> list[int]:
 
 
 async def _follow(carrier: Carrier, no: int, *, anew: bool) -> None:
+    """One wave's turn: its copy gets as far as it can, and where it stands is written down, also where nothing
+    concerned the wave. Raises keys-collide."""
     back = carrier.reversed()
     async with back.sites() as (losing, gaining):
         record = await rollback.begin_stream(back, losing, gaining, no)
+    reached, blocked = 0, None
     async with open_live(back, no, soaking=record.mark == SourceMark.DEPARTED, anew=anew) as wave:
-        await live_verify.mark(wave)
-        await live_verify.touched_rows(wave, following=True)
+        end = await _end_of_log(wave.source)
+        try:
+            await live_verify.mark(wave)
+            await live_verify.touched_rows(wave, following=True)
+            reached = end
+        except DomicileError as why:
+            if why.code is not ErrorCode.KEYS_COLLIDE:
+                raise
+            blocked = why
+        read = frozenset(wave.catchup.filter.read)
+    await _note(back, record.id, reached, read)
+    if blocked is not None:
+        raise blocked
 
 
-async def _position(carrier: Carrier, no: int) -> int:
+async def _note(back: Carrier, copy_id: int, reached: int, read: Collection[int]) -> None:
+    """Where the copy stands is where its stream is read again from, if every snapshot sees what was ``read`` up to
+    there and beyond; else it is read again from where it was. A batch that comes late finds the copy moved on."""
+    async with back.sites() as (losing, gaining):
+        if not await live_verify.sees(losing, read):
+            return
+        async with gaining.transaction():
+            await assert_lease(gaining, back.move.move_id, back.move.generation)
+            await gaining.execute(_NOTE, {"wave": copy_id, "reached": reached})
+
+
+async def _copy(carrier: Carrier, no: int) -> waves.StreamRecord:
     async with carrier.source() as gaining:
         record = await waves.find_wave(gaining, carrier.move.move_id, no)
         assert record is not None
-        return (await waves.stream_record(gaining, record.id)).position
+        return await waves.stream_record(gaining, record.id)
+
+
+async def _end_of_log(conn: AsyncConnection) -> int:
+    """What is committed by now lies before it."""
+    row = await (await conn.execute(_END_OF_LOG)).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def _kept_for_others(carrier: Carrier, followed: Sequence[int]) -> list[int]:
@@ -110,21 +156,20 @@ async def _kept_for_others(carrier: Carrier, followed: Sequence[int]) -> list[in
             home = await waves.find_wave(losing, carrier.move.move_id, wave.no)
             begun = copy and await waves.stream_record(gaining, copy.id)
             if begun and begun.seam:
-                needed.append(begun.position)
+                needed.append(begun.seen)
             elif home and (arrival := (await waves.stream_record(losing, home.id)).arrival):
                 needed.append(int(arrival.split()[2]))
     return needed
 
 
-async def _round(carrier: Carrier, numbers: Sequence[int]) -> None:
+async def _let_go(carrier: Carrier, numbers: Sequence[int]) -> None:
+    """The slot of the way back passes by what no wave's stream is read again from."""
     back = carrier.reversed()
-    positions = await take_turns(carrier, numbers)
-    if positions:
-        positions += await _kept_for_others(carrier, numbers)
-        async with back.source() as losing:
-            facts = await slot.wait_free(losing, back.move.stream_name)
-            if facts is not None and min(positions) > facts.confirmed:
-                name = slot.stream_name(back.move.stream_name, losing.info.dbname)
-                async with losing.transaction():
-                    await assert_lease(losing, back.move.move_id, back.move.generation)
-                    await losing.execute(_ADVANCE, (name, min(positions)))
+    needed = [(await _copy(carrier, no)).seen for no in numbers] + await _kept_for_others(carrier, numbers)
+    async with back.source() as losing:
+        facts = await slot.wait_free(losing, back.move.stream_name)
+        if facts is not None and min(needed) > facts.confirmed:
+            name = slot.stream_name(back.move.stream_name, losing.info.dbname)
+            async with losing.transaction():
+                await assert_lease(losing, back.move.move_id, back.move.generation)
+                await losing.execute(_ADVANCE, (name, min(needed)))

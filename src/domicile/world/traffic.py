@@ -240,20 +240,20 @@ class Traffic:
         """What an application does about a refusal; False when it ends there."""
         made = course.transaction
         match answer.state:
-            case "DM001" if made.partner:
-                self._account.given_up["apart"] += 1  # nobody knows which of the two has moved
-                return False
-            case "DM001":
-                if course.met & Met.MOVED:
-                    await asyncio.sleep(WAIT_S)
-                course.met |= Met.MOVED
+            case "DM001" | "DM002" as state:
                 facts = _facts(answer.about, self._account.sites)
                 if facts is None:
-                    self._account.failures["DM001 that cannot be read"] += 1
+                    self._account.failures[f"{state} that cannot be read"] += 1
                     return False
-                self._router.told(made, facts)
-            case "DM002":
-                return await self._wait(course, site, answer)
+                elsewhere = facts["home"] != site
+                if elsewhere and made.partner:
+                    self._account.given_up["apart"] += 1  # nobody knows which of the two has moved
+                    return False
+                await _pause(course, state)
+                if elsewhere:
+                    # Behind DM002 in the epoch before the one that begins here.
+                    epoch = float(str(facts["epoch"])) - (state == "DM002")
+                    self._router.told(made, {**facts, "epoch": epoch})
             case state if state in _AGAIN or (state == "23503" and made.kind is Kind.LEAVE):
                 course.met |= Met.SERIALIZATION
                 await asyncio.sleep(self._dice.random() * WAIT_S)
@@ -266,23 +266,6 @@ class Traffic:
                 internal = answer.about.decode(errors="replace") if state.startswith("XX") else ""
                 self._account.failures[f"{state} {internal}".strip()] += 1
                 return False
-        return True
-
-    async def _wait(self, course: _Course, site: str, answer: Answer) -> bool:
-        """Somebody is about to arrive at this site, or to leave it."""
-        made, facts = course.transaction, _facts(answer.about, self._account.sites)
-        if facts is None:
-            self._account.failures["DM002 that cannot be read"] += 1
-            return False
-        elsewhere = facts["home"] != site
-        if elsewhere and made.partner:
-            self._account.given_up["apart"] += 1
-            return False
-        course.met |= Met.MOVING
-        await asyncio.sleep(course.wait)
-        course.wait = min(course.wait * 1.5, WAIT_MAX_S)
-        if elsewhere:  # still at home there, in the epoch before the one that begins here
-            self._router.told(made, {**facts, "epoch": float(str(facts["epoch"])) - 1})
         return True
 
     async def _look_elsewhere(self, course: _Course, site: str) -> bool:
@@ -303,6 +286,17 @@ class Traffic:
             return False
         self._router.not_at(user, site)
         return True
+
+
+async def _pause(course: _Course, state: str) -> None:
+    if state == "DM002":
+        course.met |= Met.MOVING
+        await asyncio.sleep(course.wait)
+        course.wait = min(course.wait * 1.5, WAIT_MAX_S)
+        return
+    if course.met & Met.MOVED:
+        await asyncio.sleep(WAIT_S)
+    course.met |= Met.MOVED
 
 
 def _facts(about: bytes, sites: Collection[str]) -> Mapping[str, object] | None:
