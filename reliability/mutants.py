@@ -2,11 +2,11 @@
 
     python -m reliability.mutants [--only 1 30 ...] [--workers 1] [--narrow] [--seed N] [--json] [--record]
 
-A mutant is one patch in tests/mutants/: a few lines of src/ that break a promise of the protocol, and in its header
-which promise, and the tests that are most likely to notice. Each is put into a copy of the sources, in which these
-tests are run first; one that survives them meets a wider list, unless ``--narrow``. A test that takes too long counts
-as one that failed. In the end every test that caught a mutant is run on a copy without any: one that fails there has
-caught nothing. A patch that does not apply is an error, and so is one that the tests cannot even import.
+A mutant is one patch in tests/mutants/: a few lines of src/ or tools/ that break a promise of the protocol, and in its
+header which promise, and the tests that are most likely to notice. Each is put into a copy of the sources, in which
+these tests are run first; one that survives them meets a wider list, unless ``--narrow``. A test that takes too long
+counts as one that failed. In the end every test that caught a mutant is run on a copy without any: one that fails there
+has caught nothing. A patch that does not apply is an error, and so is one that the tests cannot even import.
 
 A mutant that no test can catch, because it does no harm, says why in its header (``# harmless:``).
 
@@ -40,9 +40,9 @@ from reliability.record import ROOT
 
 PATCHES = ROOT / "tests" / "mutants"
 
-COPIED = ("src", "tests", "pyproject.toml")
+COPIED = ("src", "tests", "tools", "pyproject.toml")
 LINKED = (
-    *("docs", "schemas", "examples", "benchmarks", "reliability", "tools"),
+    *("docs", "schemas", "examples", "benchmarks", "reliability"),
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "Makefile"),
 )
 # What a survivor meets: everything about carrying rows, the quick parts first.

@@ -85,7 +85,11 @@ def data_map(dice: Random) -> DataMap:
         step = _step(dice, dice.choice(owned), dice.choice([*Direction])) if role is Role.OWNED else None
         references = (str(_step(dice, subject, Direction.TO)),) if one_in(dice, 3) else ()
         policy = dice.choice([*SharedPolicy]) if role is Role.SHARED else None
-        rules[name] = TableRule(name, role, step, policy, _columns(dice), _columns(dice), references)
+        personal, keys = _columns(dice), _columns(dice)
+        if policy is SharedPolicy.COPY:  # nothing in it is anybody's
+            rules[name] = TableRule(name, role, step, policy, references=references, not_personal=personal)
+        else:
+            rules[name] = TableRule(name, role, step, policy, personal, keys, references)
         if role is Role.OWNED:
             owned.append(name)
     market = dice.choice(("", "subject.market", f"case email\n  when '{MARKER}' then 'a' end", "  x  ||\t'y'"))
@@ -109,6 +113,8 @@ def _map_document(number: int) -> dict[str, Any]:
         if rule.policy is not None:
             fields["policy"] = str(rule.policy)
         listed = {"personal": rule.personal, "object_keys": rule.object_keys, "references": rule.references}
+        if rule.not_personal is not None:
+            fields["not_personal"] = list(rule.not_personal)
         tables[str(name)] = fields | {key: list(values) for key, values in listed.items() if values}
     subject = {"table": str(made.subject.table), "key": made.subject.key, "market": made.subject.market or "market"}
     return {"version": 1, "dataset": str(made.dataset), "subject": subject, "tables": tables}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -10,7 +11,7 @@ from reliability.schemas.columns import APART, Columns
 from reliability.schemas.kinds import Kind, one_of
 from reliability.schemas.layouts import CUTS, draw_layouts
 from reliability.schemas.names import Namer, quoted
-from reliability.schemas.shape import Col, Identity, Layout, Name, Ref, Shop, Tab
+from reliability.schemas.shape import COPIED, Col, Identity, Layout, Name, Ref, Shop, Tab
 from reliability.schemas.values import EXTENSION_KEYS, EXTENSIONS, draw_types
 
 TABLES_MAX, STEPS_MAX = 10, 5
@@ -63,6 +64,7 @@ class Drawer:
         self._loose_references()
         if not crossing:
             self._parties(Random(f"{self._seed} parties"))
+            self._tables = _cleared(Random(f"{self._seed} cleared"), self._tables)
         tables = [
             replace(t, layouts=draw_layouts(dice, t.cols, t.key, self._cuts.get(t.name, ""))) for t in self._tables
         ]
@@ -77,12 +79,12 @@ class Drawer:
             filler=dice.randrange(4),
             extensions=self._extensions,
             beside=beside,
-            roles=roles,
+            roles=self._copied(Random(f"{self._seed} copied"), roles),
             crossing=crossing,
             cold=dice.random() < 0.15,
             low_source=dice.random() < 0.6,
             by_file=dice.random() < 0.2 and tables[0].col(self._subject_key).family in ("int", "uuid"),
-            wave_subjects=500 if crossing else dice.choice((500, 500, 4)),
+            wave_subjects=_together(tables, 500 if crossing else dice.choice((500, 500, 4))),
             hold=dice.random() < 0.7,
         )
         return twists.draw(dice, shop) if dice.random() < 0.15 else shop
@@ -116,6 +118,13 @@ class Drawer:
         if dice.random() < 0.3:
             statements.append(f"create materialized view {quoted(*self._name())} as select 1 as one")
         return tuple(statements), roles
+
+    def _copied(self, dice: Random, roles: dict[Name, str]) -> dict[Name, str]:
+        """Rows of a shared table may be copied to where they are missing. Dice of its own: other drawings stay what
+        they are."""
+        if self._code is None or roles[self._code] != "shared" or dice.random() < 0.4:
+            return roles
+        return {**roles, self._code: COPIED}
 
     def _subject(self) -> str:
         """The subjects' table; returns the column of their market."""
@@ -245,6 +254,23 @@ class Drawer:
             return
         ref = Ref(tuple(c.name for c in cols), to.name, to_columns, options)
         self._tables[at] = replace(tab, cols=(*tab.cols, *cols), loose=(*tab.loose, ref))
+
+
+def _cleared(dice: Random, tables: Iterable[Tab]) -> list[Tab]:
+    """References to a second subject are set to null in some tables, where a key tells the rows apart. Dice of its own,
+    too."""
+    drawn = []
+    for tab in tables:
+        keyed = tab.identity in (Identity.PRIMARY, Identity.FULL_KEYED)
+        chosen = any(ref.party for ref in tab.loose) and keyed and dice.random() < 0.5
+        loose = tuple(replace(ref, cleared=ref.party) for ref in tab.loose) if chosen else tab.loose
+        drawn.append(replace(tab, loose=loose))
+    return drawn
+
+
+def _together(tables: Iterable[Tab], wave_subjects: int) -> int:
+    """Who is named by a reference that is cleared must not move in a later wave."""
+    return 500 if any(ref.cleared for tab in tables for ref in tab.loose) else wave_subjects
 
 
 def draw(dice: Random, ground: Ground, seed: int = 0, tables_max: int = TABLES_MAX) -> Shop:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from reliability.schemas.names import quoted
-from reliability.schemas.rows import DIGITS, Held, at_site, held, named_persons, stubs_at
+from reliability.schemas.nulls import Nulls
+from reliability.schemas.rows import DIGITS, Held, at_site, codes_missing, held, named_persons, stubs_at
 from reliability.schemas.shape import Name, Shop, Tab
 from reliability.schemas.writers import Ledger
 
@@ -21,9 +22,14 @@ async def judge(shop: Shop, sites: Mapping[str, str], ledger: Ledger, copies: st
         async with await at_site(conninfo) as conn:
             there = await held(conn, shop)
             named = await named_persons(conn, shop)
+            found += [f"a row at {site} refers to a code that is not there"] * await codes_missing(conn, shop)
             stubs = await stubs_at(conn) if shop.parties else frozenset()
         found += [f"a row at {site} refers to somebody of whom there is no row"] * len(named - there.keys())
-        found += _differences(shop, f"nobody's rows at {site}", ledger.nobody[site], there.pop(None, {}))
+        nulls = Nulls(shop, ledger, site)
+        nobodys = there.pop(None, {})
+        found += _differences(
+            shop, f"nobody's rows at {site}", nulls.settled(None, ledger.nobody[site], nobodys), nobodys
+        )
         for subject, wanted in ledger.rows.items():
             has = there.pop(str(subject), {})
             alone = list(has) == [shop.subject.name] and has[shop.subject.name].total() == 1
@@ -31,6 +37,7 @@ async def judge(shop: Shop, sites: Mapping[str, str], ledger: Ledger, copies: st
             if alone and subject in stubs and (left or ledger.home[subject] != site):
                 continue  # a stub, which may have outlived the last row that named it
             if ledger.home[subject] == site:
+                wanted = nulls.settled(subject, wanted, has)
                 found += _differences(shop, f"{_who(ledger, subject)} at {site}", wanted, has)
             elif not (copies == site and subject in ledger.members):
                 found += _differences(shop, f"{_who(ledger, subject)}, who lives elsewhere, at {site}", {}, has)

@@ -17,11 +17,11 @@ def data_map(shop: Shop, dataset: str) -> str:
             rule = {"role": "owned", "owner": _step(tab.owner)}
         if undeclared := [_step(ref) for ref in tab.loose if ref.options is None]:
             rule["references"] = undeclared
-        if parties := {_step(ref): "stub" for ref in tab.loose if ref.party}:
+        if parties := {_step(ref): "null" if ref.cleared else "stub" for ref in tab.loose if ref.party}:
             rule["parties"] = parties
         tables[quoted(*tab.name)] = rule
     for name, role in shop.roles.items():
-        tables[quoted(*name)] = {"role": role, "policy": "present"} if role == "shared" else {"role": role}
+        tables[quoted(*name)] = _beside(role)
     subject = {
         "table": quoted(*shop.subject.name),
         "key": shop.subject_key,
@@ -29,6 +29,15 @@ def data_map(shop: Shop, dataset: str) -> str:
     }
     document = {"version": 1, "dataset": dataset, "subject": subject, "tables": tables}
     return yaml.safe_dump(document, allow_unicode=True, sort_keys=False)
+
+
+def _beside(role: str) -> dict[str, object]:
+    match role:
+        case "shared":
+            return {"role": role, "policy": "present"}
+        case "copied":
+            return {"role": "shared", "policy": "copy", "not_personal": ["code", "n"]}
+    return {"role": role}
 
 
 def _step(ref: Ref) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from psycopg import AsyncConnection, AsyncRawCursor, sql
 
 from domicile.postgres.connect import connect
 from reliability.schemas.columns import HIGH, LOW
-from reliability.schemas.shape import Col, Identity, Name, Ref, Shop, Tab, ident, owned_rows
+from reliability.schemas.shape import COPIED, Col, Identity, Name, Ref, Shop, Tab, ident, owned_rows
 
 # Texts of values must be the same at both sites.
 SETTINGS = (
@@ -105,7 +106,17 @@ async def fill(conn: AsyncConnection[Any], values: Values, markets: Sequence[str
         for tab in shop.tables[1:]:
             if tab is not inward:
                 rows[subject, tab.name] = await _fill_table(conn, values, tab, subject, rows)
+    await _drop_unneeded(conn, shop)
     return subjects
+
+
+async def _drop_unneeded(conn: AsyncConnection[Any], shop: Shop) -> None:
+    """Of the tables whose rows are copied, what no row here refers to: a move that needs it brings it."""
+    for name in (name for name, role in shop.roles.items() if role == COPIED):
+        table = ident(*name)
+        for (code,) in await (await conn.execute(sql.SQL("select code from {}").format(table))).fetchall():
+            with suppress(psycopg.errors.ForeignKeyViolation):
+                await conn.execute(sql.SQL("delete from {} where code = $1").format(table), (code,))
 
 
 async def _fill_table(
@@ -176,6 +187,20 @@ async def named_persons(conn: AsyncConnection[Any], shop: Shop) -> set[str]:
         )
         found.update(key for (key,) in await (await conn.execute(statement)).fetchall())
     return found
+
+
+async def codes_missing(conn: AsyncConnection[Any], shop: Shop) -> int:
+    """How many rows there refer to a row of a copied table that is not there."""
+    missing = 0
+    for name in (name for name, role in shop.roles.items() if role == COPIED):
+        for tab in shop.tables:
+            for col in (col for col in tab.cols if col.kind == "code"):
+                statement = sql.SQL(
+                    "select count(*) from {} as t where t.{} is not null and not exists "
+                    "(select from {} as c where c.code = t.{})"
+                ).format(ident(*tab.name), ident(col.name), ident(*name), ident(col.name))
+                missing += (await (await conn.execute(statement)).fetchall())[0][0]
+    return missing
 
 
 async def stubs_at(conn: AsyncConnection[Any]) -> frozenset[str]:

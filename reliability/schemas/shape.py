@@ -12,6 +12,7 @@ from reliability.schemas.kinds import Kind
 
 Name = tuple[str, str]  # schema, table
 SITES = ("source", "target")
+COPIED = "copied"  # the role of a shared table whose rows are copied; a site has what its own rows need
 
 
 class Identity(StrEnum):
@@ -44,7 +45,7 @@ class Col:
 class Ref:
     """Columns that name a row of a table. ``options``: of the foreign key; None: none is declared.
     ``inward``: against the arrow, the other table names this one. ``party``: it names a subject, whoever that is, and
-    the map says stub."""
+    the map says stub, or null for ``cleared``."""
 
     columns: tuple[str, ...]
     to: Name
@@ -52,6 +53,7 @@ class Ref:
     options: str | None = ""
     inward: bool = False
     party: bool = False
+    cleared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

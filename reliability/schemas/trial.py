@@ -33,7 +33,7 @@ from reliability.schemas.mapping import data_map
 from reliability.schemas.names import quoted
 from reliability.schemas.rows import Values, at_site, fill, held
 from reliability.schemas.shape import SITES, Shop
-from reliability.schemas.writers import WAIT_S, Ledger, Writer, forget_deleted
+from reliability.schemas.writers import WAIT_S, Ledger, Writer, forget_deleted, ledger_of
 
 MEMBERS, OUTSIDERS, RESIDENTS = 6, 5, 2
 STAYING, ELSEWHERE = "CN", "SG"
@@ -230,7 +230,7 @@ class _Trial:
             if site == "source":
                 of_source = values
         self._list().write_text("\n".join(members), encoding="utf-8")
-        return Ledger(home, rows, nobody, frozenset(members)), of_source
+        return ledger_of(self.shop, home, rows, nobody, frozenset(members)), of_source
 
     async def _planned(self) -> Plan | None:
         """The plan; None where it had to be refused, and was, by name."""
@@ -246,7 +246,7 @@ class _Trial:
             said = [f"{c.name}: {c.detail}" for c in plan.refusals_of(mode)]
             due = self.shop.refused.get(mode, "")
             if self.shop.parties:  # of some tables no stub can be made, whatever else is the matter
-                said = [one for one in said if not one.startswith("stubs: ")]
+                said = [one for one in said if not one.startswith(("stubs: ", "references to clear: "))]
             if bool(said) != bool(due) or not all(due in one or one.endswith(FOLLOWS) for one in said):
                 raise Wrong(f"a {mode} plan is refused with {said}; due: {due!r}")
         return None if plan.refusals_of(self._mode) else plan

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from reliability.schemas.nulls import persons_of, promised
 from reliability.schemas.rows import Held, Row, Values, at_site, forget_persons, fresh_row, held, insert, named
 from reliability.schemas.shape import Col, Ref, Shop, Tab, ident, owned_rows
 
@@ -46,6 +47,7 @@ class Ledger:
     deeds: Counter[str] = field(default_factory=Counter)
     strange: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)  # who has deleted himself, and does not come back
+    persons: Mapping[str, str] = field(default_factory=dict)  # subjects by the digest of their key
 
     def moved(self, site: str) -> None:
         """Everybody of the cohort lives there now, also those who have not tried since."""
@@ -59,6 +61,13 @@ class Ledger:
         for subject in subjects:
             self.rows[subject] = {} if subject in self.gone else read.get(subject, {})
         self.nobody[site] = read.get(None, {})
+
+
+def ledger_of(
+    shop: Shop, home: dict[str, str], rows: dict[str, Held], nobody: dict[str, Held], members: frozenset[str]
+) -> Ledger:
+    """What is promised before anybody writes."""
+    return Ledger(home, rows, nobody, members, persons=persons_of(shop, rows))
 
 
 async def forget_deleted(shop: Shop, conninfo: str, ledger: Ledger) -> None:
@@ -116,6 +125,8 @@ class Writer:
                         raise Nothing
                     read = await held(conns[site], self.shop, who)
                 self.ledger.gone |= self._leaving
+                for one in who:
+                    read[one] = promised(self.shop, self.ledger.rows[one], read.get(one, {}), done)
                 self.ledger.committed(site, who, read)
                 self.ledger.deeds.update(done)
         except Nothing:
@@ -163,6 +174,8 @@ class Writer:
             given |= named(
                 ref, await self._somewhere(conn, ref, friend if ref.to == self.shop.subject.name else subject)
             )
+        if None in given.values() and any(ref.cleared for ref in tab.loose):
+            return False  # a null in such a row is the mover's
         return bool(given) and await self._update(conn, tab, subject, given)
 
     def _some(self, among: Sequence[Col]) -> list[Col]:

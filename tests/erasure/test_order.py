@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+import sys
 
 import psycopg
 import pytest
@@ -13,6 +15,7 @@ from domicile.erasure import agent
 from domicile.erasure.prints import Gatherer
 from domicile.erasure.scan import Order
 from domicile.model.erasure import ErasureWish, Place
+from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import TableName
 from domicile.move import scanning
 from domicile.postgres import erasure_record, outsiders, reclaim
@@ -62,6 +65,21 @@ async def test_many_values_are_searched_for_by_several_scans(tmp_path: Path, mon
     found = await scanning.scan(Order(data, prints_of(values)))
     assert found.tallies[Place.OTHER].found == {0: 1, 2: 2}
     assert found.tallies[Place.OTHER].files == 2
+
+
+async def test_a_scan_that_ends_with_an_error_has_found_nothing_out(tmp_path: Path) -> None:
+    """Whatever it has printed: of files that it did not come to, nothing is known."""
+    data = _data(tmp_path)
+    order = Order(data, prints_of([value("one")]))
+    (tmp_path / "answer").write_text(json.dumps(agent.write_result(agent.carry_out(order))))
+    program = (
+        "import shutil, sys; sys.stdin.readline(); shutil.copyfileobj(open(sys.argv[1]), sys.stdout); sys.exit({})"
+    )
+    whole = (sys.executable, "-c", program.format(0), str(tmp_path / "answer"))
+    assert (await scanning.scan(order, whole)).tallies[Place.OTHER].files == 1
+    with pytest.raises(DomicileError) as cut:
+        await scanning.scan(order, (sys.executable, "-c", program.format(1), str(tmp_path / "answer")))
+    assert (cut.value.code, cut.value.facts) == (ErrorCode.FILES_UNREADABLE, {"exit_code": 1})
 
 
 def test_values_beyond_the_most_are_passed_over_and_not_too_plain() -> None:
@@ -118,6 +136,41 @@ async def test_a_reindex_that_is_cut_off_leaves_no_index(database: str, monkeypa
         monkeypatch.setattr(reclaim, "OLD_S", 0)
         steps = {s.name: s.refused async for s in reclaim.reclaim(conn, [ONE], rewrite=False)}
         assert steps["reindex public.one"].startswith("not begun: a transaction")
+
+
+async def test_an_index_that_another_reindex_has_left_is_not_ours_to_drop(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be one that somebody is building at this moment."""
+    await execute(database, "create table one (id int primary key)", "create table other (id int)")
+    invalid = "select indexrelid::regclass::text from pg_index where not indisvalid"
+    monkeypatch.setattr(reclaim, "REINDEX_LOCK_TIMEOUT", "300ms")
+    async with (
+        await psycopg.AsyncConnection.connect(database, autocommit=True) as conn,
+        await psycopg.AsyncConnection.connect(database) as reader,
+    ):
+        await reader.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await reader.execute("select * from other")
+        await conn.execute("set lock_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await conn.execute("reindex table concurrently one")
+        theirs = await (await conn.execute(invalid)).fetchall()
+        assert len(theirs) == 1
+        steps = {s.name: s.refused async for s in reclaim.reclaim(conn, [ONE], rewrite=False)}
+        assert steps["reindex public.one"] == "refused with SQLSTATE 55P03"
+        assert await (await conn.execute(invalid)).fetchall() == theirs
+
+
+async def test_statistics_go_where_a_table_was_emptied_and_stay_where_rows_are(database: str) -> None:
+    tables = [ONE, TableName("public", "other")]
+    for table in tables:
+        named = "insert into {0} select 'somebody ' || n % 5 from generate_series(1, 100) as n"
+        await execute(database, f"create table {table} (name text)", named.format(table), f"analyze {table}")
+    await execute(database, "delete from one")
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        assert [s.refused async for s in reclaim.reclaim(conn, tables, rewrite=False) if s.refused] == []
+        told = await (await conn.execute("select tablename from pg_stats where schemaname = 'public'")).fetchall()
+    assert told == [("other",)], "ANALYZE alone would keep those of the one without rows"
 
 
 async def test_a_clone_of_the_server_is_not_taken_for_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,48 @@ def test_cosigned_by_nobody_that_is_trusted(story: Story) -> None:
     )
 
 
+def test_a_witness_s_key_signs_nothing_of_the_log(story: Story) -> None:
+    """It bears the log's name, and is trusted, for cosigning others' checkpoints alone."""
+    part, witness = story.parts()[1], story.us.witness._signer
+    assert witness.key.name == SITES[1]
+    head = checkpoint.issue(checkpoint.read(part.note), witness)
+    by_witness = replace(part.note, signatures=(*head.signatures, *part.note.signatures[1:]))
+    assert judged(resigned(story, 1, note=by_witness), story.keys) == ("refuted", "checkpoint")
+    sealed = dsse.seal(dsse.parse(part.leaves[4]).payload, witness)
+    leaves = (*part.leaves[:4], sealed, *part.leaves[5:])
+    assert judged(resigned(story, 1, leaves=leaves), story.keys) == ("refuted", "envelope")
+    earlier = replace(part.history[0], note=checkpoint.issue(checkpoint.read(part.history[0].note), witness))
+    assert judged(resigned(story, 1, history=(earlier, *part.history[1:])), story.keys) == ("refuted", "history")
+
+
+def test_a_true_signature_does_not_excuse_a_false_one(story: Story) -> None:
+    """Two lines in the name of one key: readers who look at one line each must not come to two answers."""
+    note = story.parts()[0].note
+    true, *others = note.signatures
+    false = replace(true, raw=true.raw[:-1] + bytes([true.raw[-1] ^ 1]))
+    for both in ((true, false), (false, true)):
+        doubled = replace(note, signatures=(*both, *others))
+        assert judged(resigned(story, 0, note=doubled), story.keys) == ("refuted", "checkpoint")
+
+
+def test_an_earlier_checkpoint_that_the_log_has_not_signed(story: Story) -> None:
+    """Its size and root are true: what is wrong is who says so."""
+    part = story.parts()[1]
+    stranger = Story(secret="stranger").us.log_signer
+    alien = replace(part.history[0], note=checkpoint.issue(checkpoint.read(part.history[0].note), stranger))
+    assert judged(resigned(story, 1, history=(alien, *part.history[1:])), story.keys) == ("refuted", "history")
+
+
+def test_a_checkpoint_that_was_brought_and_is_nobody_s(story: Story) -> None:
+    """Whoever was given one that the log has not signed was deceived, and hears of it; also where its root is true, and
+    where nothing here can be compared with it."""
+    stranger = Story(secret="stranger")
+    true = checkpoint.read(story.notes[SITES[1]][-1])
+    for size, root in ((true.size, true.root), (7, story.us.ledger.tree.root(7))):
+        note = checkpoint.issue(checkpoint.Checkpoint(SITES[1], size, root), stranger.us.log_signer)
+        assert judged(story.bundle(), story.keys, [note]) == ("refuted", "seen")
+
+
 def test_a_manifest_of_a_stranger(story: Story) -> None:
     signer = Story(secret="stranger").us.log_signer
     assert judged(bundle.build(SUBJECT, story.parts(), story.keys, signer), story.keys) == ("refuted", "manifest")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from domicile.evidence.note import KeyType
+from domicile.ledger import keys
 from domicile.ledger.keys import FOLDER, NAME_MAX, log_keys, origin_of, short
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.site import DatasetName, SiteName
@@ -36,6 +38,21 @@ def test_many_at_once_find_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: log_keys(tmp_path, STORE, BEIJING).public, range(32)))
     assert len(found) == 1
+
+
+def test_who_comes_second_takes_what_the_first_has_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have found no file; the first one's leaves may be in the log by the time when the second one has its own."""
+    make, first = keys.tempfile.mkstemp, list[object]()
+
+    def after_another(*args: Any, **named: Any) -> tuple[int, str]:
+        if not first:
+            first.append(None)
+            first[0] = log_keys(tmp_path, STORE, BEIJING).public
+        return make(*args, **named)
+
+    monkeypatch.setattr(keys.tempfile, "mkstemp", after_another)
+    assert log_keys(tmp_path, STORE, BEIJING).public == first[0]
+    assert [p.name for p in path_of(tmp_path).parent.iterdir()] == ["beijing.keys"]
 
 
 @pytest.mark.parametrize("damage", ["", "one line\n", "other", "swapped", "id", "\xff"])

@@ -161,6 +161,17 @@ async def test_a_log_that_did_not_only_grow_is_not_cosigned(sites: Sites, forger
     assert refused.value.facts["cosigned"] == 3
 
 
+async def test_a_log_that_was_emptied_is_not_taken_for_a_new_one(sites: Sites) -> None:
+    """Nothing is left that could be cosigned: that is told, too, and not taken for a log that has said nothing yet."""
+    await sites.say()
+    await sites.close()
+    await sites.own.conn.execute("truncate domicile.evidence_checkpoint, domicile.evidence_leaf")
+    with pytest.raises(DomicileError, match="shorter than what the other site has cosigned") as refused:
+        await sites.close()
+    assert refused.value.code is ErrorCode.EVIDENCE_FORKED
+    assert refused.value.facts == {"log": "shop/one/log", "cosigned": 1, "size": 0}
+
+
 async def test_another_machine_s_key_is_refused(sites: Sites, site_pair: SitePair, tmp_path: Path) -> None:
     assert sites.own.keys.origin == "shop/one/log"
     with pytest.raises(DomicileError, match="not the one that the log was begun with"):

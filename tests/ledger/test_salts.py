@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 
 import psycopg
 import pytest
+from tests.move.live_kit import until
 from tests.move.places import execute, scalar
 
 from domicile.ledger.evidence import destroy_salts
@@ -51,3 +53,24 @@ async def test_a_salt_that_was_destroyed_is_gone_whoever_has_an_older_snapshot(
         await destroy_salts(conn, MOVE)
         assert (await reclaim.rewrite_salts(conn)).refused == ""
     assert await scalar(database, "select count(*) from domicile.evidence_salt") == 0
+
+
+async def test_a_salt_that_another_move_makes_meanwhile_stays(database: str) -> None:
+    """It is committed while the rewriting waits: the table must not be read before nobody writes to it."""
+    await execute(database, "create schema domicile", TABLE)
+    waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with (
+        await psycopg.AsyncConnection.connect(database, autocommit=True) as conn,
+        await psycopg.AsyncConnection.connect(database) as other,
+    ):
+        await conn.execute("insert into domicile.evidence_salt values ('m', 1, 'goes'), ('m', 2, 'stays')")
+        await destroy_salts(conn, MOVE, 1)
+        await other.execute("insert into domicile.evidence_salt values ('another', 1, 'new')")
+        rewriting = asyncio.create_task(reclaim.rewrite_salts(conn))
+        await until(lambda: scalar(database, waits))
+        await other.commit()
+        assert (await rewriting).refused == ""
+    assert await scalar(database, "select array_agg(move_id || wave order by move_id) from domicile.evidence_salt") == [
+        "another1",
+        "m2",
+    ]

@@ -7,7 +7,7 @@ import pytest
 from tests.move.live_kit import FEW, INDIA, one_home
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 from tests.move.test_live_back import member, moved
-from tests.move.test_live_owners import NEW_ORDER
+from tests.move.test_live_owners import NEW_ORDER, PAYMENT, PAYS
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
@@ -38,6 +38,22 @@ async def test_waves_get_as_far_as_they_can(place: Place) -> None:
     assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
     assert [await scalar(place.source, EMAIL, subject) for subject in (one, two)] == [second, first]
     assert await scalar(place.source, "select user_id from store.orders where id = 7000001") == three
+    await one_home(place)
+
+
+async def test_what_came_to_hang_from_a_row_that_went_on_goes_with_it(place: Place) -> None:
+    """Two orders came to one wave and went on to another, which has the first one and waits for the second one's
+    payment; that is still the first wave's, which waits for the first order."""
+    move = (await moved(place)).move_id
+    one, three = [await member(place, no) for no in (1, 3)]
+    payment = await scalar(place.target, PAYMENT.format(one))
+    await execute(place.target, NEW_ORDER.format(one), GIVES.format(three, 7000001))
+    second = NEW_ORDER.format(one).replace("7000001", "7000002")
+    await execute(place.target, f"begin; {second}; {PAYS.format(7000002, payment)}; commit")
+    await execute(place.target, GIVES.format(three, 7000002))
+    assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
+    pays = "select o.user_id from store.payment as p join store.orders as o on o.id = p.order_id where p.id = %s"
+    assert await scalar(place.source, pays, payment) == three
     await one_home(place)
 
 

@@ -8,13 +8,19 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from tests.move.cold_kit import FENCE, carried
 from tests.move.live_kit import (
+    COPY,
     ONE,
+    PREPARE,
     arrived_whole,
+    begun,
     no_trace,
     open_transaction,
     owned,
     plan_of,
+    refused,
+    through,
     traces,
     until,
 )
@@ -26,6 +32,8 @@ from domicile.model.errors import ErrorCode
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Limits, Mode
 from domicile.model.report import MoveStatus
+from domicile.move import due
+from domicile.move.run import Outcome, run_phase
 
 SLOTS = "select count(*) from pg_replication_slots where database = current_database()"
 # A write lock, and no transaction id: it is in the way of a handover, and not of a slot.
@@ -80,6 +88,46 @@ async def test_its_tries_are_counted(place: Place) -> None:
     async with open_desk(place.workspace) as desk:
         events = "select count(*) from domicile_control.event where what = 'failed'"
         assert await (await desk.conn.execute(events)).fetchone() == (2,)
+
+
+FAILED = "select count(*) from domicile_control.event where what = 'failed'"
+
+
+async def test_what_does_not_pass_by_itself_waits_for_somebody(place: Place) -> None:
+    """It would be carried at the second try. But nobody has looked at what such an error may have left."""
+    plan = await plan_of(place, limits=replace(ONE, wave_tries=3, wave_retry_seconds=0.2))
+    workspace = replace(place.workspace, failpoint="copy.before:error")
+    failed = await commands.apply(workspace, plan, mode=Mode.LIVE)
+    assert failed.status is Status.FAILED
+    async with open_desk(place.workspace) as desk:
+        assert await (await desk.conn.execute(FAILED)).fetchone() == (1,)
+
+
+async def test_a_cold_wave_is_not_fenced_again_by_itself(place: Place) -> None:
+    limits = replace(ONE, fence_seconds_max=0.5, wave_tries=3, wave_retry_seconds=0.2)
+    async with carried(place, limits=limits) as carrier:
+        assert await run_phase(carrier, 1, PREPARE) is Outcome.DONE
+        async with open_transaction(place.source, IN_THE_WAY):
+            assert await run_phase(carrier, 1, FENCE) is Outcome.FAILED
+        wave = await carrier.figures.wave(carrier.move.move_id, 1)
+        assert (wave.phase, wave.error_code) == (Phase.PLANNED, ErrorCode.FENCE_BUDGET)
+        assert await asyncio.wait_for(due.wait(carrier, 1, 1, lambda: None), 15.0) == 0
+
+
+class _Leaves(Exception):
+    """What whoever waits raises when the move is another process's."""
+
+
+async def test_who_is_to_leave_a_move_does_not_wait_on_with_it(place: Place) -> None:
+    async with begun(place, limits=replace(ONE, wal_bytes_max=1, wave_retry_seconds=600.0)) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await refused(carrier)
+
+        def leave() -> None:
+            raise _Leaves
+
+        with pytest.raises(_Leaves):
+            await asyncio.wait_for(due.wait(carrier, 1, 1, leave), 15.0)
 
 
 @pytest.mark.parametrize("order", ["abort", pytest.param("pause", marks=pytest.mark.campaign)])

@@ -29,7 +29,7 @@ from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.phase import Status
+from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Plan, Question
 from domicile.model.report import MoveStatus
 from domicile.model.site import SiteName
@@ -229,6 +229,8 @@ async def test_the_purge_is_refused_while_others_refer_to_who_has_left(strict_ch
     assert refused.value.code is ErrorCode.REFERENCE_MISSING
     assert f"1 of {TO['message']}" in refused.value.message
     assert await scalar(place.source, "select count(*) from chat.person where market = 'IN'") == 6
+    now = (await commands.status(place.workspace, first.move_id))[0]
+    assert {w.phase for w in now.waves} == {Phase.SOAK}, "nothing was begun: the way back is open"
     await execute(place.source, "delete from chat.message where sender_id = 1")
     assert (await commands.purge(place.workspace, first.move_id)).left_at_source == 0
 

@@ -343,14 +343,19 @@ async def test_references_between_waves(shop: Shop) -> None:
 
 async def test_shared_tables(shop: Shop) -> None:
     data_map = shop_map()
-    for policy, passed in ((SharedPolicy.REFUSE, False), (SharedPolicy.PRESENT, True)):
-        rules = {**data_map.tables, KIND: TableRule(KIND, Role.SHARED, policy=policy)}
+    listed = TableRule(KIND, Role.SHARED, not_personal=("code",))
+    for policy, passed in ((SharedPolicy.REFUSE, False), (SharedPolicy.COPY, True), (SharedPolicy.PRESENT, True)):
+        rules = {**data_map.tables, KIND: replace(listed, policy=policy)}
         plan = await shop.plan(data_map=replace(data_map, tables=rules))
         assert check(plan, "shared rows").passed is passed
     run(shop.target, 'delete from "Shop".plan_kind')
     missing = check(await shop.plan(data_map=replace(data_map, tables=rules)), "references present at the target")
     assert "for example (basic)" in missing.detail
-    assert "shared rows are not copied by this version" in missing.hint
+    rules[KIND] = replace(listed, policy=SharedPolicy.COPY)
+    copied = await shop.plan(data_map=replace(data_map, tables=rules))
+    assert check(copied, "references present at the target").passed
+    will = '1 rows of "Shop".plan_kind will be copied to singapore for "Shop".order(kind)'
+    assert will in check(copied, "shared rows to copy").detail
     run(shop.target, 'drop table "Shop".plan_kind cascade')
     absent = check(await shop.plan(), "references present at the target")
     assert '"Shop".plan_kind do not exist at singapore' in absent.detail
@@ -375,3 +380,31 @@ async def test_partitions(shop: Shop) -> None:
     found = check(plan, "partitions")
     assert not found.passed
     assert "FOR VALUES FROM (2000) TO (3000)" in found.detail
+
+
+_ROOMS = """
+    create table "Shop".room (
+        code text not null unique deferrable, "User Id" text references "Shop"."User", who text, kind text
+            references "Shop".plan_kind, extra integer);
+    create unique index on "Shop".room (code);
+    alter table "Shop"."order" add room text references "Shop".room (code)"""
+
+
+async def test_shared_rows_that_may_not_be_copied(shop: Shop) -> None:
+    """Nothing of anybody crosses with them, and the plan names what keeps each table from it."""
+    for site in (shop.source, shop.target):
+        run(site, _ROOMS)
+    data_map, room = shop_map(), TableName("Shop", "room")
+    rule = TableRule(room, Role.SHARED, policy=SharedPolicy.COPY, personal=("who",), not_personal=("code",))
+    plan = await shop.plan(data_map=replace(data_map, tables={**data_map.tables, room: rule}))
+    refused = check(plan, "shared tables to copy")
+    assert refused in plan.refusals
+    for said in (
+        "its column who is somebody's",
+        "column extra is not listed under not_personal",
+        '"Shop".room("User Id") -> "Shop"."User"("User Id") leads to somebody\'s rows',
+        "is judged at the commit only (at beijing)",
+        "is judged at the commit only (at singapore)",
+    ):
+        assert said in refused.detail, refused.detail
+    assert "column kind" not in refused.detail, "it is classified where it leads"

@@ -122,7 +122,16 @@ def test_parties_have_policies() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (": stub", ": null", "policy null is not carried by this version"),
+        (
+            "{recipient_id -> store.user_account(id): stub",
+            "{'a, b -> store.user_account(id, no)': null",
+            "a reference of several columns is not set to null",
+        ),
+        (
+            "{recipient_id -> store.user_account(id): stub",
+            "{sender_id -> store.company(id): null",
+            "sender_id is a part of the way to the owner",
+        ),
         (": stub", ": copy", "policy copy is not carried by this version"),
         (": stub", ": stab", "'stab' is no policy"),
         ("recipient_id ->", "recipient_id <-", "write -> and not <-"),
@@ -135,6 +144,34 @@ def test_what_is_no_policy_of_a_party_is_refused(old: str, new: str, said: str) 
         parse(PARTIES.replace(old, new, 1))
     assert refused.value.code is ErrorCode.MAP_INVALID
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize("written", ["null", "'null'", '"null"'])
+def test_a_party_may_be_set_to_null(written: str) -> None:
+    text = PARTIES.replace(": stub", f": {written}")
+    data_map = parse(text)
+    reference = Reference(TableName("store", "message"), ("recipient_id",), TableName("store", "user_account"), ("id",))
+    assert data_map.policy_of(reference) is PartyPolicy.NULL
+    assert parse(dump(data_map)) == data_map
+    Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
+
+
+def test_the_line_of_what_cannot_be_null_is_named() -> None:
+    with pytest.raises(DomicileError) as refused:
+        parse(PARTIES.replace("{recipient_id -> store.user_account(id): stub", "{'a, b -> store.x(c, d)': null"))
+    assert (
+        refused.value.facts["line"]
+        == PARTIES.splitlines().index(next(x for x in PARTIES.splitlines() if "parties" in x)) + 1
+    )
+
+
+def test_copied_tables_are_told() -> None:
+    data_map = parse(changed("policy: refuse", "policy: copy, personal: [], not_personal: all_others"))
+    company = TableName("store", "company")
+    assert data_map.tables[company].policy is SharedPolicy.COPY
+    assert data_map.copied() == (company,)
+    assert data_map.written() == (*data_map.in_scope(), company)
+    assert company in parse(dump(data_map)).copied()
 
 
 def changed(old: str, new: str) -> str:
@@ -157,6 +194,8 @@ def changed(old: str, new: str) -> str:
         (changed("store.log:", "store.odd:"), 22, "comes twice"),
         (changed("  country:", "  store.log:"), 21, "comes twice"),
         (changed("{role: shared, policy: refuse}", "{role: shared}"), 19, "lacks 'policy'"),
+        (changed("policy: refuse", "policy: copy"), 19, "has the policy copy, but lacks 'not_personal'"),
+        (changed("policy: refuse", "policy: copied"), 19, "'copied' is no policy"),
         (changed("{role: local}", "{role: local, policy: present}"), 21, "has a policy"),
         (changed("{role: reference}", '{role: reference, owner: "a -> b(c)"}'), 20, "has an owner"),
         (changed("id <- store.user_account(address_id)", "address_id"), 18, "not an owner step"),
@@ -215,6 +254,7 @@ def test_an_unknown_category_gets_the_nearest(text: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+COPIED = changed("policy: refuse", "policy: copy, personal: [], not_personal: [name]")
 CLASSIFIED = changed(
     "personal: [email, no]",
     "personal: {email: user.contact.email, no: [user, user.device.imei]}, not_personal: [shade],"
@@ -255,7 +295,9 @@ def test_the_committed_schema_is_current_and_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [GOOD, CLASSIFIED, PARTIES, dump(parse(PARTIES))], ids=["good", "classified", "parties", "dump"]
+    "text",
+    [GOOD, COPIED, CLASSIFIED, PARTIES, dump(parse(PARTIES))],
+    ids=["good", "copied", "classified", "parties", "dump"],
 )
 def test_the_schema_takes_what_the_program_takes(text: str) -> None:
     Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
@@ -268,6 +310,7 @@ def test_the_schema_takes_what_the_program_takes(text: str) -> None:
         ("role: local", "rolle: local"),
         ("role: local", "role: lokal"),
         ("{role: shared, policy: refuse}", "{role: shared}"),
+        ("{role: shared, policy: refuse}", "{role: shared, policy: copy}"),
         ("{role: reference}", '{role: reference, owner: "a -> b(c)"}'),
         ("user.contact.email", "user.contact.mail"),
         ("all_others", "everything"),

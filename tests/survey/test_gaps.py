@@ -122,6 +122,12 @@ async def test_structure(odd18: AsyncConnection, change: str, table: str, said: 
         ),
         ("{role: shared, policy: present, personal: [street]}", "{role: local}", "residence", "that table is local"),
         ("market: subject.country", "market: no sql", "User", "the market expression does not work"),
+        (
+            """message': {role: owned,""",
+            """message': {parties: {'recipient -> "Odd Shop"."User"("User Name")': null}, role: owned,""",
+            "message",
+            """cannot be set to null by recipient -> "Odd Shop"."User"("User Name"): it is never null""",
+        ),
     ],
 )
 async def test_map(odd18: AsyncConnection, old: str, new: str, table: str, said: str) -> None:
@@ -170,3 +176,10 @@ async def test_no_key_and_triggers(odd18: AsyncConnection) -> None:
     found(findings, Level.WARNING, "residence", "has no key")
     found(findings, Level.WARNING, "note", "trigger t is enabled always")
     assert found(findings, Level.WARNING, "(database)", "large objects").count == 1
+
+
+async def test_a_copied_table_holds_nothing_of_anybody(odd18: AsyncConnection) -> None:
+    """What the plan would refuse is said before there is one."""
+    text = ODD.replace("policy: present, personal: [street]", "policy: copy, personal: [street], not_personal: []")
+    findings = await check(odd18, parse(text))
+    assert found(findings, Level.ERROR, "household", "cannot be copied: its column street is somebody's").hint

@@ -181,8 +181,8 @@ def require_same_map(plan: Plan, data_map: DataMap) -> None:
 
 
 def require_same_schemas(plan: Plan, data_map: DataMap, source: Schema, target: Schema) -> None:
-    """Refuse when an in-scope table is no longer what the plan saw."""
-    tables = data_map.in_scope()
+    """Refuse when a table in which the move writes is no longer what the plan saw."""
+    tables = data_map.written()
     for site, planned, live in (
         (plan.source, plan.source_schema_digest, source),
         (plan.target, plan.target_schema_digest, target),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from statistics import median
 
 from psycopg import errors, sql
@@ -27,6 +28,7 @@ from domicile.model.schema import TableName
 from domicile.model.site import DatasetName, MoveId, SiteName
 from domicile.model.verdict import TableDigest
 from domicile.model.workspace import Workspace
+from domicile.move import shared
 from domicile.move import verify as verifying
 from domicile.move.carrier import Carrier
 from domicile.move.context import WaveAtSites
@@ -82,6 +84,7 @@ async def _check_wave(carrier: Carrier, wave: WaveStatus) -> WaveCheck:
         root = await verifying.root_of(
             source, move.data_map, move.source_schema, tables, at_source.id, wave.source_root
         )
+        drifted = await shared.differing(move, source, target, at_source.id)
     found = await verifying.run(move, WaveAtSites(wave.no, at_source.id, at_target.id, wave.subjects, at_target.epoch))
     intact = root == (wave.source_root or root)
     return WaveCheck(
@@ -96,7 +99,7 @@ async def _check_wave(carrier: Carrier, wave: WaveStatus) -> WaveCheck:
             f"{d.table} ({', '.join(d.key)}) {d.difference}" + (f": {', '.join(d.columns)}" if d.columns else "")
             for d in found.discrepancies
         ),
-        note=_note(wave, found.clean, intact),
+        note=" ".join([*filter(None, [_note(wave, found.clean, intact)]), *_drifted(drifted)]),
     )
 
 
@@ -104,6 +107,11 @@ def _note(wave: WaveStatus, clean: bool, intact: bool) -> str:
     if not wave.source_root:
         return UNSEALED_NOTE
     return "" if clean else WRITTEN_NOTE if intact else CHANGED_NOTE
+
+
+def _drifted(found: Mapping[tuple[TableName, tuple[str, ...]], int]) -> Iterator[str]:
+    for (table, key), rows in found.items():
+        yield f"{rows} shared rows of {table} that the wave refers to by {', '.join(key)} differ between the sites."
 
 
 async def report(workspace: Workspace, move_id: str) -> MoveReport:
@@ -238,9 +246,13 @@ def _stayed(data_map: DataMap, now: MoveStatus) -> tuple[str, ...]:
         (Role.REFERENCE, "they are the same at every site"),
         (Role.SHARED, "several subjects share their rows"),
     ):
-        tables = data_map.of_role(role)
+        copied = data_map.copied()
+        tables = [table for table in data_map.of_role(role) if table not in copied]
         if tables:
             sentences.append(f"Tables {', '.join(map(str, tables))}: {why}.")
+        if role is Role.SHARED and copied:
+            named = ", ".join(map(str, copied))
+            sentences.append(f"Tables {named}: rows that are needed at both sites are at both; they are nobody's.")
     return tuple(sentences)
 
 

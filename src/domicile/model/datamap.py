@@ -33,6 +33,7 @@ class SharedPolicy(StrEnum):
     """What happens to a shared row that a moving subject's row refers to."""
 
     PRESENT = "present"  # it must be at the target already, put there by other means
+    COPY = "copy"  # one that the target lacks is copied there; of tables without personal columns
     REFUSE = "refuse"  # a plan that would need the row is refused
 
 
@@ -41,6 +42,7 @@ class PartyPolicy(StrEnum):
 
     REFUSE = "refuse"  # a plan in which this happens is refused
     STUB = "stub"  # the site has a row with that person's key, and nothing else of theirs
+    NULL = "null"  # the reference is set to null where the row lives, before the row moves
 
 
 class Direction(StrEnum):
@@ -145,6 +147,14 @@ class DataMap:
         children."""
         names = [t for t, r in self.tables.items() if r.role in (Role.SUBJECT, Role.OWNED)]
         return tuple(sorted(names, key=lambda t: (len(self.path(t)), t)))
+
+    def copied(self) -> tuple[TableName, ...]:
+        """Shared tables whose rows are copied where a site lacks them, by name."""
+        return tuple(t for t in self.of_role(Role.SHARED) if self.tables[t].policy is SharedPolicy.COPY)
+
+    def written(self) -> tuple[TableName, ...]:
+        """Every table in which a move writes rows: those in scope, then the copied ones."""
+        return (*self.in_scope(), *self.copied())
 
     def of_role(self, role: Role) -> tuple[TableName, ...]:
         """Tables of that role, by name."""

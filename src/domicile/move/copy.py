@@ -34,7 +34,7 @@ from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.plan import Plan, TablePlan
 from domicile.model.schema import Schema, TableName
-from domicile.move import parties
+from domicile.move import parties, shared
 from domicile.move.context import Move, ReportRows, WaveAtSites
 from domicile.postgres import deferred_keys, snapshots, stubs, waves
 from domicile.postgres.brake import Brakes
@@ -119,6 +119,7 @@ async def run(
             await _all(_stream(job) for _ in range(streams))
     await _prove_deferrable_keys(move, wave)
     await parties.make(move, wave)
+    await shared.make(move, wave)
     await move.failpoints.reach("copy.done")
 
 

@@ -17,7 +17,7 @@ from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase
 from domicile.model.report import LEFT
 from domicile.model.site import MoveId
-from domicile.move import parties, stepback
+from domicile.move import clearing, parties, stepback
 from domicile.move.carrier import Carrier
 from domicile.postgres import conditions, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -99,6 +99,7 @@ async def eject(carrier: Carrier, no: int, ordinals: Sequence[int], reason: str)
                 await assert_lease(source, move.move_id, move.generation)
                 await source.execute(_TAKE_OUT, (record.id, [ordinal for ordinal, _ in going]))
         left = await waves.count_members(source, record.id)
+    await clearing.write_back(move, record.id, stayed=True)
     await move.failpoints.reach("eject.source_forgot")
     await carrier.membership.ejected(move.move_id, no, left, reason)
     return left

@@ -28,6 +28,7 @@ from domicile.move import evidence, known, residue, scanning
 from domicile.move.carrier import Carrier
 from domicile.move.known import Known
 from domicile.postgres import canary, erasure_record, outsiders, personal, reclaim, waves
+from domicile.postgres.clearing import NOTES
 from domicile.postgres.erasure_record import ErasureRecord
 from domicile.postgres.server_files import ServerFiles, holders_of_log, server_files
 
@@ -78,7 +79,7 @@ async def after_deletion(carrier: Carrier) -> ErasureReport | None:
         stored = _stored(record)
         if record is None or (record.prints is None and stored is not None and stored.closed):
             return stored
-        tables = [*move.data_map.in_scope(), *await canary.twins(source)]
+        tables = [*move.data_map.in_scope(), NOTES, *await canary.twins(source)]
         await canary.remove(source, await canary.twins(source))
         position = await reclaim.position(source)
         steps = [await reclaim.rewrite_salts(source)]

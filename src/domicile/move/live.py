@@ -246,7 +246,7 @@ def _not_ready(live: LiveWave, lag: int, old: Sequence[InTheWay]) -> DomicileErr
 async def _require_unchanged(live: LiveWave) -> None:
     """Tables and publication are what they were. Of a column that was added the stream says nothing until a row
     changes, and nothing at all of a table that left the publication."""
-    move, tables = live.move, live.move.data_map.in_scope()
+    move, tables = live.move, live.move.data_map.written()
     async with live.carrier.sites() as (source, target):
         now = await together([read_schema(source), read_schema(target)])
     sites = (move.source_site, move.target_site)

@@ -19,13 +19,13 @@ from psycopg import AsyncConnection
 
 from domicile.model.datamap import PartyPolicy
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import Schema, TableName
+from domicile.model.schema import Reference, Schema, TableName
 from domicile.model.verdict import Verdict
-from domicile.move import parties, verify
+from domicile.move import clearing, parties, shared, verify
 from domicile.move.differences import Excused, classify
 from domicile.move.live_wave import LiveWave
 from domicile.move.reader import Reader, Sessions, one_snapshot, open_sessions, together
-from domicile.postgres import references, storage, stub_rows
+from domicile.postgres import references, shared_rows, storage
 from domicile.postgres.checksum import Part, Shape
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare
@@ -102,6 +102,7 @@ async def whole(live: LiveWave) -> Verdict:
     """Every row of the wave, at both sites. Rows touched meanwhile are excused here, and stay to be compared."""
     move = live.move
     live.leaves = await storage.leaves(live.source, move.data_map.in_scope())  # before the snapshot
+    await live.beside(clearing.run(move, live.wave))
     await visible(live)
     streams = max(1, move.plan.limits.streams)
     async with AsyncExitStack() as stack:
@@ -131,9 +132,15 @@ async def _still_broken(live: LiveWave, broken: Mapping[str, int]) -> tuple[tupl
     for _ in range(LOOSE_LOOKS if missing else 0):
         missing &= await _make_stubs(live)
     with_stubs = await parties.broken(move, live.target, live.wave.target_id, missing)
+    nowhere = await _copy_shared(live)
+    for _ in range(LOOSE_LOOKS if nowhere else 0):
+        nowhere &= await _copy_shared(live)
+    copied = move.data_map.copied()
     for proof in references.to_prove(move.data_map, move.source_schema, move.target_schema):
         rows = broken.get(name := references.shown(proof), 0)
         rows = with_stubs.get(name, rows)
+        if proof.to_table in copied:  # what no row at the source has dangles there where no foreign key forbids it
+            rows = sum(reference == proof for reference, _ in nowhere) if proof.declared else 0
         for _ in range(LOOSE_LOOKS if rows and not proof.declared else 0):
             there = await references.broken(live.target, move.data_map, proof, live.wave.target_id)
             here = await references.broken(live.source, move.data_map, proof, live.wave.source_id)
@@ -193,6 +200,7 @@ async def touched_rows(live: LiveWave, *, following: bool = False) -> None:
             await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
         orphans = await at_target.ask("touched rows", partial(there.orphans, keys=seen(live, seam)))
         if not following and (any(orphans.values()) or anybody_gone(keys, ours)):
+            await _copy_shared(live, {live.layout.tables[no].name for no, rows in orphans.items() if rows})
             await _make_stubs(live)
             orphans = await live.there.orphans(live.target, seen(live, seam))
         for no, rows in orphans.items():
@@ -210,7 +218,7 @@ async def equal_rows(live: LiveWave) -> Touched:
     what was touched is compared by itself before.
     """
     equal, settled = await _equal_rows(live)
-    if not settled and stub_rows.wanted(live.move.data_map):
+    if not settled and (parties.wanted(live.move.data_map) or shared_rows.wanted(live.move.data_map)):
         await touched_rows(live)
         equal, _ = await _equal_rows(live)
     return equal
@@ -234,18 +242,32 @@ def anybody_gone(keys: Keys, there: Mapping[int, Part]) -> bool:
 
 
 def _without_parties(live: LiveWave) -> Side:
-    """The target, where references with stubs are not proven. Pure."""
-    policy_of = live.move.data_map.policy_of
-    proven = {no: [r for r in of if policy_of(r) is not PartyPolicy.STUB] for no, of in live.there.references.items()}
+    """The target, where references to second persons with a policy, and to copied rows, are not proven. Pure."""
+    policy_of, copied = live.move.data_map.policy_of, live.move.data_map.copied()
+    proven = {
+        no: [r for r in of if policy_of(r) is PartyPolicy.REFUSE and r.to_table not in copied]
+        for no, of in live.there.references.items()
+    }
     return replace(live.there, references=proven)
 
 
 async def _make_stubs(live: LiveWave) -> set[str]:
-    """Whom the wave's rows at the target refer to has a row there, or what they refer to was about to change, and has.
-    Returns who had none. Raises reference-missing."""
-    if missing := await parties.make(live.move, live.wave):
+    """Whom the wave's rows at the target refer to has a row there, or the reference is cleared, or what they refer to
+    was about to change, and has. Returns who was to have a row, and had none. Raises reference-missing."""
+    missing = await parties.make(live.move, live.wave)
+    await clearing.run(live.move, live.wave)
+    if missing or clearing.wanted(live.move.data_map):
         await mark(live)
     return {*missing}
+
+
+async def _copy_shared(live: LiveWave, tables: set[TableName] | None = None) -> set[tuple[Reference, shared_rows.Key]]:
+    """The shared rows that the wave's rows at the target refer to are there, as far as the source had them; of others
+    by now the stream says what became of who referred to them. Returns these. Raises keys-collide."""
+    nowhere = await shared.make(live.move, live.wave, tables)
+    if nowhere:
+        await mark(live)
+    return nowhere
 
 
 async def _compare_rows(

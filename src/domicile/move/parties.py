@@ -1,22 +1,34 @@
 """Where a wave's rows refer to a second person: stubs of those who live elsewhere, made before the references are
-proven, and left behind where a person's rows go (docs/decisions/0019). Does nothing for a map without such a policy.
+proven, and left behind where a person's rows go; or references that are cleared (``clearing.py``;
+docs/decisions/0019). Does nothing for a map without such a policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from psycopg import AsyncConnection, sql
 
+from domicile.model.datamap import DataMap
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.schema import Reference, TableName, quote_name
 from domicile.model.site import SiteName
+from domicile.move import clearing
 from domicile.move.context import Move, WaveAtSites
-from domicile.postgres import guard_filter, references, stub_persons, stub_registry, stub_rows, stubs
+from domicile.postgres import (
+    guard_filter,
+    party_nulls,
+    references,
+    stub_persons,
+    stub_registry,
+    stub_rows,
+    stubs,
+)
+from domicile.postgres.clearing import require_nobody_gone
 from domicile.postgres.connect import SESSION
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
-from domicile.postgres.ownership import column, delete_rows_of_wave, rows_of_wave
+from domicile.postgres.ownership import Fragment, column, delete_rows_of_wave, rows_of_wave
 from domicile.stream import compare
 from domicile.stream.change import Key
 from domicile.stream.layout import Layout
@@ -33,6 +45,11 @@ def site_of(move: Move, *, source: bool = False) -> stubs.Site:
     if source:
         return stubs.Site(data_map, move.source_schema, plan.dataset, move.source_site, move.target_site)
     return stubs.Site(data_map, move.target_schema, plan.dataset, move.target_site, move.source_site)
+
+
+def wanted(data_map: DataMap) -> bool:
+    """Whether the map says of any second person what is to be done."""
+    return stub_rows.wanted(data_map) or party_nulls.wanted(data_map)
 
 
 async def make(move: Move, wave: WaveAtSites) -> list[str]:
@@ -68,38 +85,50 @@ async def make(move: Move, wave: WaveAtSites) -> list[str]:
 def require_nobody_lost(move: Move, wave: WaveAtSites, layout: Layout, keys: Sequence[Key]) -> list[Statement]:
     """For the arrival: it is refused where one of the subjects with these keys has deleted himself last and is referred
     to there; any of the wave, where the stream names subjects otherwise than by their keys."""
-    if not stub_rows.wanted(move.data_map):
+    if not wanted(move.data_map):
         return []
-    site, epoch, people = site_of(move), wave.epoch + 1, layout.tables[0]
+    people = layout.tables[0]
     if people.key != (move.data_map.subject.key,):
-        whole = stubs.require_nobody_lost(site, wave.target_id, epoch).as_bytes(None)
-        return [Statement(whole)] if keys else []
+        return [Statement(text.as_bytes(None)) for text in _nobody_lost(move, wave)] if keys else []
     params = key_arrays(people, keys, layout.binary)
     listed = compare.listed_keys(people, params, layout.binary, "k")
-    text = stubs.require_nobody_lost(site, wave.target_id, epoch, listed).as_bytes(None)
     values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
-    return [Statement(text, values, binary=True, keep=True)]
+    texts = _nobody_lost(move, wave, listed)
+    return [Statement(text.as_bytes(None), values, binary=True, keep=True) for text in texts]
+
+
+def _nobody_lost(move: Move, wave: WaveAtSites, listed: Fragment | None = None) -> Iterator[sql.Composed]:
+    site = site_of(move)
+    if stub_rows.wanted(site.data_map):
+        yield stubs.require_nobody_lost(site, wave.target_id, wave.epoch + 1, listed)
+    if party_nulls.wanted(site.data_map):
+        yield require_nobody_gone(site.data_map, site.schema, wave.target_id, listed)
 
 
 async def broken(move: Move, conn: AsyncConnection, wave_id: int, missing: Collection[str]) -> dict[str, int]:
-    """Of each reference with stubs, the wave's rows at the target that refer to a member of it who is not there, or to
-    one of the ``missing``, for whom there should have been a stub."""
-    if not stub_rows.wanted(move.data_map):
+    """Of each reference with stubs, or that is cleared, the wave's rows at the target that refer to a member of it who
+    is not there, or to one of the ``missing``, for whom there should have been a stub. Whom else a row names there that
+    is to be cleared, it has named since it was: it is touched."""
+    if not wanted(move.data_map):
         return {}
     site = site_of(move)
     named = await stub_persons.naming(conn, site, wave_id, [*missing])
-    return {
-        references.shown(r): await stubs.broken(conn, site, r, wave_id) + named.get(r, 0)
-        for r in stub_rows.parties(move.data_map, site.schema)
-    }
+    of_map = (*stub_rows.parties(site.data_map, site.schema), *party_nulls.parties(site.data_map, site.schema))
+    return {references.shown(r): await stubs.broken(conn, site, r, wave_id) + named.get(r, 0) for r in of_map}
 
 
 async def removal(
     conn: AsyncConnection, site: stubs.Site, table: TableName, wave_id: int, members: tuple[int, int]
 ) -> sql.Composed:
     """The statement that removes a table's rows of these members at a site; what must stay there as a stub is one by
-    then. In the caller's transaction. Tables are removed children before parents, the subject's table last."""
-    if table != site.data_map.subject.table or not stub_rows.wanted(site.data_map):
+    then, and what is to be cleared is. In the caller's transaction. Tables are removed children before parents, the
+    subject's table last. Raises reference-missing."""
+    people, has_stubs = table == site.data_map.subject.table, stub_rows.wanted(site.data_map)
+    if people and has_stubs:  # before locks on rows, as everywhere
+        await stub_registry.lock(conn)
+    if people:
+        await clearing.let_go(conn, site, wave_id, members)
+    if not (people and has_stubs):
         return delete_rows_of_wave(site.data_map, table, wave_id, *members)
     statement, _ = await stubs.remove_rows(conn, site, wave_id, members)
     return statement

@@ -26,6 +26,7 @@ from domicile.model.site import SiteName
 from domicile.move import approval, erase, evidence, live, parties, read_ahead, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import erasure_record, purge_journal, reclaim, waves
+from domicile.postgres.clearing import NOTES
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.ownership import ident
 
@@ -142,7 +143,7 @@ async def vacuum(carrier: Carrier) -> None:
     if await erase.after_deletion(carrier) is not None:
         return
     async with carrier.source() as source:
-        for table in carrier.move.data_map.in_scope():
+        for table in (*carrier.move.data_map.in_scope(), NOTES):
             await source.execute(sql.SQL("vacuum (analyze) {}").format(ident(table)))
         await reclaim.rewrite_salts(source)
 

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, Status
-from domicile.move import evidence, live, live_handover, stepback, streams
+from domicile.move import clearing, evidence, live, live_handover, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -39,6 +39,7 @@ async def run(carrier: Carrier, no: int) -> None:
         async with back.sites() as (losing, gaining):
             await _prepare(back, losing, gaining, no)
     await live.run(back, no)  # of a wave that is home again: what is left to be published
+    await _write_back(carrier, no, at_target=False)
     await carrier.move.failpoints.reach("rollback.arrived")
 
 
@@ -95,7 +96,9 @@ async def settle(carrier: Carrier, no: int) -> None:
     Raises site-unreachable when a site cannot be asked.
     """
     move_id = carrier.move.move_id
-    if not await undo(carrier, no):
+    lives_at_target = await undo(carrier, no)
+    await _write_back(carrier, no, at_target=lives_at_target)
+    if not lives_at_target:
         await carrier.moves.back_to_planned(move_id, no, Status.ABORTED)
         return
     await carrier.moves.enter(move_id, no, Phase.SOAK)
@@ -103,6 +106,15 @@ async def settle(carrier: Carrier, no: int) -> None:
         await live.seal(carrier, no)
     except (DomicileError, psycopg.Error) as trouble:
         log.warning("wave %s: its copy at %s is sealed later: %s", no, carrier.move.source_site, type(trouble).__name__)
+
+
+async def _write_back(carrier: Carrier, no: int, *, at_target: bool) -> None:
+    """What was cleared where the wave lives is as it was: at the source on the way there, at the target on a way back
+    that has failed."""
+    async with carrier.sites() as (source, target):
+        record = await waves.find_wave(target if at_target else source, carrier.move.move_id, no)
+    assert record is not None
+    await clearing.write_back(carrier.move, record.id, back=at_target)
 
 
 async def undo(carrier: Carrier, no: int) -> bool:

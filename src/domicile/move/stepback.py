@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.schema import TableName
-from domicile.move import evidence, parties, read_ahead
+from domicile.move import clearing, evidence, parties, read_ahead
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, purge_journal, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -46,6 +46,7 @@ async def run(carrier: Carrier, no: int) -> None:
             raise _on_its_way_back(carrier, no)
         await _open_source(carrier, no)
         await move.failpoints.reach("stepback.source_open")
+        await _write_back(carrier, no)
         if at_target is not None:
             await clean(carrier, target, at_target.id, record=_forgotten(carrier, no))
         await move.failpoints.reach("stepback.target_cleaned")
@@ -69,6 +70,14 @@ async def _open_source(carrier: Carrier, no: int) -> None:
         if record is not None and record.mark in (TargetMark.ARRIVING, TargetMark.RESIDENT):
             raise _on_its_way_back(carrier, no)
         await _open(carrier, source, no, record)
+
+
+async def _write_back(carrier: Carrier, no: int) -> None:
+    """What was cleared for the wave's move is as it was."""
+    async with carrier.source() as source:
+        record = await waves.find_wave(source, carrier.move.move_id, no)
+    if record is not None:
+        await clearing.write_back(carrier.move, record.id)
 
 
 def _on_its_way_back(carrier: Carrier, no: int) -> DomicileError:

@@ -46,7 +46,7 @@ async def build(request: PlanRequest) -> Plan:
 
 
 async def _build(request: PlanRequest, source: AsyncConnection, target: AsyncConnection) -> Plan:
-    tables = request.data_map.in_scope()
+    tables = request.data_map.written()
     target_schema = await read_schema(target)
     source_facts = await _facts(source, request.source, request, request.source_conninfo)
     target_facts = await _facts(target, request.target, request, request.target_conninfo)
@@ -129,7 +129,7 @@ async def _facts(conn: AsyncConnection, site: SiteName, request: PlanRequest, co
             facts={"site": site},
             hint="Name the primary in the connection, or add target_session_attrs=primary to it.",
         )
-    return await read_site(conn, report, request.data_map.in_scope())
+    return await read_site(conn, report, request.data_map.written())
 
 
 def _refuse_one_database(source: SiteFacts, target: SiteFacts) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from domicile.model.plan import Check, SignUps, WayBack
+from domicile.planner import checks_drift as drift
 from domicile.planner import checks_live as live
+from domicile.planner import checks_nulls as nulls
 from domicile.planner import checks_rows as rows
 from domicile.planner import checks_schema as schema
+from domicile.planner import checks_shared as shared
 from domicile.planner import checks_site as site
 from domicile.planner.facts import Preflight
 
@@ -39,7 +42,11 @@ ASKING: tuple[Callable[[Preflight], Awaitable[Check]], ...] = (
     rows.owners_single,
     rows.owners_known,
     rows.shared_rows_unneeded,
+    shared.copies_possible,
+    shared.copies_counted,
     rows.stubs_possible,
+    nulls.references_clearable,
+    nulls.references_cleared,
     rows.references_present,
     rows.references_between_waves,
     rows.references_from_others,
@@ -67,7 +74,7 @@ async def run_all(p: Preflight) -> tuple[Check, ...]:
     """Run every check, whatever the others say: an operator wants the whole list at once."""
     judged = [check(p) for check in JUDGING]
     asked = [await check(p) for check in ASKING]
-    return (*judged, *asked, *await live.run_all(p), *reversible(p), *sign_ups(p))
+    return (*judged, *asked, *await drift.run_all(p), *await live.run_all(p), *reversible(p), *sign_ups(p))
 
 
 def reversible(p: Preflight) -> tuple[Check, ...]:

@@ -174,16 +174,18 @@ async def references_present(p: Preflight) -> Check:
     absent = sorted({r.to_table for r in references if r.to_table not in p.target_schema.tables})
     if absent:
         return Check(name, False, f"{listed(absent)} do not exist at {target}", "Create them there.", code=code)
-    missing = await missing_reference_rows(p.source, p.target, data_map, p.source_schema, MEMBERS)
+    copied = data_map.copied()  # another check counts those
+    missing = await missing_reference_rows(p.source, p.target, data_map, p.source_schema, MEMBERS, copied)
     stubs = [m for m in missing if data_map.policy_of(m.reference) is PartyPolicy.STUB]
-    found = [m for m in missing if m not in stubs]
+    nulls = [m for m in missing if data_map.policy_of(m.reference) is PartyPolicy.NULL]  # another check counts those
+    found = [m for m in missing if m not in stubs and m not in nulls]
     made = "; ".join(f"{m.count} stubs will be made for {shown(m.reference)}" for m in stubs)
     return Check(
         name,
         not found,
         listed(_missing(data_map, m) for m in found) or made or f"{len(references)} references looked at",
-        hint=f"Bring these rows to {target} first (shared rows are not copied by this version), or move the subjects "
-        "they belong to together. A reference to a person may have a stub (parties in the data map).",
+        hint=f"Bring these rows to {target} first, or move the subjects they belong to together. A shared table "
+        "without personal columns may have the policy copy, a reference to a person stub or null (see parties).",
         code=code,
     )
 
@@ -224,14 +226,17 @@ async def references_from_others(p: Preflight) -> Check:
     data_map, source = p.request.data_map, p.request.source
     referring = await referring_from_others(p.source, data_map, p.source_schema, MEMBERS)
     left = [(r, rows) for r, rows in referring if data_map.policy_of(r) is PartyPolicy.STUB]
-    found = [f"{rows} of {shown(r)}" for r, rows in referring if (r, rows) not in left]
-    stay = "; ".join(f"stubs stay at {source} behind the purge for {rows} of {shown(r)}" for r, rows in left)
+    nulls = [(r, rows) for r, rows in referring if data_map.policy_of(r) is PartyPolicy.NULL]
+    found = [f"{rows} of {shown(r)}" for r, rows in referring if (r, rows) not in (*left, *nulls)]
+    said = [f"stubs stay at {source} behind the purge for {rows} of {shown(r)}" for r, rows in left]
+    said += [f"the purge clears {rows} of {shown(r)} at {source}" for r, rows in nulls]
+    stay = "; ".join(said)
     return Check(
         "references from those who stay",
         not found,
         f"rows of subjects who stay refer to rows that go: {listed(found)}" if found else stay or "none",
         hint="Move these subjects together, or set the references to null. "
-        "A reference to a person may have a stub (parties in the data map).",
+        "A reference to a person may have the policy stub or null (parties in the data map).",
         code=ErrorCode.REFERENCE_MISSING,
     )
 

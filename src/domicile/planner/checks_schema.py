@@ -62,10 +62,10 @@ def map_matches(p: Preflight) -> Check:
 
 
 def schemas_equal(p: Preflight) -> Check:
-    """In-scope tables mean the same at both sites; only the order of columns may differ."""
+    """Tables in which rows arrive mean the same at both sites; only the order of columns may differ."""
     found: list[str] = []
     notes: list[str] = []
-    for name in p.in_scope:
+    for name in p.written:
         source, target = p.source_schema.tables[name], p.target_schema.tables.get(name)
         if target is None:
             found.append(f"{name} does not exist at {p.request.target}")
@@ -73,12 +73,12 @@ def schemas_equal(p: Preflight) -> Check:
         found += [f"{name}: {d}" for d in differences(source, target)]
         if _order(source) != _order(target):
             notes.append(f"{name} has another column order, which is fine")
-    missing, extra = enum_differences(p.source_schema, p.target_schema, p.in_scope)
+    missing, extra = enum_differences(p.source_schema, p.target_schema, p.written)
     found += missing
     return Check(
         "schemas equal",
         not found,
-        listed(found or notes + extra) or f"{len(p.in_scope)} tables are the same at both sites",
+        listed(found or notes + extra) or f"{len(p.written)} tables are the same at both sites",
         hint=f"Bring the schema of {p.request.target} to that of {p.request.source}, then plan again.",
         code=ErrorCode.SCHEMAS_DIFFER,
     )
@@ -143,11 +143,11 @@ def _enums_of(schema: Schema, tables: Iterable[TableName]) -> set[str]:
 
 def kinds_movable(p: Preflight) -> Check:
     """Only real, logged tables can be moved row by row."""
-    found = [f"{t.name} {reason}" for n in p.in_scope if (reason := _immovable(t := p.source_schema.tables[n]))]
+    found = [f"{t.name} {reason}" for n in p.written if (reason := _immovable(t := p.source_schema.tables[n]))]
     return Check(
         "kinds of tables",
         not found,
-        listed(found) or f"{len(p.in_scope)} tables can be moved",
+        listed(found) or f"{len(p.written)} tables can be moved",
         hint="Give these tables the role local in the data map, or make ordinary logged tables of them.",
     )
 
@@ -173,7 +173,7 @@ def large_objects_unused(p: Preflight) -> Check:
     """A column that may hold a large object's id would arrive pointing at nothing."""
     columns = [
         f"{n}.{c.name}"
-        for n in p.in_scope
+        for n in p.written
         for c in p.source_schema.tables[n].columns
         if c.base_type in ("oid", "lo") and p.source_schema.large_objects
     ]
@@ -202,7 +202,7 @@ def triggers_silent(p: Preflight) -> Check:
     found = [
         f"{trigger.name} on {name} at {site}"
         for site, schema in ((p.request.source, p.source_schema), (p.request.target, p.target_schema))
-        for name in p.in_scope
+        for name in p.written
         for trigger in (schema.tables[name].triggers if name in schema.tables else ())
         if trigger.enabled in ("A", "R")
     ]

@@ -63,15 +63,15 @@ def collations_equal(p: Preflight) -> Check:
 
 def rights_at_source(p: Preflight) -> Check:
     """The guard and the register need them."""
-    return _rights(p.source_facts)
+    return _rights(p, p.source_facts)
 
 
 def rights_at_target(p: Preflight) -> Check:
     """The same at the other site."""
-    return _rights(p.target_facts)
+    return _rights(p, p.target_facts)
 
 
-def _rights(facts: SiteFacts) -> Check:
+def _rights(p: Preflight, facts: SiteFacts) -> Check:
     role, database = sql.Identifier(facts.rights.role), sql.Identifier(facts.database)
     missing: list[str] = []
     mends: list[sql.Composed] = []
@@ -82,7 +82,10 @@ def _rights(facts: SiteFacts) -> Check:
         missing.append("to set session_replication_role")
         mends.append(sql.SQL("grant set on parameter session_replication_role to {};").format(role))
     if facts.not_owned:
-        missing.append(f"to own {listed(facts.not_owned)} (the guard is a trigger on them)")
+        guarded = [t for t in facts.not_owned if t in p.in_scope]
+        copied = [t for t in facts.not_owned if t not in p.in_scope]
+        missing += [f"to own {listed(guarded)} (the guard is a trigger on them)"] if guarded else []
+        missing += [f"to own {listed(copied)} (shared rows are copied into them)"] if copied else []
         mends += [sql.SQL("grant {} to {};").format(sql.Identifier(owner), role) for owner in facts.owners]
     if facts.not_readable:
         missing.append(f"to read {listed(facts.not_readable)}")
@@ -144,7 +147,7 @@ async def sequences_safe(p: Preflight) -> Check:
     """Ids that arrive must never be given out again at the target."""
     columns = [
         (f"{name}.{c.name}", c.default_sequence)
-        for name in p.at_both
+        for name in p.written_at_both
         for c in p.target_schema.tables[name].columns
         if c.default_sequence is not None
     ]
@@ -167,9 +170,10 @@ async def sequences_safe(p: Preflight) -> Check:
 
 async def partitions_equal(p: Preflight) -> Check:
     """A row whose partition is missing at the target cannot arrive."""
-    tables = [t for t in p.at_both if p.source_schema.tables[t].partitions and p.target_schema.tables[t].partitions]
-    here, there = await partition_bounds(p.source, tables), await partition_bounds(p.target, tables)
-    missing = [f"{t} {bound}" for t in tables if "DEFAULT" not in there[t] for bound in sorted(here[t] - there[t])]
+    here, there = p.source_schema.tables, p.target_schema.tables
+    tables = [t for t in p.written_at_both if here[t].partitions and there[t].partitions]
+    ours, theirs = await partition_bounds(p.source, tables), await partition_bounds(p.target, tables)
+    missing = [f"{t} {bound}" for t in tables if "DEFAULT" not in theirs[t] for bound in sorted(ours[t] - theirs[t])]
     return Check(
         "partitions",
         not missing,

@@ -76,9 +76,19 @@ class Preflight:
         return self.request.data_map.in_scope()
 
     @property
+    def written(self) -> tuple[TableName, ...]:
+        """Tables in which a move writes rows; without copied ones that the source has not."""
+        return tuple(t for t in self.request.data_map.written() if t in self.source_schema.tables)
+
+    @property
     def at_both(self) -> tuple[TableName, ...]:
         """In-scope tables that exist at both sites: what can be compared at all."""
         return tuple(t for t in self.in_scope if t in self.target_schema.tables)
+
+    @property
+    def written_at_both(self) -> tuple[TableName, ...]:
+        """The same of all tables in which a move writes."""
+        return tuple(t for t in self.written if t in self.target_schema.tables)
 
 
 async def read_site(conn: AsyncConnection, report: SiteReport, tables: Sequence[TableName]) -> SiteFacts:

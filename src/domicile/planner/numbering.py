@@ -184,7 +184,7 @@ def _sorted(one: int, other: int) -> tuple[int, int]:
 
 
 async def _generators(place: Place, data_map: DataMap) -> tuple[Generator, ...]:
-    tables = [t for t in data_map.in_scope() if t in place.schema.tables]
+    tables = [t for t in data_map.written() if t in place.schema.tables]
     keys = {t: _key_columns(place.schema.tables[t], data_map) for t in tables}
     with told(place.site, "defaults of keys"):
         found = await read_generators(place.conn, tables)
@@ -252,7 +252,7 @@ def _at(place: Place, columns: Iterable[str]) -> set[str]:
 def _others(numbers: Numbers, data_map: DataMap) -> Iterator[KeyOrigin]:
     """The keys that no sequence numbers, each once, as the first site that has the table shows it."""
     numbered = {c for n in numbers.numberings for c in n.columns}
-    for name in data_map.in_scope():
+    for name in data_map.written():
         place = next((p for p in numbers.places if name in p.schema.tables), None)
         if place is None:
             continue
@@ -292,7 +292,7 @@ def _ungenerated(table: Table, key: tuple[str, ...], columns: Sequence[Column]) 
 
 def _parent(table: Table, key: tuple[str, ...], data_map: DataMap) -> str:
     """The key that a part of this one refers to whole, where it moves along; empty when there is none."""
-    scope = set(data_map.in_scope())
+    scope = set(data_map.written())
     steps = [(r.columns, r.to_table, r.to_columns) for r in table.references]
     rule = data_map.tables[table.name]
     if rule.owner is not None and rule.owner.direction is Direction.TO:

@@ -6,7 +6,7 @@ reference with a null in it refers to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
@@ -45,6 +45,7 @@ _DEPARTED = """m.wave in (
 _REFERRED = "select distinct {texts} {rows} and {given}"
 _STAYS = " and not exists (select {rows} and {joined})"
 _PRESENT = " and exists (select from {parent} as parent where {joined})"
+_ABSENT = " and not exists (select from {parent} as parent where {joined})"
 _MISSING = """
     select {texts} from (select {typed} from rows from ({lists}) as listed ({names})) as key
     where not exists (select from {parent} as parent where {joined})"""
@@ -70,9 +71,13 @@ def shown(reference: Reference) -> str:
 
 def of_scope(data_map: DataMap, schema: Schema) -> tuple[Reference, ...]:
     """Every reference of the in-scope tables: declared ones, then those that only the map knows."""
-    scope = data_map.in_scope()
-    declared = [r for table in scope if table in schema.tables for r in schema.tables[table].references]
-    return (*declared, *_undeclared(data_map, scope))
+    return of_tables(data_map, schema, data_map.in_scope())
+
+
+def of_tables(data_map: DataMap, schema: Schema, tables: Sequence[TableName]) -> tuple[Reference, ...]:
+    """The same of these tables."""
+    declared = [r for table in tables if table in schema.tables for r in schema.tables[table].references]
+    return (*declared, *_undeclared(data_map, tables))
 
 
 def to_prove(data_map: DataMap, source: Schema, target: Schema) -> tuple[Reference, ...]:
@@ -110,6 +115,20 @@ def broken_among(data_map: DataMap, reference: Reference, wave_id: int, keyed: F
         parent=ident(reference.to_table),
         joined=_joined(reference, "t", "parent"),
     )
+
+
+def referred_keys(data_map: DataMap, reference: Reference, members: Members, *, absent: bool) -> sql.Composed:
+    """The statement for the keys, as texts, that the members' rows refer to; only those ``absent`` from this site, or
+    only those present."""
+    condition = sql.SQL(_ABSENT if absent else _PRESENT).format(
+        parent=ident(reference.to_table), joined=_joined(reference, "t", "parent")
+    )
+    statement = sql.SQL(_REFERRED).format(
+        texts=_texts("t", reference.columns),
+        rows=_rows(data_map, reference.table, members, reference),
+        given=_given(reference),
+    )
+    return statement + condition
 
 
 async def referring_rows(conn: AsyncConnection, data_map: DataMap, reference: Reference, members: Members) -> int:
@@ -206,16 +225,17 @@ async def missing_reference_rows(
     data_map: DataMap,
     source_schema: Schema,
     members: Members,
+    without: Collection[TableName] = (),
 ) -> tuple[MissingKeys, ...]:
     """Keys that the members' rows refer to, that do not move with them, and that the target does not have.
 
     They are those of reference, shared and local rows, and of rows of subjects who stay. Only these keys travel,
     in batches. Changes nothing; works in read-only transactions. Of a reference that only the map knows, keys
-    that dangle at the source already do not count.
+    that dangle at the source already do not count, and rows of tables ``without`` which it is asked.
     """
     found = []
     for reference in of_scope(data_map, source_schema):
-        if _is_owner_step(data_map, reference):
+        if _is_owner_step(data_map, reference) or reference.to_table in without:
             continue
         with told("source", f"references of {reference.table}"):
             keys = await _referred(source, data_map, reference, members)
@@ -223,7 +243,7 @@ async def missing_reference_rows(
         with told("target", f"references of {reference.table}"):
             for start in range(0, len(keys), KEYS_PER_BATCH):
                 batch = keys[start : start + KEYS_PER_BATCH]
-                missing += await _absent(target, source_schema, reference, batch)
+                missing += await absent(target, source_schema, reference, batch)
         if missing:
             found.append(MissingKeys(reference, len(missing), tuple(sorted(missing)[:EXAMPLES_MAX])))
     return tuple(found)
@@ -247,7 +267,7 @@ async def _referred(
     return await (await conn.execute(statement)).fetchall()
 
 
-async def _absent(
+async def absent(
     conn: AsyncConnection, schema: Schema, reference: Reference, keys: Sequence[tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
     """Which of these keys (texts) no row of the parent has."""

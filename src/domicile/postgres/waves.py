@@ -40,6 +40,7 @@ _INSERT_WAVE = """
 _FORGET_WAVE = (
     "delete from domicile.member where wave = %s",
     "delete from domicile.ahead where wave = %s",
+    "delete from domicile.cleared where wave = %s",
     "delete from domicile.progress where wave = %s",
     "delete from domicile.purge_journal where wave = %s",
     "delete from domicile.discrepancy where wave = %s",
@@ -173,6 +174,7 @@ async def forget_copy(conn: AsyncConnection, wave_id: int) -> None:
 async def set_purged(conn: AsyncConnection, wave_id: int) -> None:
     """The wave's source copy is gone. Idempotent."""
     await conn.execute("delete from domicile.ahead where wave = %s", (wave_id,))
+    await conn.execute("delete from domicile.cleared where wave = %s", (wave_id,))
     await conn.execute("update domicile.wave set purged_at = coalesce(purged_at, now()) where id = %s", (wave_id,))
 
 

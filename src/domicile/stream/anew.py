@@ -6,11 +6,12 @@ other wave, and then this one need never have it. It is what `Reparent` does wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from domicile.stream.change import Change, Key, Marker, Op, Transaction
+from domicile.stream.canonical import canonical
+from domicile.stream.change import NULL, Change, Key, Marker, Op, Transaction
 from domicile.stream.filter import WaveFilter
-from domicile.stream.index import OwnershipIndex
+from domicile.stream.index import OwnershipIndex, sorted_step
 from domicile.stream.layout import Identity
 
 
@@ -30,7 +31,8 @@ class AnewFilter(WaveFilter):
 
 
 def _enter(transaction: Transaction, index: OwnershipIndex) -> None:
-    """Rows without a key are in nobody's way, and stay."""
+    """Rows without a key are in nobody's way, and stay. So does all of a transaction in which a row that stays comes to
+    hang from a new one: that may have gone on by now, and would leave it behind with nobody to take it along."""
     made: dict[tuple[int, Key], None] = {}
     kept: list[Change] = []
     for change in transaction.changes:
@@ -43,7 +45,30 @@ def _enter(transaction: Transaction, index: OwnershipIndex) -> None:
             del made[before]
             if change.op is Op.UPDATE:
                 made[change.table, change.key] = None
+    if _hang(kept, made, index):
+        return
     for no, key in made:
         index.discard(no, key)
     transaction.changes = kept
     transaction.enter = list(dict.fromkeys([*transaction.enter, *made]))
+
+
+def _hang(kept: Sequence[Change], made: Iterable[tuple[int, Key]], index: OwnershipIndex) -> bool:
+    """Whether a row that was changed hangs from one that was made."""
+    new = {no: [key for of, key in made if of == no] for no in {no for no, _ in made}}
+    for no in {change.table for change in kept}:
+        table = index.tables[no].table
+        parent, (_, anchor) = table.owner.parent, index.parents_of(table)
+        if parent not in new or anchor is None:
+            continue
+        values = {anchor.of(index.tables[parent].canon_of(key)) for key in new[parent]}
+        at = sorted_step(table)[0]
+        canon = canonical([table.families[i] for i in at], binary=index.layout.binary)
+        rows = ([field for i in at if (field := c.fields[i]) not in (None, NULL)] for c in kept if _tells(c, no))
+        if any(canon(row) in values for row in rows if len(row) == len(at)):
+            return True
+    return False
+
+
+def _tells(change: Change, no: int) -> bool:
+    return change.table == no and change.op is not Op.DELETE

@@ -43,7 +43,7 @@ __all__ = ["compose", "digest_of", "dump", "load", "parse", "read"]
 SIZE_MAX = 20_000_000  # characters: the draft of 10,000 tables has five million, and is read in a quarter of a minute
 
 _CONDITION = re.compile(r"\)\s{0,9}(?:where|when|if)\s", re.IGNORECASE)  # behind a step: for rows of one kind
-_NOT_CARRIED = ("null", "copy")  # policies of a second party that are described, and not built
+_NOT_CARRIED = "copy"  # a policy of a second party that is described, and not built
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -145,11 +145,16 @@ def _rule(table: TableName, node: Node) -> TableRule:
         )
     policy = _one_of(given["policy"], "policy", SharedPolicy) if "policy" in given else None
     if policy is None and role is Role.SHARED:
-        raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: present, or policy: refuse")
+        raise node.refuse(f"{table} is shared, but lacks 'policy'", "Write: policy: present, copy or refuse")
     if policy is not None and role is not Role.SHARED:
         raise given["policy"].refuse(f"{table} has a policy, but its role is {role}", "Policies are for shared tables.")
     personal, categories = _personal(given["personal"]) if "personal" in given else ((), {})
     others = "not_personal" in given and isinstance(given["not_personal"].raw, yaml.ScalarNode)
+    if policy is SharedPolicy.COPY and "not_personal" not in given:  # that nothing is personal is the plan's to ask
+        raise given["policy"].refuse(
+            f"{table} has the policy copy, but lacks 'not_personal'",
+            f"List its columns once somebody has looked at them: not_personal: [one, two], or {ALL_OTHERS}",
+        )
     return TableRule(
         table,
         role,
@@ -247,13 +252,25 @@ def _parties(node: Node, role: Role, owner: OwnerStep | None) -> dict[OwnerStep,
         step = _reference(key, key.text("a reference"))
         if step == owner:
             raise key.refuse("this is the table's owner, not a second person", "Remove it from parties.")
-        if (text := value.text("policy")) in _NOT_CARRIED:
+        if (text := value.text("policy")) == _NOT_CARRIED:
             raise value.refuse(
                 f"policy {text} is not carried by this version",
-                f"Write: {PartyPolicy.STUB}, or {PartyPolicy.REFUSE} (docs/decisions/0019-shared-rows.md).",
+                "Write: stub, null or refuse (docs/decisions/0019-shared-rows.md).",
             )
         found[step] = _one_of(value, "policy", PartyPolicy)
+        if found[step] is PartyPolicy.NULL:
+            _can_be_null(key, step, owner)
     return found
+
+
+def _can_be_null(key: Node, step: OwnerStep, owner: OwnerStep | None) -> None:
+    """What the file itself says against it; the rest is the database's to say."""
+    if len(step.columns) > 1:
+        raise key.refuse("a reference of several columns is not set to null", "Write: stub, or refuse.")
+    if owner is not None and set(step.columns) & set(owner.columns):
+        raise key.refuse(
+            f"{step.columns[0]} is a part of the way to the owner, which is never set to null", "Write: refuse."
+        )
 
 
 def _one_of(node: Node, what: str, kind: type[E]) -> E:

@@ -58,7 +58,8 @@ RULE: Mapping[str, Schema] = {
         "pattern": _STEP,
     },
     "policy": {
-        "description": "For shared tables: the row must be at the target already, or a plan that needs it is refused.",
+        "description": "For shared tables: the row must be at the target already, is copied where it is not, or a plan "
+        "that needs it is refused.",
         "enum": [str(p) for p in SharedPolicy],
     },
     "personal": {
@@ -86,8 +87,15 @@ RULE: Mapping[str, Schema] = {
         "description": "References to a second person, who may not live where the row does: what is done then.",
         "type": "object",
         "propertyNames": {"pattern": "->"},
-        "additionalProperties": {"enum": [str(p) for p in PartyPolicy]},
+        "additionalProperties": {"enum": [*(str(p) for p in PartyPolicy), None]},  # null, with or without quotes
     },
+}
+
+
+# A row that is copied holds nothing of anybody, and somebody has looked.
+_COPIED: Schema = {
+    "if": {"properties": {"policy": {"const": str(SharedPolicy.COPY)}}, "required": ["policy"]},
+    "then": {"required": ["not_personal"]},
 }
 
 
@@ -114,6 +122,7 @@ def json_schema() -> Schema:
                 "allOf": [
                     _only_with(Role.OWNED, "owner"),
                     _only_with(Role.SHARED, "policy"),
+                    _COPIED,
                 ],
             },
             "category": {

@@ -45,7 +45,7 @@ def dump(data_map: DataMap, comments: Comments | None = None, header: Sequence[s
 MEANING_OF = {
     Role.SUBJECT: "one row is one subject",
     Role.OWNED: "every row has one owner and moves with it",
-    Role.SHARED: "rows that several subjects' rows refer to (policy: present or refuse)",
+    Role.SHARED: "rows that several subjects' rows refer to (policy: present, copy or refuse)",
     Role.REFERENCE: "the same at every site; never moved, its presence at the target is checked",
     Role.LOCAL: "belongs to the site, never moves",
     Role.UNDECIDED: "give each of these one of the roles above; a plan is refused until then",

@@ -29,7 +29,11 @@ async def follow_references(state: State) -> None:
     for _ in range(WALKS_MAX):
         for hub, (step, said) in sorted(state.hubs.items()):
             state.leave_open(hub, [step])
-            state.say(hub, f"a hub: {said}", f"{CANDIDATE} role: shared, with policy: present or policy: refuse")
+            state.say(
+                hub,
+                f"a hub: {said}",
+                f"{CANDIDATE} role: shared, with policy: present, refuse, or copy if none is personal",
+            )
         await _walk(state)
         found = await find_hubs(state)
         if not found:

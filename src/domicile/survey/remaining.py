@@ -85,7 +85,7 @@ def _role_of_reference(state: State, table: Table) -> None:
         table.name,
         reason,
         f"{CANDIDATE} role: reference, if the same rows are at every site",
-        f"{CANDIDATE} role: shared, with policy: present or policy: refuse",
+        f"{CANDIDATE} role: shared, with policy: present, refuse, or copy if none is personal",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, TableRule
 from domicile.model.schema import Persistence, Reference, Schema, Table, TableKind, TableName, quote_name
+from domicile.postgres import party_nulls, shared_rows
 from domicile.survey import drift
 from domicile.survey.finding import Finding, Level
 from domicile.survey.state import holds_rows, step_to
@@ -30,6 +31,10 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
             yield from _kind(rule, table)
             yield from _needs(data_map, table)
             yield from _indexes(rule, schema, table)
+    for name, why in party_nulls.reasons(data_map, schema):
+        yield Finding(Level.ERROR, str(name), f"cannot be set to null by {why}", "Write stub or refuse under parties.")
+    for name, why in shared_rows.reasons(data_map, schema):
+        yield Finding(Level.ERROR, str(name), f"cannot be copied: {why}", "Write the policy present or refuse.")
     yield from _aside(schema)
 
 

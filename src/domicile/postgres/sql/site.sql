@@ -99,6 +99,23 @@ create table if not exists domicile.ejected (
     primary key (wave, ordinal)
 );
 
+-- References to a second person that the mover has set to null here, where the row lives, and whom they named: one row of the wave each, written
+-- in the transaction of the clearing. Keys of people, so a note goes as soon as it cannot be wanted: written back, or with the wave, or with the
+-- rows of the person it names.
+create table if not exists domicile.cleared (
+    wave        integer not null,
+    table_name  text not null,
+    column_name text not null,
+    row_key     text[] not null,
+    person      {subject_type} not null,
+    primary key (wave, table_name, column_name, row_key)
+);
+do $body$ begin
+    if pg_catalog.to_regclass('domicile.cleared_person') is null then
+        create index cleared_person on domicile.cleared (person);
+    end if;
+end $body$;
+
 -- What was removed, committed with the removal. At the target: of a copy that goes, until the wave is forgotten there.
 create table if not exists domicile.purge_journal (
     wave       integer not null,

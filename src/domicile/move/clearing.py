@@ -1,0 +1,167 @@
+"""References to a second person with the policy null: cleared where the row lives, right before the wave is proven, and
+written back where the wave stays (docs/decisions/0019). Does nothing for a map without such a policy.
+
+Every batch is one transaction, which asserts the lease, changes the rows and keeps the notes: neither is ever without
+the other. The stream, or the copy, brings the nulls to the other site, as any change of the rows' users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import psycopg
+from psycopg import AsyncConnection
+
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.schema import Schema
+from domicile.move.context import Move, WaveAtSites
+from domicile.postgres import clearing, party_nulls
+from domicile.postgres.clearing import Clearing
+from domicile.postgres.collisions import Members
+from domicile.postgres.connect import SESSION
+from domicile.postgres.failures import told
+from domicile.postgres.lease import assert_lease
+from domicile.postgres.references import MEMBERS, shown
+from domicile.postgres.stubs import Site
+
+log = logging.getLogger(__name__)
+
+PERSONS_PER_BATCH = 1_000  # named in one statement
+LOOK_SECONDS = 0.05  # between two looks whether a row is still locked
+WRITE_BACK_SECONDS_MAX = 30.0  # for rows that somebody has locked
+_REPLICA = {**SESSION, "session_replication_role": "replica"}
+_BETWEEN_SITES = ("DM001", "DM002")  # the guard's answers
+_CLEARING = "clearing references"
+
+wanted = party_nulls.wanted
+
+
+async def run(move: Move, wave: WaveAtSites) -> None:
+    """No row of the wave at the source names somebody who will not be at the target, but those which the application
+    writes meanwhile; and no row of who lives at the target names a member who has deleted himself. Idempotent.
+
+    Raises lag-budget where rows stay locked for longer than limits.catch_up_seconds_max.
+    """
+    if not wanted(move.data_map):
+        return
+    async with (
+        move.pool.session(move.source, settings=_REPLICA) as source,
+        move.pool.session(move.target, settings=_REPLICA) as target,
+    ):
+        with told("source", _CLEARING):
+            await _clear_named(move, wave, source, target)
+        with told("target", _CLEARING):
+            await _clear_gone(move, wave, source, target)
+
+
+async def write_back(move: Move, wave_id: int, *, back: bool = False, stayed: bool = False) -> None:
+    """Where the wave lives, at the source, or for ``back`` at the target: what was cleared there is as it was, where
+    the row is there and still holds null, and the person has a row. The notes are forgotten. Idempotent.
+
+    ``stayed``: only rows that are no member's of the wave any more. Raises fence-budget where rows stay locked.
+    """
+    if not wanted(move.data_map):
+        return
+    schema, conninfo = (move.target_schema, move.target) if back else (move.source_schema, move.source)
+    async with move.pool.session(conninfo, settings=_REPLICA) as conn:
+        with told("target" if back else "source", "writing references back"):
+            if not await clearing.any_noted(conn, wave_id):
+                return
+            await _write_back(move, conn, schema, wave_id, stayed=stayed)
+            if stayed:
+                return
+            async with conn.transaction():
+                await assert_lease(conn, move.move_id, move.generation)
+                left = await clearing.forget(conn, wave_id)
+    if left:
+        log.warning("%s references stay null: row or person is gone, or the row was given another one", left)
+
+
+async def let_go(conn: AsyncConnection, site: Site, wave_id: int, members: tuple[int, int]) -> None:
+    """Before rows of these members go at the site: `clearing.clear_leaving`, in the caller's transaction. Raises
+    reference-missing where a row that names one is itself between two sites."""
+    if not wanted(site.data_map):
+        return
+    try:
+        await clearing.clear_leaving(conn, site.data_map, site.schema, wave_id, members)
+    except psycopg.Error as error:
+        if error.sqlstate not in _BETWEEN_SITES:
+            raise
+        raise DomicileError(
+            ErrorCode.REFERENCE_MISSING,
+            f"rows that are on their way from or to {site.here} refer to rows that would go there",
+            safe="None of the rows referred to was removed.",
+            hint="When the other move's wave has arrived, give the order again.",
+        ) from None
+
+
+async def _clear_named(move: Move, wave: WaveAtSites, source: AsyncConnection, target: AsyncConnection) -> None:
+    data_map, deadline = move.data_map, time.monotonic() + move.plan.limits.catch_up_seconds_max
+    members = Members(MEMBERS, wave.source_id)
+    for reference in party_nulls.parties(data_map, move.source_schema):
+        named = await party_nulls.named(source, data_map, reference, members)
+        absent = await party_nulls.absent(target, data_map, move.target_schema, named, wave.target_id)
+        one, cleared = Clearing(data_map, move.source_schema, reference, wave.source_id), 0
+        for keys in party_nulls.batches(absent, PERSONS_PER_BATCH):
+            while True:
+                async with source.transaction():
+                    await assert_lease(source, move.move_id, move.generation)
+                    rows = await one.clear(source, keys)
+                cleared += rows
+                if rows:
+                    await move.failpoints.reach("parties.cleared")
+                elif not (left := await one.left(source, keys)):
+                    break
+                elif time.monotonic() > deadline:
+                    raise _locked(move, shown(reference), left)
+                else:
+                    await asyncio.sleep(LOOK_SECONDS)
+        if cleared:
+            log.info("wave %s: %s of %s were cleared at %s", wave.no, cleared, shown(reference), move.source_site)
+
+
+async def _clear_gone(move: Move, wave: WaveAtSites, source: AsyncConnection, target: AsyncConnection) -> None:
+    """Who is gone at both sites: a member missing at the target alone is a discrepancy."""
+    data_map, schema = move.data_map, move.target_schema
+    keys = await clearing.gone(target, data_map, schema, wave.target_id)
+    keys = await party_nulls.absent(source, data_map, move.source_schema, keys, wave.source_id)
+    if keys:
+        async with target.transaction():
+            await assert_lease(target, move.move_id, move.generation)
+            await clearing.clear_gone(target, data_map, schema, wave.target_id, keys)
+
+
+async def _write_back(move: Move, conn: AsyncConnection, schema: Schema, wave_id: int, *, stayed: bool) -> None:
+    deadline = time.monotonic() + WRITE_BACK_SECONDS_MAX
+    for reference in party_nulls.parties(move.data_map, schema):
+        one = Clearing(move.data_map, schema, reference, wave_id)
+        while True:
+            async with conn.transaction():
+                await assert_lease(conn, move.move_id, move.generation)
+                rows = await one.restore(conn, stayed=stayed)
+            if rows:
+                await move.failpoints.reach("parties.written_back")
+            elif not (left := await one.pending(conn, stayed=stayed)):
+                break
+            elif time.monotonic() > deadline:
+                raise DomicileError(
+                    ErrorCode.FENCE_BUDGET,
+                    f"{left} of {shown(reference)} could not be written back: their rows are locked",
+                    safe="They are noted; nothing else is missing.",
+                    hint=f"When these transactions have ended: domicile resume {move.move_id}",
+                )
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+def _locked(move: Move, reference: str, rows: int) -> DomicileError:
+    seconds = move.plan.limits.catch_up_seconds_max
+    return DomicileError(
+        ErrorCode.LAG_BUDGET,
+        f"{rows} of {reference} could not be cleared within {seconds:g} s: their rows are locked",
+        facts={"rows": rows},
+        safe=f"The wave steps back; {move.source_site} serves.",
+        hint=f"When these transactions have ended, go on with: domicile resume {move.move_id}",
+    )

@@ -1,0 +1,207 @@
+"""References to a second person that the mover sets to null (docs/decisions/0019): which they are, which can be, and
+whom they name that is not where the rows are to live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from domicile.model.datamap import DataMap, PartyPolicy
+from domicile.model.schema import Reference, Schema, Table, TableName
+from domicile.postgres import stub_registry
+from domicile.postgres.collisions import Members
+from domicile.postgres.ownership import column, ident, owner_joins
+from domicile.postgres.references import KEYS_PER_BATCH, of_scope
+from domicile.postgres.waves import table_exists
+
+_ROWS = "from {table} as t {joins} join {members} as m on m.subject = {owner}"
+# Of the wave nobody: they arrive with it, and a missing one is a discrepancy.
+_NAMED = """
+    select t.{column}::pg_catalog.text, pg_catalog.count(*) {rows} where m.wave = {wave} and t.{column} is not null
+        and not exists (select from {members} as own where own.wave = {wave} and own.subject = t.{column})
+    group by 1"""
+# A stub is nobody; a copy that arrives with another wave may be taken away again.
+_ABSENT = """
+    select person.text from (
+        select text, text::{type} as subject from pg_catalog.unnest({keys}::pg_catalog.text[]) as text) as person
+    where not exists (select from {subjects} as t where t.{key} = person.subject){arriving}"""
+_ARRIVING = """ or {stub} or exists (
+    select from (
+        select w.mark, w.id from domicile.member as m join domicile.wave as w on w.id = m.wave
+        where m.subject = person.subject order by w.epoch desc limit 1) as latest
+    where latest.mark = 'arriving' and latest.id <> {wave})"""
+# Null as the column's own type: a domain may refuse it.
+_REFUSED = """
+    select exists (select from (select {columns} from {table} as t where t.{column} is not null) as {alias}
+        where ({checks}) is false), null::{type}"""
+_CHECKS = """
+    select pg_catalog.pg_get_expr(c.conbin, c.conrelid) from pg_catalog.pg_constraint as c
+    join pg_catalog.pg_attribute as a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
+    where c.conrelid = pg_catalog.to_regclass(%s) and a.attname = %s and c.contype = 'c' order by c.conname"""
+# Unique indexes and exclusion constraints in which the column has any part, in a predicate too.
+_UNIQUE = """
+    select distinct ic.relname from pg_catalog.pg_index as i
+    join pg_catalog.pg_class as ic on ic.oid = i.indexrelid
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attname = %s
+    left join pg_catalog.pg_constraint as x on x.conindid = i.indexrelid and x.contype = 'x'
+    where i.indrelid in (
+            select relid from pg_catalog.pg_partition_tree(pg_catalog.to_regclass(%s))
+            union all select pg_catalog.to_regclass(%s))
+        and (i.indisunique or x.oid is not null) and i.indislive
+        and (a.attnum = any (i.indkey::pg_catalog.int2[]) or exists (
+            select from pg_catalog.pg_depend as d
+            where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = i.indexrelid
+                and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                and d.refobjid = i.indrelid and d.refobjsubid = a.attnum))
+    order by 1"""
+
+
+def parties(data_map: DataMap, schema: Schema) -> tuple[Reference, ...]:
+    """The references whose policy is null, as this site declares them."""
+    return tuple(r for r in of_scope(data_map, schema) if data_map.policy_of(r) is PartyPolicy.NULL)
+
+
+def wanted(data_map: DataMap) -> bool:
+    """Whether the map has a reference be set to null anywhere."""
+    return any(p is PartyPolicy.NULL for rule in data_map.tables.values() for p in rule.parties.values())
+
+
+def row_key(table: Table) -> tuple[str, ...]:
+    """The columns that a note names a row by: the primary key, or a unique key that is never null; empty where there
+    is none."""
+    if table.primary_key:
+        return table.primary_key
+    for key in table.unique_keys:
+        plain = bool(key.columns) and not (key.partial or key.on_expression)
+        if plain and all(table.column(name).not_null for name in key.columns):
+            return key.columns
+    return ()
+
+
+def reasons(data_map: DataMap, schema: Schema) -> Iterator[tuple[TableName, str]]:
+    """Why a reference of the map cannot be set to null at a site with this schema: its table, and the rest in words.
+    Pure."""
+    subject = data_map.subject
+    for name, rule in sorted(data_map.tables.items()):
+        table = schema.tables.get(name)
+        for step, policy in rule.parties.items():
+            if policy is not PartyPolicy.NULL or table is None or not _has(table, step.columns):
+                continue
+            found = [r for r in table.references if (r.columns, r.to_table) == (step.columns, step.to_table)]
+            if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
+                yield name, f"{step}: it leads to another table or key than the subject's"
+            elif not found or any(r.leaves for r in found):
+                yield name, f"{step}: it is no foreign key of the whole table"
+            else:
+                yield from ((name, f"{step}: {why}") for why in _unfit(data_map, table, step.columns[0]))
+
+
+async def reasons_of_server(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema) -> list[str]:
+    """The same as the server sees it: indexes that must be unique, and checks and types that take no null where a row
+    names somebody now. For a map of which `reasons` has none. Changes nothing."""
+    found = []
+    for reference in parties(data_map, schema):
+        name = reference.columns[0]
+        one, text = f"{reference.table}({name})", ident(reference.table).as_string()
+        rows = await (await conn.execute(_UNIQUE, (name, text, text))).fetchall()
+        found += [f"{one}: a part of {index}" for (index,) in rows]
+        if why := await _refused(conn, schema.tables[reference.table], name):
+            found.append(f"{one}: {why}")
+    return found
+
+
+async def named(
+    conn: AsyncConnection[Any], data_map: DataMap, reference: Reference, members: Members
+) -> dict[str, int]:
+    """Whom rows of the members name by this reference who is not one of them: keys as text, with how many rows."""
+    statement = sql.SQL(_NAMED).format(
+        column=sql.Identifier(reference.columns[0]),
+        rows=_rows(data_map, reference, members),
+        members=ident(members.relation),
+        wave=sql.Literal(members.wave),
+    )
+    return {str(key): int(rows) for key, rows in await (await conn.execute(statement)).fetchall()}
+
+
+async def absent(
+    conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, keys: Iterable[str], wave_id: int = 0
+) -> list[str]:
+    """Which of these persons (keys as text) have no row at this site, or a stub, or one that arrives with another wave
+    than this, and may be taken away again. Changes nothing."""
+    found: list[str] = []
+    key = schema.tables[data_map.subject.table].column(data_map.subject.key)
+    parts = {"wave": sql.Literal(wave_id), "stub": stub_registry.registered(sql.SQL("person.subject"))}
+    arriving = sql.SQL(_ARRIVING).format(**parts) if await table_exists(conn) else sql.SQL("")
+    for listed in batches(sorted(keys), KEYS_PER_BATCH):
+        statement = sql.SQL(_ABSENT).format(
+            type=sql.Identifier(key.base_schema, key.base_type),
+            keys=sql.Literal(listed),
+            subjects=ident(data_map.subject.table),
+            key=sql.Identifier(data_map.subject.key),
+            arriving=arriving,
+        )
+        found += [str(text) for (text,) in await (await conn.execute(statement)).fetchall()]
+    return found
+
+
+def batches(keys: Sequence[str], size: int) -> Iterator[list[str]]:
+    """The keys in order, so many at a time. Pure."""
+    return (list(keys[start : start + size]) for start in range(0, len(keys), size))
+
+
+def _has(table: Table, columns: tuple[str, ...]) -> bool:
+    return set(columns) <= {c.name for c in table.columns}
+
+
+def _unfit(data_map: DataMap, table: Table, name: str) -> Iterator[str]:
+    """What of the column and its table keeps it from being null."""
+    each = table.column(name)
+    if each.not_null:
+        yield "it is never null"
+    if each.generated:
+        yield "it is generated"
+    if any(name in k.columns for k in table.unique_keys) or name in table.primary_key:
+        yield "it is a part of a key"
+    if any(name in r.columns and len(r.columns) > 1 for r in table.references):
+        yield "it is a part of a reference of several columns"
+    owner = data_map.tables[table.name].owner
+    led = [r.owner.to_columns for r in data_map.tables.values() if r.owner and r.owner.to_table == table.name]
+    if (owner and name in owner.columns) or any(name in columns for columns in led):
+        yield "it is a part of an owner path"
+    if not row_key(table):
+        yield "the table has no key that tells its rows apart"
+
+
+async def _refused(conn: AsyncConnection[Any], table: Table, name: str) -> str:
+    """Which of the table's checks, or whether the column's type, takes no null; empty for none."""
+    checks = await (await conn.execute(_CHECKS, (ident(table.name).as_string(), name))).fetchall()
+    kind = sql.SQL(table.column(name).type_name)
+    columns = [
+        sql.SQL("null::{} as {}").format(kind, sql.Identifier(name)) if c.name == name else column("t", c.name)
+        for c in table.columns
+    ]
+    statement = sql.SQL(_REFUSED).format(
+        checks=sql.SQL(" and ").join(sql.SQL("({})").format(sql.SQL(each)) for (each,) in checks or [("true",)]),
+        columns=sql.SQL(", ").join(columns),
+        table=ident(table.name),
+        column=sql.Identifier(name),
+        alias=sql.Identifier(table.name.name),
+        type=kind,
+    )
+    try:
+        async with conn.transaction():
+            row = await (await conn.execute(statement)).fetchone()
+    except psycopg.Error as error:
+        return f"takes no null (SQLSTATE {error.sqlstate})"
+    return "a check of the table takes no null there" if row and row[0] else ""
+
+
+def _rows(data_map: DataMap, reference: Reference, members: Members) -> sql.Composed:
+    joins, owner = owner_joins(data_map, reference.table)
+    return sql.SQL(_ROWS).format(
+        table=ident(reference.table), joins=joins, members=ident(members.relation), owner=owner
+    )
