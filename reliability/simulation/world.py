@@ -12,15 +12,17 @@ from typing import TypeVar
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, may_follow
+from domicile.stream.ahead import _row
 from domicile.stream.change import Field
+from domicile.stream.index import empty_index
 from reliability.simulation import tables
 from reliability.simulation.clock import NOWHERE, Killed, Process, VirtualLoop
 from reliability.simulation.flaws import Flaw
 from reliability.simulation.network import Network
 from reliability.simulation.origin import unreachable
 from reliability.simulation.plan import FAULTS_UNTIL, Fault, Plan, dice
-from reliability.simulation.site import Site
-from reliability.simulation.tables import ITEMS, NAMES, ORDERS, PARCELS, USERS, Row, number, text
+from reliability.simulation.site import Key, Site
+from reliability.simulation.tables import ITEMS, LAYOUT, NAMES, ORDERS, PARCELS, USERS, Row, number, text
 from reliability.simulation.truth import ACCEPTING, Truth, Violation
 
 T = TypeVar("T")
@@ -199,15 +201,17 @@ class World:
         return wrong
 
     def _strangers(self, site: Site) -> list[str]:
-        """Rows of somebody who lives elsewhere and has left no copy here."""
+        """Rows of somebody who lives elsewhere and has left no copy here. Of one that was read ahead of its stream the
+        owner may be still to come, or never come where the stream has ended: its wave's record knows it."""
         wrong = []
+        ahead = _read_ahead(site)
         for no, rows in enumerate(site.rows):
             for row in rows.values():
                 owner = tables.owner_in(site.rows, no, row)
                 latest = None if owner is None else site.latest(owner, None)
                 here = owner is not None and self.truth.home.get(owner) is site
                 left = latest is not None and latest[1] in (SourceMark.DEPARTED, TargetMark.ARRIVING)
-                if not here and not left:
+                if not here and not left and (no, row[0]) not in ahead:
                     key = tables.value_of(row[0])
                     wrong.append(
                         f"{NAMES[no]} {key} of {owner or 'nobody'} is at {site.name}, and has no business there"
@@ -218,3 +222,14 @@ class World:
 def _wake(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def _read_ahead(site: Site) -> set[Key]:
+    index = empty_index(LAYOUT)
+    return {
+        _row(index, element)[0]
+        for record in site.waves.values()
+        for _, until, entered, _ in record.ahead
+        if until > record.position
+        for element in entered
+    }
