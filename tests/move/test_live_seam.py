@@ -33,6 +33,7 @@ from domicile.move.carrier import Carrier
 from domicile.move.live_wave import open_live
 from domicile.sites.embedded import EmbeddedCluster
 from domicile.stream import catchup
+from domicile.stream.reader import Reader
 
 WAITS_FOR_STANDBY = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
 # Whoever had begun by then counts as seen by the snapshot.
@@ -195,6 +196,41 @@ async def test_nothing_is_acknowledged_that_is_not_visible(place_15: Place, monk
                 assert await scalar(place.source, beyond) is False
             await hanging
             await until(lambda: scalar(place.source, beyond))
+
+
+async def test_a_stream_that_is_opened_again_acknowledges_nothing_before_it_has_read_so_far(
+    place_15: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A former one has applied what is not visible yet; this one does not know, and waits for the server to begin."""
+    monkeypatch.setattr(catchup, "ACKNOWLEDGE_SECONDS", 0.1)
+    place = place_15
+    one = (await people(place.source))[0]
+    applied = f"select right(full_name, 1) = '!' from store.user_account where id = {one}"
+    await wait_for_nobody(place.source)
+
+    async def nothing_yet(*_: object) -> list[bytes]:
+        await asyncio.sleep(0.05)
+        return []
+
+    async with begun(place) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_transaction(place.source, "set local synchronous_commit = on", TOUCH.format(one)) as writer:
+            row = await (await writer.execute("select pg_current_wal_insert_lsn()::text")).fetchone()
+            assert row is not None
+            beyond = f"select confirmed_flush_lsn > '{row[0]}' from ({MOVE_SLOT}) as s"
+            async with commits_hang(place.source):
+                async with open_live(carrier, 1):
+                    hanging = asyncio.create_task(writer.commit())
+                    await until(lambda: scalar(place.target, applied))
+                with monkeypatch.context() as slow:
+                    slow.setattr(Reader, "read", nothing_yet)
+                    async with open_live(carrier, 1):
+                        await asyncio.sleep(2.0)
+                assert not hanging.done()
+                assert await scalar(place.source, beyond) is False
+            await hanging
+            async with open_live(carrier, 1):
+                await until(lambda: scalar(place.source, beyond))
 
 
 @pytest.mark.parametrize("way", ["there", "back"])

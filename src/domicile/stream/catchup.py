@@ -251,7 +251,9 @@ class CatchUp:
                 self.apply.rounds.seen = position
             else:
                 self.reader.acknowledge(position)
-            self._candidate = (self.apply.position, self.filter.newest)
+            # Of what a former stream has applied, this one knows nothing before it has read as far.
+            read_so_far = self.reader.server_position >= self.apply.position
+            self._candidate = (self.apply.position, self.filter.newest) if read_so_far else (0, 0)
 
 
 def _held() -> DomicileError:
