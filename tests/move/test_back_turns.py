@@ -106,6 +106,6 @@ async def test_what_passes_from_wave_to_wave_meanwhile_is_not_waited_for(
     monkeypatch.setattr(soak, "_follow", follow_and_give)
     monkeypatch.setattr(rollback, "run", nobody_gives_any_more)
     assert (await commands.rollback(place.workspace, move)).status is Status.ABORTED
-    assert len(turns) >= 6, "somebody had to wait"
+    assert len(turns) > 3, "somebody had to wait"
     assert let_go[1] > let_go[0]
     await one_home(place)

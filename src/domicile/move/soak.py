@@ -73,11 +73,12 @@ async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> None:
     """
     async with carrier.target() as losing:
         until = await _end_of_log(losing)
+    left: Sequence[int] = numbers
     waiting: dict[int, int] = {}
     anew = False
     while True:
         blocked = dict[int, DomicileError]()
-        for no in numbers:
+        for no in left:
             try:
                 await _follow(carrier, no, anew=anew and no in waiting)
             except DomicileError as why:
@@ -85,14 +86,15 @@ async def take_turns(carrier: Carrier, numbers: Sequence[int]) -> None:
                     raise
                 blocked[no] = why
         positions = {no: (await _copy(carrier, no)).position for no in blocked}
-        blocked = {no: why for no, why in blocked.items() if positions[no] < until}
+        before, waiting = waiting, {no: at for no, at in positions.items() if at < until}
         await _let_go(carrier, numbers)
-        if not blocked:
+        if not waiting:
             return
-        before, waiting = waiting, {no: positions[no] for no in blocked}
-        if waiting == before:
+        everybody = len(left) == len(numbers)
+        left = numbers if waiting == before else list(waiting)  # who has come so far is hardly in anybody's way
+        if waiting == before and everybody:
             if anew:
-                raise next(iter(blocked.values()))
+                raise blocked[next(iter(waiting))]
             anew = True
 
 
