@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import random
 
@@ -18,12 +18,15 @@ from tests.move.mover import mover
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar
 
 from domicile import commands
+from domicile.commands.desk import carrier_for, open_desk
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Status
 from domicile.model.plan import Limits, Mode, Plan, Question
 from domicile.model.report import MoveStatus
-from domicile.move import clearing, eject, stepback
+from domicile.move import begin, clearing, eject, stepback
 from domicile.move.carrier import Carrier
+from domicile.move.failpoints import Failpoints
+from domicile.postgres import clearing as statements
 
 ONE = replace(LIMITS, wave_subjects_max=500, canary_subjects_max=0)
 TO = "chat.message(recipient_id) -> chat.person(id)"
@@ -182,7 +185,7 @@ async def test_what_the_application_does_meanwhile_decides(chat: Place) -> None:
         chat.source,
         "insert into chat.person (id, handle, market, mood, badges, credit) values (700, 'x', 'CN', 'calm', '{}', 0)",
     )
-    for no, to in ((2001, 1), (2002, 1), (2003, 700), (2004, 1), (2005, 1)):
+    for no, to in ((2001, 1), (2002, 1), (2003, 700), (2004, 1), (2005, 1), (2007, 1)):
         assert await write(chat.source, _HELLO, no, 3, to) == ""
     async with begun(chat, INDIA, ONE) as carrier:
         await through(carrier, PREPARE, COPY)
@@ -192,6 +195,11 @@ async def test_what_the_application_does_meanwhile_decides(chat: Place) -> None:
             chat.source,
             "delete from chat.message where id = 2001",
             "update chat.message set recipient_id = 2 where id = 2002",
+            "update chat.message set recipient_id = 700 where id = 2007",
+        )
+        await purged(carrier, 700)
+        await execute(
+            chat.source,
             "delete from chat.person where id = 700",
             "update chat.message set id = 2006 where id = 2004",
         )
@@ -201,18 +209,31 @@ async def test_what_the_application_does_meanwhile_decides(chat: Place) -> None:
         "2003": 0,
         "2005": 1,
         "2006": 0,
+        "2007": 0,
     }
     assert await scalar(chat.source, _NOTES) == 0
     await nothing_dangles(chat)
 
 
+async def purged(carrier: Carrier, person: int) -> None:
+    """As another move's purge does where the person's copy goes."""
+    move = carrier.move
+    async with carrier.source() as source, source.transaction():
+        await source.execute("set local session_replication_role = replica")
+        await statements.clear_gone(source, move.data_map, move.source_schema, 0, [str(person)])
+
+
 async def test_a_rollback_writes_back_what_was_cleared_on_the_way_there(chat: Place) -> None:
+    assert await write(chat.source, _HELLO, 2001, 3, 1) == ""
     before, residents = await names(chat.source, {*INDIANS, *STAYING}), await owned(chat.target)
     first = await moved(chat)
+    # To somebody who is not at the source, instead of whom it named before.
+    assert await write(chat.target, "update chat.message set recipient_id = 502 where id = 2001") == ""
+    before.pop("message 2001")
     hello = "insert into chat.message (id, sender_id, recipient_id, body) values (5001, 3, 502, 'to a resident')"
     await execute(chat.target, hello)
     await commands.rollback(chat.workspace, first.move_id)
-    assert await names(chat.source, {*INDIANS, *STAYING}) == before
+    assert await names(chat.source, {*INDIANS, *STAYING}) == before, "what was written last decides"
     assert await scalar(chat.source, "select recipient_id from chat.message where id = 5001") is None
     assert await scalar(chat.source, _NOTES) == 0
     await commands.purge(chat.workspace, first.move_id)
@@ -276,6 +297,20 @@ async def test_whom_an_open_message_names_is_cleared_behind_it(chat: Place) -> N
     assert await write(chat.source, _HELLO, 5002, 1, 3) == "23503"
 
 
+async def test_who_names_somebody_while_a_purge_waits_is_not_kept_waiting(chat: Place) -> None:
+    first = await moved(chat)
+    async with await psycopg.AsyncConnection.connect(chat.source) as slow:
+        await slow.execute("select from chat.message where recipient_id = 3 and sender_id = 7 for update")
+        purging = asyncio.create_task(commands.purge(chat.workspace, first.move_id))
+        await held_up(chat.source)
+        async with asyncio.timeout(10):
+            assert await write(chat.source, _HELLO, 5001, 1, 3) == ""
+        assert not purging.done()
+    await purging
+    assert await scalar(chat.source, "select count(*) from chat.message where id = 5001 and recipient_id is null") == 1
+    await nothing_dangles(chat)
+
+
 @pytest.mark.parametrize("mark", ["fenced", pytest.param("arriving", marks=pytest.mark.campaign)])
 async def test_a_purge_waits_for_rows_that_are_between_two_sites(chat: Place, mark: str) -> None:
     """Another move's wave: what names whoever goes must not be proven, or stay, with that reference."""
@@ -328,6 +363,65 @@ async def test_a_row_that_is_locked_is_waited_for_and_the_application_is_not(cha
         await running
         assert not without(await names(chat.source, INDIANS), INDIANS)
         await stepback.run(carrier, 1)
+
+
+@dataclass(slots=True)
+class Writing(Failpoints):
+    """An application that gives a row its reference again each time that it was cleared."""
+
+    site: str = ""
+    times: int = 0
+
+    async def reach(self, point: str) -> None:
+        if point == "parties.cleared":
+            assert await write(self.site, "update chat.message set recipient_id = 1 where id = 2001") == ""
+            self.times += 1
+
+
+async def test_who_writes_the_reference_again_and_again_is_not_waited_for(chat: Place) -> None:
+    assert await write(chat.source, _HELLO, 2001, 3, 1) == ""
+    async with begun(chat, INDIA, ONE) as carrier:
+        await through(carrier, PREPARE, COPY)
+        writing = Writing(site=chat.source)
+        async with asyncio.timeout(20):
+            await cleared_now(replace(carrier, move=replace(carrier.move, failpoints=writing)))
+        assert 1 < writing.times < 9
+        await stepback.run(carrier, 1)
+
+
+async def test_a_locked_row_keeps_nothing_else_from_being_written_back(
+    chat: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, there = await names(chat.source, INDIANS), await owned(chat.target)
+    async with begun(chat, INDIA, ONE) as carrier:
+        await through(carrier, PREPARE, COPY)
+        await cleared_now(carrier)
+        monkeypatch.setattr(statements, "ROWS_PER_BATCH", 1)
+        monkeypatch.setattr(clearing, "WRITE_BACK_SECONDS_MAX", 0.5)
+        async with await psycopg.AsyncConnection.connect(chat.source) as slow:
+            await slow.execute("select from chat.message where sender_id % 2 = 0 for update")
+            with pytest.raises(DomicileError) as refused:
+                await stepback.run(carrier, 1)
+            assert refused.value.code is ErrorCode.FENCE_BUDGET
+            whose = await rows(chat.source, _OWNERS)
+            free = {row for row in before if whose[row] % 2 or not row.startswith("message")}
+            assert {row: who for row, who in before.items() if row in free} == {
+                row: who for row, who in (await names(chat.source, INDIANS)).items() if row in free
+            }
+            assert await owned(chat.target) == there, "its second half is done"
+        await stepback.run(carrier, 1)
+    assert await names(chat.source, INDIANS) == before
+    assert await scalar(chat.source, _NOTES) == 0
+
+
+async def test_where_the_arrival_was_lost_the_references_are_written_back(chat: Place) -> None:
+    before = await names(chat.source, INDIANS)
+    first = await moved(chat)
+    await execute(chat.target, "update domicile.wave set mark = 'arriving', arrival = ''")  # as a standby without it
+    async with open_desk(chat.workspace) as desk, carrier_for(desk, first.move_id) as carrier:
+        await begin.enlist(carrier)
+    assert await names(chat.source, INDIANS) == before
+    assert await scalar(chat.source, _NOTES) == 0
 
 
 @pytest.mark.parametrize("way", ["forward", pytest.param("back", marks=pytest.mark.campaign)])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.conftest import SitePair
 from tests.move.live_kit import COPY, ONE, PREPARE, begun, through
@@ -20,7 +22,7 @@ from domicile.model.plan import Mode, Plan, Question, WayBack
 from domicile.model.report import MoveStatus
 from domicile.move import shared
 from domicile.move.context import WaveAtSites
-from domicile.postgres import waves
+from domicile.postgres import shared_rows, waves
 
 THEIRS = set(range(1, 11)) - {5}  # the rooms that the Indians need and the target has not
 ROOM = "talk.post(room_id) -> talk.room(id)"
@@ -47,7 +49,7 @@ async def moved(place: Place, mode: Mode = Mode.LIVE) -> MoveStatus:
 
 
 @ONE_PAIR
-async def test_a_plan_counts_what_will_be_copied(talk: Place) -> None:
+async def test_a_plan_counts_what_will_be_copied(talk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = await plan_of(talk)
     said = {c.name: c for c in plan.checks}
     counted = said["shared rows to copy"]
@@ -58,6 +60,11 @@ async def test_a_plan_counts_what_will_be_copied(talk: Place) -> None:
     assert f"2 rows of talk.topic will be copied to singapore for {PARENT}" in counted.detail
     assert said["references present at the target"].passed
     assert said["shared tables to copy"].passed
+    # A room, its topic, that one's topic: three levels.
+    for most, refused in ((3, False), (2, True)):
+        monkeypatch.setattr(shared_rows, "LEVELS_MAX", most)
+        with pytest.raises(DomicileError, match="more than 2 in a row") if refused else nullcontext():
+            await plan_of(talk)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -177,7 +184,9 @@ async def test_a_copy_that_is_kept_current_gets_new_rooms_with_the_rollback(talk
 
 
 @ONE_PAIR
-async def test_who_was_taken_over_copies_nothing(talk: Place) -> None:
+async def test_who_was_taken_over_copies_nothing(talk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor who must wait for others' locks for longer than he may."""
+    monkeypatch.setattr(shared, "LOCK_TIMEOUT", "50ms")
     async with begun(talk, INDIA, ONE) as carrier:
         await through(carrier, PREPARE, COPY)
         move = carrier.move
@@ -192,6 +201,19 @@ async def test_who_was_taken_over_copies_nothing(talk: Place) -> None:
             await shared.make(replace(move, generation=move.generation - 1), wave)
         assert lost.value.code is ErrorCode.LEASE_LOST
         assert 1 not in await rooms(talk.target)
+        async with await psycopg.AsyncConnection.connect(talk.target) as resident:
+            await resident.execute("insert into talk.room (id, title, moods, kind) values (1, '', '{}', 'open')")
+            for mode, code in ((Mode.LIVE, ErrorCode.LAG_BUDGET), (Mode.COLD, ErrorCode.FENCE_BUDGET)):
+                limits = replace(move.plan.limits, catch_up_seconds_max=0.2, fence_seconds_max=0.2)
+                hurried = replace(move, mode=mode, plan=replace(move.plan, limits=limits))
+                with pytest.raises(DomicileError, match=r"shared rows of talk\.room.* within 0\.2 s") as late:
+                    await shared.make(hurried, wave)
+                assert late.value.code is code
+            waiting = asyncio.create_task(shared.make(move, wave))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            await resident.rollback()
+        assert await waiting == set()
         assert await shared.make(move, wave) == set()
         assert 1 in await rooms(talk.target)
         stray = "update talk.post set room_id = 99 where room_id = 1 and author_id < 500"

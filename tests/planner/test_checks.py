@@ -213,7 +213,9 @@ async def test_ordinary_role(shop: Shop) -> None:
         assert error.code is ErrorCode.RIGHT_MISSING, error.message
         assert "row-level security" in error.message
         run(shop.source, 'alter table "Shop"."order" disable row level security')
+        run(shop.source, 'alter table "Shop".plan_kind enable row level security')  # which stays
         plan = await shop.plan(source_conninfo=mover)
+        assert '"Shop".plan_kind is not readable at beijing' in check(plan, "reference tables").detail
         found = check(plan, "rights at beijing")
         assert not found.passed
         assert found.code == ErrorCode.RIGHT_MISSING
@@ -383,9 +385,13 @@ async def test_partitions(shop: Shop) -> None:
 
 
 _ROOMS = """
+    create table "Shop".desk (id integer primary key);
+    create table "Shop".stand (id integer primary key);
+    create table "Shop".clerk (email text primary key);
     create table "Shop".room (
         code text not null unique deferrable, "User Id" text references "Shop"."User", who text, kind text
-            references "Shop".plan_kind, extra integer);
+            references "Shop".plan_kind, extra integer, desk integer references "Shop".desk,
+        stand integer references "Shop".stand, clerk text references "Shop".clerk);
     create unique index on "Shop".room (code);
     alter table "Shop"."order" add room text references "Shop".room (code)"""
 
@@ -396,13 +402,18 @@ async def test_shared_rows_that_may_not_be_copied(shop: Shop) -> None:
         run(site, _ROOMS)
     data_map, room = shop_map(), TableName("Shop", "room")
     rule = TableRule(room, Role.SHARED, policy=SharedPolicy.COPY, personal=("who",), not_personal=("code",))
-    plan = await shop.plan(data_map=replace(data_map, tables={**data_map.tables, room: rule}))
+    desk, clerk = TableName("Shop", "desk"), TableName("Shop", "clerk")
+    beside = {desk: TableRule(desk, Role.LOCAL), clerk: TableRule(clerk, Role.REFERENCE, personal=("email",))}
+    plan = await shop.plan(data_map=replace(data_map, tables={**data_map.tables, **beside, room: rule}))
     refused = check(plan, "shared tables to copy")
     assert refused in plan.refusals
     for said in (
         "its column who is somebody's",
         "column extra is not listed under not_personal",
         '"Shop".room("User Id") -> "Shop"."User"("User Id") leads to somebody\'s rows',
+        '"Shop".room(desk) -> "Shop".desk(id) leads to rows of this site alone',
+        '"Shop".room(stand) -> "Shop".stand(id) leads to rows of this site alone',
+        '"Shop".room(clerk) -> "Shop".clerk(email) holds what is personal there',
         "is judged at the commit only (at beijing)",
         "is judged at the commit only (at singapore)",
     ):

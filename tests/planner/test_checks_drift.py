@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.planner.planning import Shop, check, run, shop_map
 
@@ -89,6 +91,7 @@ _SHELL = """
         (_SWAP, 2, 0),
         # Only the key is there, under it what is number 3 at the source.
         (_GOLD, 1, drift.ROWS_MAX),
+        (_GOLD, 1, 0),
         # What is number 1 at the source is another number, and number 1 is new.
         (_SHELL, 1, drift.ROWS_MAX),
     ],
@@ -114,3 +117,41 @@ async def test_copied_rows_that_would_mean_others_stop_the_plan(shop: Shop) -> N
     rule = TableRule(KIND, Role.SHARED, policy=SharedPolicy.COPY, not_personal=(), others_not_personal=True)
     _, meaning = await judged(shop, _SWAP, rule)
     assert f"2 keys of {_REFERENCE}" in meaning.detail
+
+
+_POUCHES = """
+    create table "Shop".pouch (id integer primary key, means integer references "Shop".means);
+    create table "Shop".purse (id integer primary key, pouch integer references "Shop".pouch);
+    alter table "Shop"."order" add purse integer references "Shop".purse"""
+_FULL = """
+    insert into "Shop".pouch values (1, 1), (2, 2);
+    insert into "Shop".purse values (1, 1), (2, 2);
+    update "Shop"."order" set purse = 1"""
+
+
+async def test_what_copied_rows_of_copied_rows_would_mean_is_looked_at(shop: Shop) -> None:
+    for site in (shop.source, shop.target):
+        run(site, _MEANS.format("code", "region"))
+        run(site, _POUCHES)
+    run(shop.source, _FULL)
+    run(shop.target, _SWAP)
+    data_map = kinds_map()
+    copied = {
+        name: TableRule(name, Role.SHARED, policy=SharedPolicy.COPY, not_personal=("id",))
+        for name in (TableName("Shop", "pouch"), TableName("Shop", "purse"))
+    }
+    plan = await shop.plan(data_map=replace(data_map, tables={**data_map.tables, **copied}))
+    meaning = check(plan, MEANING)
+    assert not meaning.passed
+    assert '1 keys of "Shop".pouch(means) -> "Shop".means(id) by their (code, region)' in meaning.detail
+
+
+async def test_rows_without_a_value_in_the_only_key_are_not_compared(shop: Shop) -> None:
+    """Nothing tells them apart: each would be each other one."""
+    for site, codes in ((shop.source, "abc"), (shop.target, "de")):
+        run(site, _MEANS.format("code", "region").replace("primary key", "unique").replace("not null", ""))
+        run(site, 'alter table "Shop"."order" add paid_by integer references "Shop".means (id)')
+        run(site, f"insert into \"Shop\".means (code) select unnest(string_to_array('{codes}', null))")
+    run(shop.source, 'update "Shop"."order" set paid_by = 1')
+    found = check(await shop.plan(data_map=kinds_map()), DRIFT)
+    assert found.passed, found.detail

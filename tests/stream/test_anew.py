@@ -24,6 +24,17 @@ MARKED = data_map(
         "public.marks": "order_id -> public.orders(id)",
     },
 )
+CODED = """
+create table users (id bigint primary key, name text);
+create table orders (id bigint primary key, user_id bigint, code text not null unique);
+create table items (id bigint primary key, code text not null);
+insert into users select i, 'u' || i from unnest('{1,2,8}'::int[]) i;
+insert into orders select 10 * i, i, 'c' || i from unnest('{1,2,8}'::int[]) i;
+insert into items select 100 * i, 'c' || i from unnest('{1,2,8}'::int[]) i"""
+BY_CODE = data_map(
+    "public.users",
+    {"public.orders": "user_id -> public.users(id)", "public.items": "code -> public.orders(code)"},
+)
 GIVEN_ON = "update orders set user_id = 8 where id = 11"
 
 
@@ -62,7 +73,7 @@ async def test_a_new_row_under_another_key_or_gone_by_the_end(shop: Wave) -> Non
         "begin; insert into orders values (13, 1); update orders set id = 14 where id = 13;"
         " delete from orders where id = 14; commit",
         "begin; delete from orders where id = 20; insert into orders values (20, 1); commit",
-    ) == [["enter orders 12"], [], ["delete orders 20", "delete items 200", "enter orders 20"]]
+    ) == [["enter orders 12"], [], ["delete orders 20", "delete items 200", "insert orders 20"]]
 
 
 async def test_what_went_on_to_another_owner_never_comes(shop: Wave) -> None:
@@ -90,6 +101,38 @@ async def test_what_hangs_from_a_new_row_goes_on_with_it(shop: Wave) -> None:
         "begin; insert into orders values (11, 1); update items set order_id = 11 where id = 100; commit",
         GIVEN_ON,
     ) == [["insert orders 11", "update items 100"], ["leave orders 11"]]
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        ("delete from orders where id = 10", "delete orders 10"),
+        ("update orders set id = 19 where id = 10", "update orders 10 -> orders 19"),
+    ],
+)  # fmt: skip
+async def test_what_hung_from_a_key_that_a_new_row_takes_goes_on_with_it(database: str, gone: str, told: str) -> None:
+    """No change says that the item hangs from the new order."""
+    async with behind(database, DDL + "alter table items drop constraint items_order_id_fkey") as shop:
+        assert await said(
+            shop,
+            f"begin; {gone}; insert into orders values (10, 1); commit",
+            "update orders set user_id = 8 where id = 10",
+        ) == [[told, "insert orders 10"], ["leave orders 10"]]
+
+
+async def test_what_hung_from_a_value_that_a_new_row_takes_goes_on_with_it(database: str) -> None:
+    """Not by the key: of the row that had it before, the stream says the key alone."""
+    async with behind(database, CODED, BY_CODE) as shop:
+        assert await said(
+            shop,
+            "begin; delete from orders where id = 10; insert into orders values (11, 1, 'c1'); commit",
+            "update orders set user_id = 8 where id = 11",
+        ) == [["delete orders 10", "insert orders 11"], ["leave orders 11"]]
+
+
+async def test_a_row_from_which_nothing_hangs_is_read_under_the_key_that_it_had(shop: Wave) -> None:
+    again = "begin; delete from items where id = 100; insert into items values (100, 10); commit"
+    assert await said(shop, again) == [["delete items 100", "enter items 100"]]
 
 
 async def test_rows_without_a_key_that_hang_from_a_new_one_go_on_with_it(database: str) -> None:

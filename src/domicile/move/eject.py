@@ -120,13 +120,14 @@ async def _out_of_target(carrier: Carrier, no: int, ordinals: Sequence[int]) -> 
         site = parties.site_of(move)
         for start in range(0, len(ordinals), SUBJECTS_PER_TRANSACTION):
             some = ordinals[start : start + SUBJECTS_PER_TRANSACTION]
-            async with target.transaction():
-                await assert_lease(target, move.move_id, move.generation)
+
+            async def remove(some: Sequence[int] = some) -> None:
                 for table in tables:
-                    for first, last in _runs(some):
-                        statement = await parties.removal(target, site, table, record.id, (first, last))
-                        await target.execute(statement)
+                    for each in _runs(some):
+                        await target.execute(await parties.removal(target, site, table, record.id, each))
                 await target.execute(_TAKE_OUT, (record.id, list(some)))
+
+            await clearing.removing(target, move, site, record.id, [*_runs(some)], remove)
         await parties.settle(target, move, site)
 
 

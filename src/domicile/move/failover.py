@@ -27,7 +27,7 @@ from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.handover import SourceMark, TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.report import WaveStatus
-from domicile.move import copy, evidence, purge, rollback, stepback, verify
+from domicile.move import clearing, copy, evidence, purge, rollback, stepback, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, waves
 from domicile.postgres.lease import assert_lease
@@ -258,6 +258,7 @@ async def _take_home(carrier: Carrier, no: int, at_source: WaveRecord | None, at
             await carrier.directory.reserve(move.plan.dataset, move.move_id, no, members)
     await carrier.directory.publish(move.plan.dataset, move.move_id, no, Home(move.source_site, epoch))
     await carrier.moves.enter(move.move_id, no, Phase.ROLLBACK)
+    await clearing.write_back(move, at_source.id)
     await carrier.moves.back_to_planned(move.move_id, no, Status.ABORTED)
 
 

@@ -264,7 +264,7 @@ async def _make_stubs(live: LiveWave) -> set[str]:
 async def _copy_shared(live: LiveWave, tables: set[TableName] | None = None) -> set[tuple[Reference, shared_rows.Key]]:
     """The shared rows that the wave's rows at the target refer to are there, as far as the source had them; of others
     by now the stream says what became of who referred to them. Returns these. Raises keys-collide."""
-    nowhere = await shared.make(live.move, live.wave, tables)
+    nowhere = await live.beside(shared.make(live.move, live.wave, tables))
     if nowhere:
         await mark(live)
     return nowhere

@@ -23,7 +23,7 @@ from domicile.model.phase import Phase
 from domicile.model.plan import Mode, WayBack
 from domicile.model.report import WaveStatus
 from domicile.model.site import SiteName
-from domicile.move import approval, erase, evidence, live, parties, read_ahead, verify
+from domicile.move import approval, clearing, erase, evidence, live, parties, read_ahead, verify
 from domicile.move.carrier import Carrier
 from domicile.postgres import erasure_record, purge_journal, reclaim, waves
 from domicile.postgres.clearing import NOTES
@@ -164,12 +164,14 @@ async def _purge_chunk(
 ) -> None:
     move = carrier.move
     site = parties.site_of(move, source=True)
-    async with source.transaction():
-        await assert_lease(source, move.move_id, move.generation)
+
+    async def remove() -> None:
         await parties.require_chunk_unneeded(source, move, (wave_id, *subjects))
         for table in reversed(move.data_map.in_scope()):
             cursor = await source.execute(await parties.removal(source, site, table, wave_id, subjects))
             await purge_journal.add(source, wave_id, str(table), chunk, cursor.rowcount)
+
+    await clearing.removing(source, move, site, wave_id, [subjects], remove)
 
 
 async def _require_empty(carrier: Carrier, source: AsyncConnection, wave_id: int) -> None:

@@ -7,10 +7,15 @@ as the source has it. Never reversed: a shared row is nobody's, and stays at bot
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass
+import time
 
 from psycopg import AsyncConnection
 
+from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.plan import Mode
 from domicile.model.schema import Reference, TableName
 from domicile.move.context import Move, WaveAtSites
 from domicile.postgres import references, sequences, shared_rows
@@ -23,8 +28,19 @@ from domicile.postgres.hashing import common_mode, probe
 from domicile.postgres.lease import assert_lease
 from domicile.postgres.shared_rows import Key, Level, Site
 
+LOCK_TIMEOUT = "2s"  # for one lock; meanwhile who wants a row that is being inserted waits, too
+LOOK_SECONDS = 0.05  # between two tries to get such a lock
 _REPLICA = {**SESSION, "session_replication_role": "replica"}
 _COPYING = "copying shared rows"
+_LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
+_LIMIT = "select pg_catalog.set_config('lock_timeout', %s, true)"
+
+
+@dataclass(slots=True)
+class _Patience:
+    """Seconds that are left to wait for locks, of all chunks together."""
+
+    seconds: float
 
 
 async def make(
@@ -34,11 +50,14 @@ async def make(
     committed with what it refers to; ``tables``: only of the wave's rows in these. Returns keys, by reference, of which
     the source has no row either: rows that were deleted since they were referred to, or dangle there.
 
-    Raises keys-collide, reference-missing (see `shared_rows.place`), lease-lost.
+    Raises keys-collide, reference-missing (see `shared_rows.place`), lease-lost; and where somebody at the target holds
+    what must be locked, lag-budget after limits.catch_up_seconds_max, fence-budget of a cold wave after
+    limits.fence_seconds_max.
     """
     found: set[tuple[Reference, Key]] = set()
     if not shared_rows.wanted(move.data_map):
         return found
+    patience = _Patience(_seconds_max(move))
     async with move.pool.session(move.target) as reading:
         for reference in shared_rows.needed_by(move.data_map, move.source_schema, move.target_schema):
             if tables is not None and reference.table not in tables:
@@ -48,8 +67,24 @@ async def make(
             with told("target", _COPYING):
                 async with reading.transaction():
                     async for keys in shared_rows.batches(reading, statement):
-                        found |= {(reference, key) for key in await _carry(move, Level(reference, tuple(keys)))}
+                        lacking = await _in_time(move, Level(reference, tuple(keys)), patience)
+                        found |= {(reference, key) for key in lacking}
     return found
+
+
+async def _in_time(move: Move, first: Level, patience: _Patience) -> list[Key]:
+    """`_carry`, again while somebody holds what it must lock: nothing of a try that failed is left."""
+    while True:
+        begun = time.monotonic()
+        try:
+            return await _carry(move, first)
+        except DomicileError as error:
+            if error.facts.get("sqlstate") not in _LOCKED:
+                raise
+        await asyncio.sleep(LOOK_SECONDS)
+        patience.seconds -= time.monotonic() - begun
+        if patience.seconds <= 0:
+            raise _locked(move, first)
 
 
 async def _carry(move: Move, first: Level) -> list[Key]:
@@ -72,6 +107,7 @@ async def _carry(move: Move, first: Level) -> list[Key]:
 async def _in_transaction(move: Move, site: Site, source: AsyncConnection, first: Level) -> list[Key]:
     async with site.target.transaction():
         await assert_lease(site.target, move.move_id, move.generation)
+        await site.target.execute(_LIMIT, (LOCK_TIMEOUT,))
         found = await shared_rows.levels(site, first)
         _, lacking = await shared_rows.place(site, found)
     await source.commit()
@@ -96,3 +132,21 @@ async def differing(
         if drift.different:
             found[table, key] = drift.different
     return found
+
+
+def _seconds_max(move: Move) -> float:
+    """A live wave's users go on meanwhile; a cold wave is fenced."""
+    limits = move.plan.limits
+    return limits.catch_up_seconds_max if move.mode is Mode.LIVE else limits.fence_seconds_max
+
+
+def _locked(move: Move, first: Level) -> DomicileError:
+    table = first.reference.to_table
+    return DomicileError(
+        ErrorCode.LAG_BUDGET if move.mode is Mode.LIVE else ErrorCode.FENCE_BUDGET,
+        f"shared rows of {table}, or what they refer to, could not be copied within {_seconds_max(move):g} s: somebody "
+        f"at {move.target_site} holds locks on their keys",
+        facts={"table": str(table), "reference": references.shown(first.reference)},
+        safe=f"The wave steps back; {move.source_site} serves, and none of these rows was copied.",
+        hint=f"When these transactions have ended, go on with: domicile resume {move.move_id}",
+    )

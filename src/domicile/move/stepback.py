@@ -46,11 +46,12 @@ async def run(carrier: Carrier, no: int) -> None:
             raise _on_its_way_back(carrier, no)
         await _open_source(carrier, no)
         await move.failpoints.reach("stepback.source_open")
-        await _write_back(carrier, no)
         if at_target is not None:
             await clean(carrier, target, at_target.id, record=_forgotten(carrier, no))
         await move.failpoints.reach("stepback.target_cleaned")
     await carrier.directory.release(move.move_id, no)
+    # Last: rows that somebody has locked keep nothing else from being done.
+    await _write_back(carrier, no)
 
 
 async def open_source(carrier: Carrier, no: int) -> None:
@@ -137,13 +138,15 @@ async def clean(
         for name, rows in (await read_ahead.remove(carrier, target, wave_id)).items():
             await purge_journal.add(target, wave_id, name, purge_journal.READ_AHEAD, rows)
     for chunk, first in enumerate(range(0, last, CLEAN_SUBJECTS)):
-        async with target.transaction():
-            await assert_lease(target, move.move_id, move.generation)
+        some = (first, first + CLEAN_SUBJECTS)
+
+        async def remove(chunk: int = chunk, some: tuple[int, int] = some) -> None:
             for table in tables:
-                some = (first, first + CLEAN_SUBJECTS)
                 statement = await parties.removal(target, site, table, wave_id, some)
                 cursor = await target.execute(statement)
                 await purge_journal.add(target, wave_id, str(table), chunk, cursor.rowcount)
+
+        await clearing.removing(target, move, site, wave_id, [some], remove)
     await parties.settle(target, move, site)
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)

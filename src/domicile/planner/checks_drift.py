@@ -78,7 +78,7 @@ class _Look:
         p, name = self._p, here.name
         for site, conn in ((p.request.source, p.source), (p.request.target, p.target)):
             if not await drift.readable(conn, name):
-                self.notes.append(f"{name} is not readable at {site}")
+                self.notes.append(f"{name} is not readable at {site}, or row security hides rows of it")
                 return
         referring = _referring(p, name)
         key = here.primary_key or next(iter(_keys(here)), ())
@@ -93,7 +93,9 @@ class _Look:
             by = [r for r in referring if r.to_columns == each]
             if number and not by:
                 continue
-            found = await drift.compare(self._pair, name, each, by, whole=whole and not number)
+            # Rows without a value in the key are told apart by nothing: they would all be one.
+            all_of_it = whole and not number and _is_key(here, each, not_null=True)
+            found = await drift.compare(self._pair, name, each, by, whole=all_of_it)
             if name in p.request.data_map.copied():
                 found = replace(found, only_source=0, whole=True)  # what is missing will be copied
             # What is said of the rows is said once; by another key only what is referred to by it.
@@ -160,6 +162,9 @@ def _keys(table: Table) -> list[tuple[str, ...]]:
     return [k.columns for k in keys if all(table.column(c).not_null for c in k.columns)]
 
 
-def _is_key(table: Table, columns: tuple[str, ...]) -> bool:
+def _is_key(table: Table, columns: tuple[str, ...], *, not_null: bool = False) -> bool:
+    """Whether these columns tell rows apart: those that have a value in them, or for ``not_null`` all."""
+    if not_null:
+        return any({*k} <= {*columns} for k in (table.primary_key, *_keys(table)) if k)
     keys = [table.primary_key, *(k.columns for k in table.unique_keys if not (k.partial or k.on_expression))]
     return any(k and {*k} <= {*columns} for k in keys)

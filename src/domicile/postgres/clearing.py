@@ -8,6 +8,7 @@ keys nor the guard are asked. Transactions and the lease are the caller's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+import json
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -20,7 +21,11 @@ from domicile.postgres.party_nulls import parties, row_key
 NOTES = TableName("domicile", "cleared")  # sql/site.sql; they are keys of people
 ROWS_PER_BATCH = 2_000  # cleared or written back in one transaction
 
-_LEFT = "select pg_catalog.count(*) {rows} where m.wave = {wave} and t.{column} in ({persons})"
+RowKey = tuple[str, ...]  # as a note names a row: values of its key as text
+Version = tuple[RowKey, str]  # a row as it was written last
+
+# With its version: what has another one now was written since.
+_LEFT = "select {key}, t.xmin::pg_catalog.text {rows} where m.wave = {wave} and t.{column} in ({persons})"
 # The application never waits for long: what it has locked is passed over, and asked for again.
 _CLEAR = """
     with chosen as materialized (
@@ -32,7 +37,8 @@ _CLEAR = """
         returning {key} as row_key, chosen.person)
     insert into domicile.cleared (wave, table_name, column_name, row_key, person)
     select {wave}, {name}, {column_name}, row_key, person from cleared
-    on conflict (wave, table_name, column_name, row_key) do update set person = excluded.person"""
+    on conflict (wave, table_name, column_name, row_key) do update set person = excluded.person
+    returning row_key"""
 _NOTES = "n.wave = {wave} and n.table_name = {name} and n.column_name = {column_name}"
 # Not into a row that was given to somebody who is about to leave, or has left.
 _WRITABLE = """
@@ -43,17 +49,14 @@ _WRITABLE = """
             where {noted} and latest.mark in ('closing', 'fenced', 'departed', 'arriving')) {stayed}"""
 _STAYED = " and not exists (select {rows} where m.wave = {wave} and {noted})"
 _PENDING = "select pg_catalog.count(*) from domicile.cleared as n where {writable}"
-# The person's row is locked as a foreign key would: whoever deletes it is waited for, or finds the reference.
+# The person's row is locked as a foreign key would: whoever deletes it is waited for, or finds the reference. The batch
+# is of rows that are locked here: those that others have locked keep none from its turn.
 _RESTORE = """
-    with noted as materialized (
-        select n.row_key, n.person from domicile.cleared as n where {writable} limit {batch}),
-    here as materialized (
-        select s.{subject_key} as person from {subjects} as s
-        where s.{subject_key} in (select person from noted) for key share of s skip locked),
-    chosen as materialized (
+    with chosen as materialized (
         select {listed}, n.row_key, n.person
-        from noted as n join here on here.person = n.person join {table} as t on {noted}
-        where t.{column} is null for no key update of t skip locked),
+        from domicile.cleared as n join {table} as t on {noted} join {subjects} as s on s.{subject_key} = n.person
+        where {writable} and t.{column} is null
+        limit {batch} for no key update of t skip locked for key share of s skip locked),
     restored as (
         update {table} as t set {column} = chosen.person from chosen
         where {same} and t.{column} is null
@@ -69,10 +72,40 @@ _ASK = """
         null::pg_catalog.int4)::pg_catalog.text)
     from {table} as x {joins} cross join lateral ({latest}) as latest
     where x.{column} in ({persons}) and latest.wave <> {wave} and latest.mark = any ({asked}::pg_catalog.text[])"""
+# With its arguments: a site that was here before has one with others, too.
+_GUARD_ASK = "domicile.guard_ask(integer, integer, oid, boolean, integer)"
 _COPIES = """exists (
     select from (select) as start {joins} cross join lateral ({latest}) as latest
     where latest.mark in ('departed', 'arriving'))"""
-_CLEAR_OTHERS = "update {table} as x set {column} = null where x.{column} in ({persons}) and not {copies}"
+# What is noted of such a row is older than what it named last.
+_AND_FORGET = """,
+    forgotten as (
+        delete from domicile.cleared as n using nulled
+        where n.table_name = {name} and n.column_name = {column_name} and n.row_key = nulled.row_key)
+    select pg_catalog.count(*) from nulled"""
+_CLEAR_OTHERS = """
+    with nulled as (
+        update {table} as x set {column} = null where x.{column} in ({persons}) and not {copies}
+        returning {key} as row_key)"""
+# Rows that would have to be asked about are left out.
+_CLEAR_AHEAD = """
+    with chosen as materialized (
+        select {listed} from {table} as t
+        where t.{column} in ({persons}) and not exists (
+            select from (select) as start {joins} cross join lateral ({latest}) as latest
+            where latest.mark in ('closing', 'fenced', 'departed', 'arriving'))
+        limit {batch} for no key update of t skip locked),
+    nulled as (
+        update {table} as t set {column} = null from chosen
+        where {same} and t.{column} in ({persons})
+        returning {key} as row_key)"""
+_LOCK_TABLE = "lock table {table} in row exclusive mode"
+_FORGET_KEYS = """
+    delete from domicile.cleared as n
+    where n.wave = {wave} and n.table_name = {name} and n.column_name = {column_name}
+        and n.row_key in (
+            select array(select pg_catalog.json_array_elements_text(one))
+            from pg_catalog.unnest({keys}::pg_catalog.json[]) as one)"""
 _LOCK_LEAVING = """
     select from {subjects} as t join domicile.member as m on m.subject = t.{key}
     where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
@@ -93,6 +126,7 @@ class Clearing:
     """One reference at one site: its statements, made once."""
 
     def __init__(self, data_map: DataMap, schema: Schema, reference: Reference, wave_id: int) -> None:
+        self.reference, self.wave_id = reference, wave_id
         table, subject = schema.tables[reference.table], data_map.subject
         names, (joins, owner) = row_key(table), owner_joins(data_map, reference.table)
         kind = schema.tables[subject.table].column(subject.key)
@@ -114,7 +148,7 @@ class Clearing:
                 sql.SQL("{} as {}").format(t, sql.Identifier(f"key {i}")) for i, (_, t, _) in enumerate(every)
             ),
             "same": _all(sql.SQL("{} = {}").format(t, chosen) for _, t, chosen in every),
-            "key": sql.SQL("array[{}]").format(_comma(sql.SQL("{}::pg_catalog.text").format(t) for _, t, _ in every)),
+            "key": _key_as_text("t", names),
             "noted": _all(
                 sql.SQL("{} = n.row_key[{}]::{}").format(t, sql.Literal(i), sql.SQL(table.column(n).type_name))
                 for i, (n, (_, t, _)) in enumerate(zip(names, every, strict=True), 1)
@@ -122,14 +156,29 @@ class Clearing:
         }
         self._parts["notes"] = self._sql(_NOTES)
 
-    async def left(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> int:
-        """How many rows of the wave name one of these persons (keys as text)."""
-        return await _count(conn, self._sql(_LEFT, persons=self._persons(keys)))
+    async def left(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> set[Version]:
+        """The rows of the wave that name one of these persons (keys as text)."""
+        found = await (await conn.execute(self._sql(_LEFT, persons=self._persons(keys)))).fetchall()
+        return {(tuple(key), version) for key, version in found}
 
-    async def clear(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> int:
+    async def clear(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> list[RowKey]:
         """Set the reference to null in a batch of the wave's rows that name one of these persons, and note whom each
-        named, in one statement; returns how many rows. Rows that somebody has locked are left out."""
-        return (await conn.execute(self._sql(_CLEAR, persons=self._persons(keys)))).rowcount
+        named, in one statement; returns the rows. Rows that somebody has locked are left out."""
+        found = await (await conn.execute(self._sql(_CLEAR, persons=self._persons(keys)))).fetchall()
+        return [tuple(key) for (key,) in found]
+
+    async def forget(self, conn: AsyncConnection[Any], keys: Iterable[RowKey], wave_id: int) -> None:
+        """Forget what is noted here of these rows of the wave, which this site knows as ``wave_id``. Idempotent."""
+        listed = sql.Literal([json.dumps(key, ensure_ascii=False) for key in keys])
+        await conn.execute(self._sql(_FORGET_KEYS, wave=sql.Literal(wave_id), keys=listed))
+
+    async def clear_ahead(self, conn: AsyncConnection[Any], members: tuple[int, int]) -> int:
+        """A batch of what `clear_leaving` clears for these members, but for rows that are between two sites, or that
+        somebody has locked; returns how many. No row of the members is locked."""
+        await conn.execute(self._sql(_LOCK_TABLE))
+        return await _count(
+            conn, self._sql(_CLEAR_AHEAD + _AND_FORGET, persons=_of_wave(_MEMBERS, self.wave_id, members))
+        )
 
     async def restore(self, conn: AsyncConnection[Any], *, stayed: bool) -> int:
         """Write a batch of notes back and forget them; returns how many. Rows that somebody has locked are left out.
@@ -170,13 +219,13 @@ async def clear_leaving(
     """Before rows of these members (ordinals in (first, last]) go: rows of who lives here refer to none of them any
     more, and no note names them. They are locked first: who refers to one and has not committed is waited for, and who
     comes later is told by the foreign key. Returns how many references were cleared. Idempotent."""
-    first, last = members
-    bounds: dict[str, Fragment] = {"wave": sql.Literal(wave_id), "first": sql.Literal(first), "last": sql.Literal(last)}
     subject = {"subjects": ident(data_map.subject.table), "key": sql.Identifier(data_map.subject.key)}
-    await conn.execute(sql.SQL(_LOCK_LEAVING).format(**bounds, **subject))
-    persons = sql.SQL(_MEMBERS).format(**bounds)
+    await conn.execute(_of_wave(_LOCK_LEAVING, wave_id, members, **subject))
+    persons = _of_wave(_MEMBERS, wave_id, members)
+    cleared = await _clear_others(conn, data_map, schema, wave_id, persons)
+    # Behind the rows: who has cleared one meanwhile has noted it by now.
     await conn.execute(sql.SQL(_FORGET_PERSONS).format(persons=persons))
-    return await _clear_others(conn, data_map, schema, wave_id, persons)
+    return cleared
 
 
 async def clear_gone(
@@ -226,7 +275,7 @@ async def _clear_others(
     one that arrives is an obstacle: it may have been proven by now."""
     row = await (await conn.execute("select mark from domicile.wave where id = %s", (wave_id,))).fetchone()
     asked = ["closing", "fenced", *(["arriving"] if row and row[0] == "departed" else [])]
-    guarded = await _exists(conn, "domicile.guard_ask")
+    guarded = await _exists(conn, _GUARD_ASK)
     cleared = 0
     for reference in parties(data_map, schema):
         joins, owner = owner_joins(data_map, reference.table, "x")
@@ -234,6 +283,12 @@ async def _clear_others(
             "table": ident(reference.table),
             "column": sql.Identifier(reference.columns[0]),
             "persons": persons,
+        }
+        noted: dict[str, Fragment] = {
+            "name": sql.Literal(str(reference.table)),
+            "column_name": sql.Literal(reference.columns[0]),
+            "key": _key_as_text("x", row_key(schema.tables[reference.table])),
+            "copies": _copies(data_map, reference),
         }
         if guarded:
             ask = sql.SQL(_ASK).format(
@@ -245,10 +300,9 @@ async def _clear_others(
                 asked=sql.Literal(asked),
             )
             # First the table's lock: whoever puts up a fence behind the question waits for this transaction.
-            await conn.execute(sql.SQL("lock table {} in row exclusive mode").format(ident(reference.table)))
+            await conn.execute(sql.SQL(_LOCK_TABLE).format(table=parts["table"]))
             await conn.execute(ask)
-        statement = sql.SQL(_CLEAR_OTHERS).format(**parts, copies=_copies(data_map, reference))
-        cleared += (await conn.execute(statement)).rowcount
+        cleared += await _count(conn, sql.SQL(_CLEAR_OTHERS + _AND_FORGET).format(**parts, **noted))
     return cleared
 
 
@@ -257,8 +311,13 @@ def _copies(data_map: DataMap, reference: Reference) -> sql.Composed:
     return sql.SQL(_COPIES).format(joins=joins, latest=sql.SQL(_LATEST).format(owner=owner))
 
 
+def _of_wave(statement: str, wave_id: int, members: tuple[int, int], **parts: Fragment) -> sql.Composed:
+    bounds = zip(("wave", "first", "last"), (wave_id, *members), strict=True)
+    return sql.SQL(statement).format(**{name: sql.Literal(value) for name, value in bounds}, **parts)
+
+
 async def _exists(conn: AsyncConnection[Any], function: str) -> bool:
-    row = await (await conn.execute("select pg_catalog.to_regproc(%s) is not null", (function,))).fetchone()
+    row = await (await conn.execute("select pg_catalog.to_regprocedure(%s) is not null", (function,))).fetchone()
     return bool(row and row[0])
 
 
@@ -266,6 +325,11 @@ async def _count(conn: AsyncConnection[Any], statement: sql.Composed) -> int:
     row = await (await conn.execute(statement)).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _key_as_text(alias: str, names: Iterable[str]) -> sql.Composed:
+    texts = (sql.SQL("{}::pg_catalog.text").format(column(alias, name)) for name in names)
+    return sql.SQL("array[{}]").format(_comma(texts))
 
 
 def _all(parts: Iterable[Fragment]) -> sql.Composed:

@@ -21,17 +21,27 @@ from domicile.postgres.collisions import Members
 from domicile.postgres.failures import told
 from domicile.postgres.hashing import Mode, hashed, row_hash, seed_of
 from domicile.postgres.ownership import Fragment, column, ident, owner_joins
+from domicile.postgres.references import of_tables
 from domicile.postgres.transfer import transfer
 
 ROWS_MAX = 1_000_000  # of larger tables only the rows that are referred to are compared
+HASHES_PER_SCAN = 100_000  # looked for in one statement
 
 _HERE = TableName("pg_temp", "domicile_here")
 _THERE = TableName("pg_temp", "domicile_there")
-_READABLE = "select pg_catalog.has_table_privilege(%s, 'select')"
+_READABLE = """
+    select pg_catalog.has_table_privilege({name}, 'select') and not pg_catalog.row_security_active({name})"""
 _DIGEST = "select pg_catalog.count(*), coalesce(pg_catalog.sum({row}), 0) from {table} as t"
 _HASHES = """
     select {key} as k, array[{unique}]::pg_catalog.int8[] as u, array[{columns}]::pg_catalog.int8[] as c"""
 _SOURCE = "{hashes}, array[{referred}]::pg_catalog.bool[] as r from {table} as t {joins} {only}"
+# They are there for the sake of their keys: r is null, and they are neither counted nor compared.
+_FURTHER = "{hashes}, null::pg_catalog.bool[] as r from {table} as t where {hash} = any({standing}::pg_catalog.int8[])"
+# What stands at the target under a key that is referred to, and is not among what the source sent.
+_STANDING = """
+    select distinct there.u[{number}] from {there} as there
+    where there.u[{number}] is not null and there.k in (select k from {here} where r is not null)
+        and not exists (select from {here} as here where here.u[{number}] = there.u[{number}])"""
 _REFERRED = "left join ({held}) as {alias} on {joined}"
 _HELD = """
     select {columns} from {table} as t {joins} join {members} as m on m.subject = {owner}
@@ -40,21 +50,23 @@ _HELD_BY_COPIED = "select {columns} from {table} as t join ({held}) as n on {joi
 _TAKE = """
     create temp table {here} (
         k pg_catalog.int8, u pg_catalog.int8[], c pg_catalog.int8[], r pg_catalog.bool[]);
-    copy {here} from stdin (format binary)"""
+    {more}"""
+_MORE = "copy {here} from stdin (format binary)"
 _THERE_TOO = "create temp table {there} as {hashes} from {table} as t {only}"
 _ONLY = "where {key} in (select k from {here}) {unique}"
 _ONLY_UNIQUE = "or {hash} in (select u[{number}] from {here})"
 _COUNTS = """
     select pg_catalog.count(*) filter (where there.k is null), pg_catalog.count(*) filter (where here.k is null),
         pg_catalog.count(*) filter (where here.k is not null and there.k is not null and here.c <> there.c)
-    from {here} as here full join {there} as there on there.k = here.k"""
+    from (select * from {here} where r is not null) as here full join {there} as there on there.k = here.k"""
 _COLUMNS = """
     select number, pg_catalog.count(*)
     from {here} as here join {there} as there on there.k = here.k
     cross join lateral pg_catalog.generate_subscripts(here.c, 1) as number
-    where here.c[number] <> there.c[number] group by number order by number"""
+    where here.r is not null and here.c[number] <> there.c[number] group by number order by number"""
 _ANOTHER_KEY = """
-    select pg_catalog.count(*) from {here} as here join {there} as there on there.u[{number}] = here.u[{number}]
+    select pg_catalog.count(distinct here.k)
+    from {here} as here join {there} as there on there.u[{number}] = here.u[{number}]
     where there.k <> here.k"""
 # The row is under another key at the target, or what is under its key there is under another one at the source.
 _OTHERS = """
@@ -108,8 +120,9 @@ class Pair:
 
 
 async def readable(conn: AsyncConnection, table: TableName) -> bool:
-    """Whether the session may read the table."""
-    row = await (await conn.execute(_READABLE, (ident(table).as_string(),))).fetchone()
+    """Whether the session may read the table, and no policy hides rows of it."""
+    name = sql.Literal(ident(table).as_string())
+    row = await (await conn.execute(sql.SQL(_READABLE).format(name=name))).fetchone()
     return bool(row and row[0])
 
 
@@ -132,6 +145,8 @@ async def compare(
         await _bring(pair, tables[0], shape, referring, whole=whole)
         with told("target", f"drift of {table}"):
             await _lay_beside(pair, tables[1], shape, whole=whole)
+            if not whole:
+                await _bring_standing(pair, tables[0], shape)
             return await _judge(pair, table, shape, referring, whole=whole)
     finally:
         if not pair.target.closed:
@@ -218,14 +233,15 @@ async def _bring(pair: Pair, table: Table, shape: _Shape, referring: Sequence[Re
         only=only,
     )
     out = sql.SQL("copy ({}) to stdout (format binary)").format(rows)
-    take = sql.SQL(_TAKE).format(here=ident(_HERE))
+    more = sql.SQL(_MORE).format(here=ident(_HERE))
+    take = sql.SQL(_TAKE).format(here=ident(_HERE), more=more)
     await transfer(pair.source, pair.target, (out, take), threading.Event(), f"drift of {table.name}")
 
 
-def _held(pair: Pair, reference: Reference) -> sql.Composed:
+def _held(pair: Pair, reference: Reference, path: tuple[TableName, ...] = ()) -> sql.Composed:
     """What moving rows hold in the columns of a reference; rows of copied tables move if a member's row refers to
-    them."""
-    data_map, names = pair.data_map, reference.columns
+    them, or a row of another such table that moves. No table is twice on that ``path``."""
+    data_map, names, path = pair.data_map, reference.columns, (*path, reference.table)
     parts = {
         "columns": _listed([column("t", name) for name in names]),
         "table": ident(reference.table),
@@ -236,17 +252,22 @@ def _held(pair: Pair, reference: Reference) -> sql.Composed:
         members = {"members": ident(pair.members.relation), "wave": sql.Literal(pair.members.wave)}
         return sql.SQL(_HELD).format(**parts, **members, joins=joins, owner=owner)
     found: list[Fragment] = []
-    for name in data_map.in_scope():
-        for by in pair.source_schema.tables[name].references:
-            if by.to_table == reference.table:
-                held = sql.SQL("select distinct * from ({}) as held").format(_held(pair, by))
-                joined = sql.SQL(" and ").join(
-                    sql.SQL("{} = {}").format(column("t", theirs), column("n", ours))
-                    for ours, theirs in zip(by.columns, by.to_columns, strict=True)
-                )
-                found.append(sql.SQL(_HELD_BY_COPIED).format(**parts, held=held, joined=joined))
+    for by in of_tables(data_map, pair.source_schema, data_map.written()):
+        if by.to_table == reference.table and by.table not in path and _known(pair.source_schema, by):
+            held = sql.SQL("select distinct * from ({}) as held").format(_held(pair, by, path))
+            joined = sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(column("t", theirs), column("n", ours))
+                for ours, theirs in zip(by.columns, by.to_columns, strict=True)
+            )
+            found.append(sql.SQL(_HELD_BY_COPIED).format(**parts, held=held, joined=joined))
     nothing = sql.SQL("select {columns} from {table} as t where false").format(**parts)
     return sql.SQL(" union all ").join(found or [nothing])
+
+
+def _known(schema: Schema, reference: Reference) -> bool:
+    """Whether the columns are there of which the map, or a foreign key, says that they refer."""
+    ends = ((reference.table, reference.columns), (reference.to_table, reference.to_columns))
+    return all(t in schema.tables and {*names} <= {c.name for c in schema.tables[t].columns} for t, names in ends)
 
 
 async def _lay_beside(pair: Pair, table: Table, shape: _Shape, *, whole: bool) -> None:
@@ -264,6 +285,23 @@ async def _lay_beside(pair: Pair, table: Table, shape: _Shape, *, whole: bool) -
     )
     await pair.target.execute(statement)
     await pair.target.execute(sql.SQL("analyze {}, {}").format(ident(_HERE), ident(_THERE)))
+
+
+async def _bring_standing(pair: Pair, table: Table, shape: _Shape) -> None:
+    """Of the source's rows those, too, that stand at the target under a key which means another row here: few, where
+    the sites do not number apart."""
+    take = sql.SQL(_MORE).format(here=ident(_HERE))
+    for number, hash_ in enumerate(shape.unique_hashes(table), 1):
+        standing = [value for (value,) in await _ask(pair, _STANDING, number=number)]
+        for start in range(0, len(standing), HASHES_PER_SCAN):
+            rows = sql.SQL(_FURTHER).format(
+                hashes=shape.hashes(table),
+                table=ident(table.name),
+                hash=hash_,
+                standing=sql.Literal(standing[start : start + HASHES_PER_SCAN]),
+            )
+            out = sql.SQL("copy ({}) to stdout (format binary)").format(rows)
+            await transfer(pair.source, pair.target, (out, take), threading.Event(), f"drift of {table.name}")
 
 
 async def _judge(pair: Pair, table: TableName, shape: _Shape, referring: Sequence[Reference], *, whole: bool) -> Drift:

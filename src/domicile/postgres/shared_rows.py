@@ -22,7 +22,7 @@ from domicile.postgres.rows import choose_format, copy_in
 from domicile.postgres.transfer import transfer
 
 KEYS_PER_BATCH = references.KEYS_PER_BATCH
-LEVELS_MAX = 1_000  # of shared rows that refer to shared rows
+LEVELS_MAX = 100  # of shared rows that refer to shared rows; each is a temporary table of one transaction
 Key = tuple[str, ...]  # texts
 
 _KEYS = "(select {typed} from rows from ({lists}) as listed ({names}))"
@@ -32,11 +32,15 @@ _COPY_OUT = """
     copy (select {columns} from {keys} as key join {table} as t on {joined}) to stdout (format {format})"""
 _STAGE = "create temp table {stage} on commit drop as select {names} from {table} with no data; {copy}"
 _INSERT = """
-    insert into {table} ({names}) overriding system value select {names} from {stage} on conflict do nothing"""
+    insert into {table} ({names}) overriding system value
+    select {names} from {stage} order by {key} on conflict do nothing"""
 _NOT_PLACED = """
     select pg_catalog.count(*) from {stage} as s where not exists (select from {table} as t where {joined})"""
-# As a foreign key does it: who removes such a row and has not committed is waited for, who comes later waits.
-_LOCK = "select from {parent} as parent where exists (select from {stage} as s where {joined}) for key share of parent"
+# As a foreign key does it: who removes such a row and has not committed is waited for, who comes later waits. In order,
+# here and above: two who want the same keys wait for each other one way only.
+_LOCK = """
+    select from {parent} as parent where exists (select from {stage} as s where {joined})
+    order by {key} for key share of parent"""
 _DANGLING = """
     select pg_catalog.count(*) from {stage} as s
     where {given} and not exists (select from {parent} as parent where {joined})"""
@@ -94,12 +98,24 @@ def reasons(data_map: DataMap, schema: Schema) -> Iterator[tuple[TableName, str]
         for reference in onward(data_map, schema, name):
             if reference.to_table in scope:
                 yield name, f"{references.shown(reference)} leads to somebody's rows"
+            elif why := _unfit(data_map, reference):
+                yield name, f"{references.shown(reference)} {why}"
     needing = references.of_tables(data_map, schema, (*scope, *copied))
     for reference in needing:
         if reference.to_table in copied and reference.to_table in schema.tables:
             keys = [k for k in schema.tables[reference.to_table].unique_keys if not (k.partial or k.on_expression)]
             if not any(set(k.columns) <= set(reference.to_columns) for k in keys):
                 yield reference.to_table, f"no unique key finds the row of {references.shown(reference)}"
+
+
+def _unfit(data_map: DataMap, reference: Reference) -> str:
+    """Why a row that refers there, to no table in scope, may not cross; empty where it may. Pure."""
+    to = data_map.tables.get(reference.to_table)
+    if to is None or to.role in (Role.LOCAL, Role.UNDECIDED):
+        return "leads to rows of this site alone"
+    if {*reference.to_columns} & {*to.personal, *to.object_keys, *to.identities}:
+        return "holds what is personal there"
+    return ""
 
 
 async def deferrable_keys(conn: AsyncConnection, table: TableName) -> list[str]:
@@ -124,7 +140,7 @@ async def levels(site: Site, first: Level) -> list[Level]:
     known[first.reference.to_table, first.reference.to_columns] = set(first.keys)
     copied = site.data_map.copied()
     for _ in range(LEVELS_MAX):
-        following = []
+        following: dict[Reference, tuple[Key, ...]] = {}
         for level in frontier:
             for reference in onward(site.data_map, site.source_schema, level.reference.to_table):
                 if reference.to_table not in copied:
@@ -133,14 +149,15 @@ async def levels(site: Site, first: Level) -> list[Level]:
                 keys = [k for k in await referred_by(site, level, reference) if k not in seen]
                 missing = await absent(site, reference, keys)
                 seen.update(missing)
-                following += [Level(reference, tuple(missing))] if missing else []
+                if missing:
+                    following[reference] = (*following.get(reference, ()), *missing)
         if not following:
             return found
-        found += following
-        frontier = following
+        frontier = [Level(reference, keys) for reference, keys in following.items()]
+        found += frontier
     raise DomicileError(
         ErrorCode.REFERENCE_MISSING,
-        f"shared rows refer to shared rows, {LEVELS_MAX} times over: {references.shown(first.reference)}",
+        f"shared rows refer to shared rows, more than {LEVELS_MAX} in a row: {references.shown(first.reference)}",
         facts={"reference": references.shown(first.reference), "levels_max": LEVELS_MAX},
         safe="The source serves; none of these rows was copied.",
         hint="Bring these rows to the target by other means, with the policy present in the data map.",
@@ -203,7 +220,8 @@ async def _insert(site: Site, level: Level, stage: TableName) -> int:
     taken = copy_in(TablePlan(stage, names, 0, 0, how))
     begin = sql.SQL(_STAGE).format(stage=ident(stage), names=listed, table=ident(name), copy=taken)
     await transfer(site.source, site.target, (out, begin), threading.Event(), f"copy of shared rows of {name}")
-    insert = sql.SQL(_INSERT).format(table=ident(name), names=listed, stage=ident(stage))
+    key = _listed(map(sql.Identifier, level.reference.to_columns))
+    insert = sql.SQL(_INSERT).format(table=ident(name), names=listed, stage=ident(stage), key=key)
     return (await site.target.execute(insert)).rowcount
 
 
@@ -234,7 +252,8 @@ async def _require_parents(site: Site, reference: Reference, stage: TableName) -
         "given": _given("s", reference),
     }
     if reference.to_table in site.data_map.copied():  # of others a lock may not be the role's to take
-        await site.target.execute(sql.SQL(_LOCK).format(**parts))
+        key = _listed(column("parent", name) for name in reference.to_columns)
+        await site.target.execute(sql.SQL(_LOCK).format(**parts, key=key))
     if rows := await _count(site.target, sql.SQL(_DANGLING).format(**parts)):
         raise DomicileError(
             ErrorCode.REFERENCE_MISSING,

@@ -6,7 +6,7 @@ other wave, and then this one need never have it. It is what `Reparent` does wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from domicile.stream.canonical import canonical
 from domicile.stream.change import NULL, Change, Key, Marker, Op, Transaction
@@ -32,11 +32,12 @@ class AnewFilter(WaveFilter):
 
 def _enter(transaction: Transaction, index: OwnershipIndex) -> None:
     """Rows without a key are in nobody's way, and stay. So does all of a transaction in which a row that stays comes to
-    hang from a new one: that may have gone on by now, and would leave it behind with nobody to take it along."""
+    hang from a new one: that may have gone on by now, and would leave it behind with nobody to take it along. What
+    hung from a row that gave its key up to a new one does so without a change of its own."""
     made: dict[tuple[int, Key], None] = {}
     kept: list[Change] = []
     for change in transaction.changes:
-        before = (change.table, change.key if change.old_key is None else change.old_key)
+        before = change.table, _former(change)
         if change.op is Op.INSERT and index.tables[change.table].table.identity is not Identity.FULL:
             made[change.table, change.key] = None
         elif before not in made:
@@ -45,12 +46,29 @@ def _enter(transaction: Transaction, index: OwnershipIndex) -> None:
             del made[before]
             if change.op is Op.UPDATE:
                 made[change.table, change.key] = None
-    if _hang(kept, made, index):
+    if _hang(kept, made, index) or _taken_over(kept, made, index):
         return
     for no, key in made:
         index.discard(no, key)
     transaction.changes = kept
     transaction.enter = list(dict.fromkeys([*transaction.enter, *made]))
+
+
+def _former(change: Change) -> Key:
+    return change.key if change.old_key is None else change.old_key
+
+
+def _taken_over(kept: Iterable[Change], made: Collection[tuple[int, Key]], index: OwnershipIndex) -> bool:
+    """Whether a new row may have what others hang by from one that was there. Where that is not the key, the stream
+    does not say what it was before."""
+    tables = {no for no, _ in made}
+    for change in kept:
+        anchors = index.tables[change.table].anchors
+        if anchors and (change.table, _former(change)) in made:
+            return True
+        if change.table in tables and any(anchor.of_key is not None for anchor in anchors):
+            return True
+    return False
 
 
 def _hang(kept: Sequence[Change], made: Iterable[tuple[int, Key]], index: OwnershipIndex) -> bool:
