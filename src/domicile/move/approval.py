@@ -56,12 +56,13 @@ def _unknown(move_id: MoveId) -> DomicileError:
 
 
 def _require_people(move_id: MoveId, found: NoReturn) -> None:
-    have = len(found.standing)
-    if have < found.approvals_needed:
+    have, needed = len(found.standing), found.approvals_needed
+    if have < needed:
+        people = f"{needed} different people" if needed > 1 else "one person"
         raise DomicileError(
             ErrorCode.APPROVAL_MISSING,
-            f"the purge of move {move_id} needs approvals by {found.approvals_needed} different people, and has {have}",
-            facts={"move": move_id, "needed": found.approvals_needed, "by": [a.person for a in found.standing]},
+            f"the purge of move {move_id} needs the approval of {people}, and has {have}",
+            facts={"move": move_id, "needed": needed, "by": [a.person for a in found.standing]},
             safe="Nothing was deleted.",
             hint=f"Let another person run: domicile approve {move_id} --act {PURGE}",
         )
