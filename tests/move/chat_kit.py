@@ -14,7 +14,10 @@ import psycopg
 from tests.conftest import SitePair
 from tests.move.places import SOURCE, TARGET, Place, execute, scalar, workspace_for
 
-from domicile.model.plan import Limits
+from domicile import commands
+from domicile.model.phase import Status
+from domicile.model.plan import Limits, Mode, Plan, Question
+from domicile.model.report import MoveStatus
 
 INDIA = "market = 'IN'"
 INDIANS = {3, 6, 9, 12, 15, 18}
@@ -156,6 +159,20 @@ async def write(conninfo: str, statement: str, *values: object) -> str:
     except psycopg.Error as error:
         return error.sqlstate or "?"
     return ""
+
+
+async def plan_of(place: Place, where: str = INDIA, limits: Limits = LIMITS) -> Plan:
+    """The plan of a move there."""
+    return await commands.plan(place.workspace, Question("chat", SOURCE, TARGET, where=where), limits=limits)
+
+
+async def moved(place: Place, where: str = INDIA, mode: Mode = Mode.LIVE, limits: Limits = LIMITS) -> MoveStatus:
+    """A move whose waves all live at the target."""
+    plan = await plan_of(place, where, limits)
+    assert not plan.refusals_of(mode), plan.refusals_of(mode)
+    done = await commands.apply(place.workspace, plan, mode=mode)
+    assert done.status is Status.WAITING, [(w.no, w.error_message, w.live) for w in done.waves]
+    return done
 
 
 @dataclass

@@ -14,24 +14,24 @@ from tests.conftest import SitePair
 from tests.move.chat_kit import (
     INDIA,
     INDIANS,
-    LIMITS,
     STAYING,
     Writers,
     befriended,
     make_chat,
+    moved,
     of,
     owned,
+    plan_of,
     stubs,
     write,
 )
 from tests.move.live_kit import CATCHUP, COPY, ONE, PREPARE, begun, no_trace, through, until
-from tests.move.places import SOURCE, TARGET, Place, execute, scalar
+from tests.move.places import SOURCE, Place, execute, scalar
 
 from domicile import commands
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Phase, Status
-from domicile.model.plan import Mode, Plan, Question
-from domicile.model.report import MoveStatus
+from domicile.model.plan import Mode
 from domicile.model.site import SiteName
 from domicile.move import parties, stepback
 from domicile.postgres import guard_filter
@@ -62,18 +62,6 @@ async def chat(site_pair: SitePair, scratch: Path, tmp_path: Path, control: str)
 @pytest.fixture
 async def strict_chat(site_pair: SitePair, scratch: Path, tmp_path: Path, control: str) -> Place:
     return await make_chat(site_pair, scratch / tmp_path.name, control, refused=True)
-
-
-async def plan_of(place: Place, where: str = INDIA) -> Plan:
-    return await commands.plan(place.workspace, Question("chat", SOURCE, TARGET, where=where), limits=LIMITS)
-
-
-async def moved(place: Place, where: str = INDIA, mode: Mode = Mode.LIVE) -> MoveStatus:
-    plan = await plan_of(place, where)
-    assert not plan.refusals_of(mode), plan.refusals_of(mode)
-    done = await commands.apply(place.workspace, plan, mode=mode)
-    assert done.status is Status.WAITING, [(w.no, w.error_message, w.live) for w in done.waves]
-    return done
 
 
 @asynccontextmanager

@@ -6,29 +6,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 import random
 
 import psycopg
 import pytest
 from tests.conftest import SitePair
+from tests.move import chat_kit
 from tests.move.chat_kit import INDIA, INDIANS, LIMITS, MAP, STAYING, make_chat, owned, write
 from tests.move.live_kit import CATCHUP, COPY, PREPARE, begun, no_trace, through, until
 from tests.move.mover import mover
-from tests.move.places import SOURCE, TARGET, Place, execute, scalar
+from tests.move.places import SOURCE, Place, execute, scalar
 
 from domicile import commands
 from domicile.commands.desk import carrier_for, open_desk
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.model.phase import Status
-from domicile.model.plan import Limits, Mode, Plan, Question
-from domicile.model.report import MoveStatus
+from domicile.model.plan import Mode
 from domicile.move import begin, clearing, eject, stepback
 from domicile.move.carrier import Carrier
 from domicile.move.failpoints import Failpoints
 from domicile.postgres import clearing as statements
 
 ONE = replace(LIMITS, wave_subjects_max=500, canary_subjects_max=0)
+plan_of, moved = partial(chat_kit.plan_of, limits=ONE), partial(chat_kit.moved, limits=ONE)
 TO = "chat.message(recipient_id) -> chat.person(id)"
 _MAP = MAP.replace(": stub}", ": null}").replace(", parties: {b_id -> chat.person(id): null}", "")
 _NULLABLE = "alter table chat.message alter recipient_id drop not null"
@@ -76,18 +78,6 @@ async def names(conninfo: str, owners: set[int]) -> dict[str, int]:
 
 def without(named: dict[str, int], gone: set[int]) -> dict[str, int]:
     return {row: who for row, who in named.items() if who not in gone}
-
-
-async def plan_of(place: Place, where: str = INDIA, limits: Limits = ONE) -> Plan:
-    return await commands.plan(place.workspace, Question("chat", SOURCE, TARGET, where=where), limits=limits)
-
-
-async def moved(place: Place, where: str = INDIA, mode: Mode = Mode.LIVE) -> MoveStatus:
-    plan = await plan_of(place, where)
-    assert not plan.refusals_of(mode), plan.refusals_of(mode)
-    done = await commands.apply(place.workspace, plan, mode=mode)
-    assert done.status is Status.WAITING, [(w.no, w.error_message, w.live) for w in done.waves]
-    return done
 
 
 async def held_up(conninfo: str) -> None:
