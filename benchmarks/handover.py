@@ -325,7 +325,7 @@ async def run(waves: int, rounds: int, names: Collection[str] = SCENES) -> dict[
             _bench.say(f"filling the source with {all_scenes[-1].last:,} users")
             await build(source.conninfo(), target.conninfo(), all_scenes)
             for scene in (s for s in all_scenes if s.name in names):
-                place = Path(state) / f"{scene.name}-{scene.rtt_ms:.0f}"
+                place = Path(state) / "state"
                 measured = await play(scene, residents(all_scenes), place, source.conninfo(), target.conninfo())
                 figures = measured.figures()
                 _bench.say(f"{scene.name} {scene.rtt_ms or ''}: {figures}")

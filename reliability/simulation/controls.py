@@ -215,7 +215,7 @@ def _own_marker(self: Any, marker: Any) -> Any:
 async def _pass_at_once(self: Any, marker: Any) -> None:
     waiter = self._markers.take(marker.content)
     if waiter is not None:
-        held: list[Transaction] = list(self._waiting)
+        held: list[Transaction] = list(self.waiting)
         waiter.set_result(held)
 
 

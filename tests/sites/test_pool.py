@@ -118,6 +118,25 @@ async def test_where_one_failed_none_is_trusted(database: str) -> None:
         assert await _pid(pool, database) not in before
 
 
+async def test_who_is_cancelled_takes_nobody_else_s_session_along(database: str) -> None:
+    """As every task is that is beside another one which is done: the server has done no wrong."""
+    pool = SessionPool()
+
+    async def wait() -> None:
+        async with pool.session(database):
+            await asyncio.sleep(60)
+
+    async with pool.keeping():
+        before = await _two(pool, database)
+        waiting = asyncio.create_task(wait())
+        while await _others(database) < 2 or len(pool._idle[database]) == 2:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert await _pid(pool, database) == before[0]
+        assert await _others(database) == 1
+
+
 async def test_nobody_waits_for_sessions_that_are_silent(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_SECONDS_MAX", 0.2)
     pool = SessionPool()

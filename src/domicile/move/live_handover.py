@@ -5,8 +5,8 @@
     rehearse  the sessions plan what they will be asked under the lock                               nobody waits
     compare   touched rows are compared a last time; what the stream brings now is kept as the tail  nobody waits
     lock      the mover takes the lock for himself: writers in flight end, new ones wait             the pause begins
-    depart    one commit at the source: departed, and a marker in the stream
-    tail      the stream brings what was committed up to the marker; its rows are hashed at the source
+    depart    one commit at the source: departed, and a marker in the stream; rows are hashed there meanwhile
+    tail      the stream brings what was committed up to the marker; what is new in it is hashed, too
     arrive    one round trip: the target applies the tail, compares the hashes, becomes the home     point of no return
     release   the lock is free: who waited is told the new home                                      the pause ends
     publish   the directory knows; the copy that stays behind is sealed
@@ -39,6 +39,7 @@ from domicile.move.evidence import Crossing
 from domicile.move.live_verify import Touched
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
+from domicile.postgres.checksum import Part
 from domicile.postgres.evidence_rows import INSERT_NUMBERED, Entry
 from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -75,6 +76,14 @@ class Drains:
     last: int
     entered: Callable[[], Awaitable[int]]
     again: Callable[[], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """Rows of the wave with these keys, as the source has them."""
+
+    keys: Keys
+    sums: dict[int, Part]
 
 
 async def attempt(
@@ -171,6 +180,26 @@ async def _under_lock(
 
 async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched, leaves: Crossing) -> None:
     """From the departure to the arrival, or back to where the wave was."""
+    # Nobody can write the wave's rows any more: what is known of by now is hashed while the departure is on its way.
+    async with _meanwhile(_hashed(live, _last(live.touched(), equal, live.catchup.waiting))) as early:
+        tail, statements = await _depart(live, lock, deadline, (equal, early), leaves)
+    try:
+        async with _until(deadline):
+            await (await live.apply.send(statements, tail))
+            live.catchup.arrived()
+    except (TimeoutError, Refused, DomicileError) as trouble:
+        said_no = isinstance(trouble, Refused) and bool(trouble.refusal.sqlstate)
+        if not said_no and await _arrived(live):
+            live.catchup.arrived()
+            return
+        await _back(live, lock, leaves)
+        raise (_refused(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
+
+
+async def _depart(
+    live: LiveWave, lock: WaveLock, deadline: float, known: tuple[Touched, asyncio.Task[_Hashed]], leaves: Crossing
+) -> tuple[list[Transaction], list[Statement]]:
+    """The tail, and the arrival as one round of statements; or back to where the wave was."""
     move, wave = live.move, live.wave
     content = secrets.token_hex(8).encode()
     marker = live.catchup.expect(content)
@@ -183,23 +212,12 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched
         await move.failpoints.reach("live.departed")
         async with _until(deadline):
             tail = await live.beside(marker)
-            comparing = await _comparing(live, equal, tail)
+            comparing = await _comparing(live, known, tail)
             arriving = [*_told(leaves), _arrive(live, live.wave.target_id)]
-            statements = [*live.apply.compose(tail), *comparing, *arriving]
+            return tail, [*live.apply.compose(tail), *comparing, *arriving]
     except BaseException as trouble:
         await _back(live, lock, leaves)
         raise _over_budget(live) if isinstance(trouble, TimeoutError) else trouble from None
-    try:
-        async with _until(deadline):
-            await (await live.apply.send(statements, tail))
-            live.catchup.arrived()
-    except (TimeoutError, Refused, DomicileError) as trouble:
-        said_no = isinstance(trouble, Refused) and bool(trouble.refusal.sqlstate)
-        if not said_no and await _arrived(live):
-            live.catchup.arrived()
-            return
-        await _back(live, lock, leaves)
-        raise (_refused(live, trouble) if isinstance(trouble, Refused) else _over_budget(live)) from None
 
 
 async def recover(carrier: Carrier, no: int) -> bool:
@@ -282,16 +300,26 @@ async def _arrived(live: LiveWave) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-async def _comparing(live: LiveWave, equal: Touched, tail: list[Transaction]) -> list[Statement]:
+async def _hashed(live: LiveWave, keys: Keys) -> _Hashed:
+    return _Hashed(keys, await live.here.sums(live.source, keys))
+
+
+async def _comparing(
+    live: LiveWave, known: tuple[Touched, asyncio.Task[_Hashed]], tail: list[Transaction]
+) -> list[Statement]:
     """Statements that refuse the arrival unless the last rows hash at the target, with the tail, as they do at the
     source, where nobody can write them now, and what they refer to is there; what other touched rows refer to, too,
     where any of it may have gone since they were compared. Meanwhile it is looked whether partitions came or went: what
-    did is behind the departure."""
+    did is behind the departure. ``known``: what was found equal before, and the rows that are being hashed since the
+    lock was had."""
+    equal, early = known
     noted = live.touched()
     last = _last(noted, equal, tail)
     async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
-        ours = await live.here.sums(live.source, last)
+        hashed = await live.beside(early)
+        later = await live.here.sums(live.source, compare.without(live.layout, last, hashed.keys))
         await live.beside(same_leaves)
+    ours = compare.together(hashed.sums, later)
     require = [live.there.require(no, last[no], part) for no, part in ours.items()]
     if live_verify.anybody_gone(last, ours):
         require += parties.require_nobody_lost(live.move, live.wave, live.layout, last[0])
@@ -328,16 +356,6 @@ def _last(noted: Touched, equal: Touched, tail: list[Transaction]) -> Keys:
             if change.old_key is not None:
                 these[change.old_key] = None
     return {no: list(these) for no, these in keys.items() if these}
-
-
-async def round_trip(live: LiveWave) -> float:
-    """Milliseconds of the shortest of three questions to the target."""
-    taken = []
-    for _ in range(3):
-        begun = time.monotonic()
-        await live.target.execute("select")
-        taken.append((time.monotonic() - begun) * 1000)
-    return min(taken)
 
 
 @asynccontextmanager

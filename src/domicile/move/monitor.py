@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 import time
 
@@ -23,6 +23,7 @@ from domicile.postgres.drain import BLOCKERS_NAMED_MAX
 from domicile.stream import slot
 
 EVERY_SECONDS = 1.0
+END_SECONDS = 1.0  # for the look that is under way
 OLD_SECONDS = 1.0  # younger transactions are not worth a line
 _LOG_POSITION = "select (pg_catalog.pg_current_wal_lsn() - '0/0')::bigint"
 
@@ -34,17 +35,24 @@ class Monitor:
         self._live = live
         self.figures = LiveFigures()
         self._rates: list[tuple[float, int]] = []
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """`run` ends after its next look; its sessions are good for others."""
+        self._ended.set()
 
     async def run(self) -> None:
-        """Until cancelled; raises when a budget is used up or the move is aborted."""
+        """Until `end`, or cancelled; raises when a budget is used up or the move is aborted."""
         live = self._live
         move = live.move
         async with session(move, move.source) as source, session(move, move.target) as target:
-            while True:
+            while not self._ended.is_set():
                 async with live.looking:
                     await self.look(source, target)
                 await slices.refuse_abort(live.carrier, live.wave.no)
-                await asyncio.sleep(EVERY_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_SECONDS):
+                        await self._ended.wait()
 
     async def note(self, **changes: object) -> None:
         """Change some figures and write them down."""
@@ -106,7 +114,10 @@ async def monitored(live: LiveWave) -> AsyncIterator[Monitor]:
     live.watched.append(task)
     try:
         yield monitor
+        monitor.end()
+        await asyncio.wait([task], timeout=END_SECONDS)
     finally:
         live.watched.remove(task)
         task.cancel()
         await asyncio.wait([task])
+        task.cancelled() or task.exception()  # behind the block its failure is nobody's business

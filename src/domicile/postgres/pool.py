@@ -61,6 +61,9 @@ class SessionPool:
             conn = await connect(conninfo, application_name=application_name, settings=settings)
         try:
             yield conn
+        except asyncio.CancelledError:
+            await conn.close()  # it may be in the middle of something; the server has done no wrong
+            raise
         except BaseException:
             await conn.close()
             await self._distrust(conninfo)

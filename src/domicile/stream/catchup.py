@@ -92,7 +92,7 @@ class CatchUp:
     horizon: Horizon
     keeps: bool = False
     applied: int = 0  # changes committed at the destination
-    _waiting: list[Transaction] = field(default_factory=list)
+    waiting: list[Transaction] = field(default_factory=list)  # read, and not on its way to the destination
     _changes: int = 0
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
@@ -111,7 +111,7 @@ class CatchUp:
                 for item in self.filter.feed(payloads):
                     await (self._pass(item) if isinstance(item, Marker) else self._take(item))
                 if (
-                    self._waiting
+                    self.waiting
                     and not self._held.is_set()
                     and (len(payloads) < READ_MOST or self._changes >= BATCH_CHANGES)
                 ):
@@ -162,7 +162,7 @@ class CatchUp:
     def arrived(self) -> None:
         """The tail is committed at the destination, which is the home now: nothing is applied there any more."""
         self._arrived = True
-        self._waiting.clear()
+        self.waiting.clear()
         self._changes = 0
 
     @property
@@ -172,19 +172,19 @@ class CatchUp:
 
     @property
     def _idle(self) -> bool:
-        return not (self._flying or self._waiting or self.filter.pending)
+        return not (self._flying or self.waiting or self.filter.pending)
 
     @property
     def lag_seconds(self) -> float:
         """How old the oldest transaction is that is not yet committed at the destination, by the origin's clock."""
         oldest = (
-            self._flying[0].committed_at if self._flying else self._waiting[0].committed_at if self._waiting else None
+            self._flying[0].committed_at if self._flying else self.waiting[0].committed_at if self.waiting else None
         )
         return 0.0 if oldest is None else max(0.0, (self.reader.server_clock - oldest) / MICROSECONDS)
 
     async def flush(self) -> None:
         """Everything read so far is committed at the destination."""
-        if self._waiting:
+        if self.waiting:
             await self._submit()
         while self._flying:
             await self._flying[0].answer
@@ -202,13 +202,13 @@ class CatchUp:
             await self.reparent(transaction)
             self.applied += len(transaction.changes)
             return
-        self._waiting.append(transaction)
+        self.waiting.append(transaction)
         self._changes += len(transaction.changes)
         if self._changes >= BATCH_CHANGES and not self._held.is_set():
             await self._submit()
 
     async def _submit(self) -> None:
-        batch, self._waiting = self._waiting, []
+        batch, self.waiting = self.waiting, []
         changes, self._changes = self._changes, 0
         answer = await self.apply.submit(batch)
         self._flying.append(_Flying(answer, batch[0].committed_at, changes))
@@ -227,7 +227,7 @@ class CatchUp:
             return
         if not self._held.is_set():
             await self.flush()
-        waiter.set_result(list(self._waiting))
+        waiter.set_result(list(self.waiting))
 
     async def _acknowledge(self) -> None:
         """Now and then: write down how far others' transactions have been read, and let the origin's log go.

@@ -238,6 +238,23 @@ def refers(at: Side, no: int, to: Iterable[int]) -> bool:
     return any(reference.to_table in names for reference in at.references.get(no, ()))
 
 
+def without(layout: Layout, keys: Keys, known: Keys) -> Keys:
+    """The keys that are not known. Of a table whose rows have none, it is known as a whole, or not at all. Pure."""
+    rest = {}
+    for no, listed in keys.items():
+        before = set(known.get(no, ()))
+        whole = bool(before) and layout.tables[no].identity is Identity.FULL
+        rest[no] = [] if whole else [key for key in listed if key not in before]
+    return {no: listed for no, listed in rest.items() if listed}
+
+
+def together(some: Mapping[int, Part], others: Mapping[int, Part]) -> dict[int, Part]:
+    """The sums over other rows added. Pure."""
+    nothing = Part(0, 0)
+    both = {no: (some.get(no, nothing), others.get(no, nothing)) for no in some.keys() | others.keys()}
+    return {no: Part(one.rows + other.rows, one.digest + other.digest) for no, (one, other) in both.items()}
+
+
 def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]:
     """The tables whose sums differ. Pure."""
     nothing = checksum.Part(0, 0)
