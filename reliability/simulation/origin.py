@@ -227,15 +227,18 @@ class SimSide:
         listed = await conn.ask(lambda rows: self._mine(rows, no, keys))
         return Counter((crc32(row[0]), _hash(no, row)) for row in listed)
 
+    async def hashes(self, conn: Conn, keys: Keys) -> dict[int, Counter[tuple[int, int]]]:
+        return {no: await self.rows(conn, no, listed) for no, listed in keys.items()}
+
+    async def names(self, _conn: Conn, keys: Keys) -> dict[int, dict[int, Key]]:
+        return {no: {crc32(key): key for key in listed} for no, listed in keys.items()}
+
     async def belonging(self, conn: Conn, no: int, keys: Sequence[Key]) -> set[tuple[int, int]]:
         def work(rows: Tables) -> set[tuple[int, int]]:
             return {(crc32(r[0]), tables.owner_in(rows, no, r) or 0) for r in self._mine(rows, no, keys)}
 
         found: set[tuple[int, int]] = await conn.ask(work)
         return found
-
-    async def key_hashes(self, _conn: Conn, _no: int, keys: Sequence[Key]) -> dict[int, Key]:
-        return {crc32(key): key for key in keys}
 
     async def orphans(self, conn: Conn, keys: Keys) -> dict[int, int]:
         found: dict[int, int] = await conn.ask(

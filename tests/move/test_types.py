@@ -165,7 +165,7 @@ async def test_rows_told_apart_by_an_index(
             await execute(place.source, "update odd set a = a || '!' where b = 2")
             await live_verify.mark(live)
             keys = [*live.apply.dirty[1]]
-            hashes = await live.here.key_hashes(live.source, 1, keys)
+            hashes = (await live.here.names(live.source, {1: keys}))[1]
             assert len(keys) == len(hashes) == 2, "before and afterwards"
             assert {key for key, _ in await live.here.rows(live.source, 1, keys)} < hashes.keys()
             assert {key for key, _ in await live.there.rows(live.target, 1, keys)} < hashes.keys()

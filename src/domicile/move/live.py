@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 _CARRYING = "carrying the wave"
 LOOK_SECONDS = 0.1
-SERVED_SECONDS = 0.1  # until those who waited for a handover are served at the new home, all at once
 REST_SHARE = 0.25  # of settle_seconds, until the application is back at its own pace
 UNREACHABLE_SECONDS_MAX = 60.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.05, 5.0  # between two tries of a handover
@@ -96,9 +95,6 @@ async def _carry_over(carrier: Carrier, no: int) -> list[int]:
                 if gone:
                     return gone
             await _hand_over(live, monitor)
-            # Meanwhile we ask nothing of anybody; to end a session would cost a server a millisecond or two.
-            async with live.quiet():
-                await asyncio.sleep(SERVED_SECONDS)
             await monitor.note(pause_ms=round(live.waited_ms, 2), blockers=())
         await recover(carrier, no)  # publishes it
         await evidence.paused(carrier, no, live.wave.epoch, live.waited_ms)

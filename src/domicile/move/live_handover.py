@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 import secrets
 import time
@@ -36,7 +36,6 @@ from domicile.move import evidence, live_verify, parties
 from domicile.move.carrier import Carrier
 from domicile.move.context import Move
 from domicile.move.evidence import Crossing
-from domicile.move.live_verify import Touched
 from domicile.move.live_wave import LiveWave
 from domicile.postgres import guard, wave_lock, waves
 from domicile.postgres.checksum import Part
@@ -45,12 +44,13 @@ from domicile.postgres.failures import explain
 from domicile.postgres.lease import assert_lease, settle_doubt
 from domicile.postgres.wave_lock import WaveLock
 from domicile.stream import compare
-from domicile.stream.change import Key, Op, Transaction
-from domicile.stream.compare import Keys
+from domicile.stream.change import Op, Transaction
+from domicile.stream.compare import Keys, Touched
 from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
+SERVED_SECONDS = 0.1  # until those who waited for a handover are served at the new home, all at once
 DRAINS_MAX = 5  # more, right before the lock
 NO_WAVE = 0  # none has this number: what is rehearsed arrives nowhere
 NO_EVIDENCE = Crossing()
@@ -78,12 +78,7 @@ class Drains:
     again: Callable[[], Awaitable[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """Rows of the wave with these keys, as the source has them."""
-
-    keys: Keys
-    sums: dict[int, Part]
+Hashed = tuple[Keys, dict[int, Part]]  # keys, and what their rows add up to at the source
 
 
 async def attempt(
@@ -103,6 +98,8 @@ async def attempt(
             await live.beside(_expect(live))
             entered = await live.beside(_held(live, drains))
             await _under_lock(live, entered, lock_session, (equal, leaves))
+            # We ask nothing of anybody now; to end a session would cost a server a millisecond or two.
+            await asyncio.sleep(SERVED_SECONDS)
     finally:
         live.catchup.go_on()
 
@@ -161,28 +158,35 @@ async def _under_lock(
     live: LiveWave, entered: int, lock_session: psycopg.AsyncConnection, prepared: tuple[Touched, Crossing]
 ) -> None:
     move, limits = live.move, live.move.plan.limits
+    equal, leaves = prepared
     asked = time.monotonic()
     try:
-        async with wave_lock.hold(
-            lock_session,
-            live.wave.source_id,
-            entered=entered,
-            timeout_ms=min(limits.lock_timeout_ms, limits.pause_ms_max),
-            dead_man_ms=limits.pause_ms_max + DEAD_MAN_MARGIN_MS,
-        ) as lock:
+        async with (
+            AsyncExitStack() as behind,  # the lock's release
+            wave_lock.hold(
+                lock_session,
+                live.wave.source_id,
+                entered=entered,
+                timeout_ms=min(limits.lock_timeout_ms, limits.pause_ms_max),
+                dead_man_ms=limits.pause_ms_max + DEAD_MAN_MARGIN_MS,
+            ) as lock,
+        ):
             asked = lock.asked
             await move.failpoints.reach("live.locked")
-            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000, *prepared)
+            # Nobody whom the guard asks can write the wave's rows any more: what is known of is hashed meanwhile.
+            known = compare.uncompared(live.touched(), equal, live.catchup.waiting)
+            early = await behind.enter_async_context(_meanwhile(_hashed(live, known)))
+            await _cross(live, lock, lock.asked + limits.pause_ms_max / 1000, (equal, early), leaves)
             await move.failpoints.reach("live.arrived")
     finally:
         live.waited((time.monotonic() - asked) * 1000)
 
 
-async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched, leaves: Crossing) -> None:
-    """From the departure to the arrival, or back to where the wave was."""
-    # Nobody can write the wave's rows any more: what is known of by now is hashed while the departure is on its way.
-    async with _meanwhile(_hashed(live, _last(live.touched(), equal, live.catchup.waiting))) as early:
-        tail, statements = await _depart(live, lock, deadline, (equal, early), leaves)
+async def _cross(
+    live: LiveWave, lock: WaveLock, deadline: float, known: tuple[Touched, asyncio.Task[Hashed]], leaves: Crossing
+) -> None:
+    """From the departure to the arrival, or back to where the wave was. ``known``: as for `_comparing`."""
+    tail, statements = await _depart(live, lock, deadline, known, leaves)
     try:
         async with _until(deadline):
             await (await live.apply.send(statements, tail))
@@ -197,7 +201,7 @@ async def _cross(live: LiveWave, lock: WaveLock, deadline: float, equal: Touched
 
 
 async def _depart(
-    live: LiveWave, lock: WaveLock, deadline: float, known: tuple[Touched, asyncio.Task[_Hashed]], leaves: Crossing
+    live: LiveWave, lock: WaveLock, deadline: float, known: tuple[Touched, asyncio.Task[Hashed]], leaves: Crossing
 ) -> tuple[list[Transaction], list[Statement]]:
     """The tail, and the arrival as one round of statements; or back to where the wave was."""
     move, wave = live.move, live.wave
@@ -300,12 +304,12 @@ async def _arrived(live: LiveWave) -> bool:
     return waves.target_mark(record) is TargetMark.RESIDENT
 
 
-async def _hashed(live: LiveWave, keys: Keys) -> _Hashed:
-    return _Hashed(keys, await live.here.sums(live.source, keys))
+async def _hashed(live: LiveWave, keys: Keys) -> Hashed:
+    return keys, await live.here.sums(live.source, keys)
 
 
 async def _comparing(
-    live: LiveWave, known: tuple[Touched, asyncio.Task[_Hashed]], tail: list[Transaction]
+    live: LiveWave, known: tuple[Touched, asyncio.Task[Hashed]], tail: list[Transaction]
 ) -> list[Statement]:
     """Statements that refuse the arrival unless the last rows hash at the target, with the tail, as they do at the
     source, where nobody can write them now, and what they refer to is there; what other touched rows refer to, too,
@@ -314,14 +318,14 @@ async def _comparing(
     lock was had."""
     equal, early = known
     noted = live.touched()
-    last = _last(noted, equal, tail)
+    last = compare.uncompared(noted, equal, tail)
     async with _meanwhile(live_verify.require_same_leaves(live)) as same_leaves:
-        hashed = await live.beside(early)
-        later = await live.here.sums(live.source, compare.without(live.layout, last, hashed.keys))
+        hashed, sums = await live.beside(early)
+        later = await live.here.sums(live.source, compare.without(live.layout, last, hashed))
         await live.beside(same_leaves)
-    ours = compare.together(hashed.sums, later)
+    ours = compare.added(sums, later)
     require = [live.there.require(no, last[no], part) for no, part in ours.items()]
-    if live_verify.anybody_gone(last, ours):
+    if compare.anybody_gone(last, ours[0].rows if 0 in ours else 0):
         require += parties.require_nobody_lost(live.move, live.wave, live.layout, last[0])
     gone = {change.table for transaction in tail for change in transaction.changes if change.op is Op.DELETE}
     gone |= {no for no, touched in noted.items() if touched.items() - equal.get(no, {}).items()}
@@ -340,22 +344,6 @@ def _arrive(live: LiveWave, wave_id: int) -> Statement:
 def _told(leaves: Crossing) -> list[Statement]:
     """The arrival's leaf, if evidence is written."""
     return [] if leaves.arrival is None else [Statement(INSERT_NUMBERED, leaves.arrival.texts, keep=True)]
-
-
-def _last(noted: Touched, equal: Touched, tail: list[Transaction]) -> Keys:
-    """What is to be compared by the arrival: the rows of the tail, and of those ``noted`` as touched all that were not
-    found ``equal``, or were touched again since. Pure."""
-    keys: dict[int, dict[Key, None]] = {}
-    for no, touched in noted.items():
-        known = equal.get(no, {})
-        keys[no] = {key: None for key, xid in touched.items() if known.get(key) != xid}
-    for transaction in tail:
-        for change in transaction.changes:
-            these = keys.setdefault(change.table, {})
-            these[change.key] = None
-            if change.old_key is not None:
-                these[change.old_key] = None
-    return {no: list(these) for no, these in keys.items() if these}
 
 
 @asynccontextmanager

@@ -9,11 +9,12 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 import secrets
+from typing import Any
 
 from psycopg import AsyncConnection
 
@@ -30,13 +31,11 @@ from domicile.postgres.checksum import Part, Shape
 from domicile.postgres.storage import Leaf
 from domicile.stream import compare
 from domicile.stream.change import Key
-from domicile.stream.compare import Keys, Side
+from domicile.stream.compare import Side, Touched
 from domicile.stream.layout import Identity
 from domicile.stream.reparent import by_table
 from domicile.stream.seam import Seam
 
-Touched = Mapping[int, Mapping[Key, int]]
-"""By table, keys of rows that were touched, and by which transaction last."""
 FEW_ROWS = 200  # are compared at once, right before the handover
 ROUNDS_MAX = 30
 VISIBLE_SECONDS = 0.01  # between two looks whether all that was read is visible
@@ -199,7 +198,7 @@ async def touched_rows(live: LiveWave, *, following: bool = False) -> None:
         for no in compare.differing(ours, theirs):
             await _compare_rows(live, (at_source, at_target), no, keys[no], seam)
         orphans = await at_target.ask("touched rows", partial(there.orphans, keys=seen(live, seam)))
-        if not following and (any(orphans.values()) or anybody_gone(keys, ours)):
+        if not following and (any(orphans.values()) or compare.anybody_gone(keys, ours.get(0, Part(0, 0)).rows)):
             await _copy_shared(live, {live.layout.tables[no].name for no, rows in orphans.items() if rows})
             await _make_stubs(live)
             orphans = await live.there.orphans(live.target, seen(live, seam))
@@ -214,8 +213,8 @@ async def equal_rows(live: LiveWave) -> Touched:
     unless the stream touches them.
 
     Of those that the source's snapshot sees, and behind a marker: so what touched them is committed at both sites, and
-    is not noted again. Others are left out, and those of a table whose sums differ. Where somebody may need a stub,
-    what was touched is compared by itself before.
+    is not noted again. Others are left out. Where somebody may need a stub, what was touched is compared by itself
+    before.
     """
     equal, settled = await _equal_rows(live)
     if not settled and (parties.wanted(live.move.data_map) or shared_rows.wanted(live.move.data_map)):
@@ -229,16 +228,18 @@ async def _equal_rows(live: LiveWave) -> tuple[Touched, bool]:
     seam = Seam.parse(await _seen(live.source))
     await mark(live)
     noted, keys = live.touched(), seen(live, seam)
-    ours, theirs = await together([live.here.sums(live.source, keys), live.there.sums(live.target, keys)])
-    orphans = await live.there.orphans(live.target, keys)
-    unequal = {*compare.differing(ours, theirs), *(no for no, rows in orphans.items() if rows)}
-    equal = {no: {key: noted[no][key] for key in listed} for no, listed in keys.items() if no not in unequal}
-    return equal, not any(orphans.values()) and not anybody_gone(keys, ours)
-
-
-def anybody_gone(keys: Keys, there: Mapping[int, Part]) -> bool:
-    """Of the subjects' own rows with these keys, some are not ``there``. Pure."""
-    return len(keys.get(0, ())) > there.get(0, Part(0, 0)).rows
+    # Row by row: over a long line many are touched again between the two looks, and sums would tell of none.
+    questions: list[Coroutine[None, None, Any]] = [
+        live.here.hashes(live.source, keys),
+        live.there.hashes(live.target, keys),
+        live.here.names(live.reading[0], keys),
+        live.there.orphans(live.reading[1], keys),
+    ]
+    ours, theirs, names, orphans = await together(questions)
+    same = compare.equal(keys, names, (ours, theirs))
+    equal = {no: {key: noted[no][key] for key in listed} for no, listed in same.items() if not orphans.get(no)}
+    gone = compare.anybody_gone(keys, ours[0].total() if 0 in ours else 0)
+    return equal, not any(orphans.values()) and not gone
 
 
 def _without_parties(live: LiveWave) -> Side:
@@ -282,7 +283,7 @@ async def _compare_rows(
     if live.layout.tables[no].identity is Identity.FULL:
         quiet = differing if still == keys else set()
     else:
-        hashes = await live.here.key_hashes(live.source, no, keys)
+        hashes = (await live.here.names(live.source, {no: keys}))[no]
         quiet = {h for h in differing if hashes[h] in set(still)}
     if quiet:
         raise _discrepancy(live, no, len(quiet), "are not what was committed at the source")
@@ -317,7 +318,7 @@ async def _passed_on(live: LiveWave, seam: Seam, sites: tuple[Sessions, Sessions
         ours = await sites[0].ask("owners of touched rows", partial(live.here.belonging, no=no, keys=keys))
         theirs = await sites[1].ask("owners of touched rows", partial(live.there.belonging, no=no, keys=keys))
         if passed := {row for row, _ in ours - theirs}:
-            key_of = await live.here.key_hashes(live.source, no, keys)
+            key_of = (await live.here.names(live.source, {no: keys}))[no]
             found |= {(no, key_of[row]): live.apply.dirty[no][key_of[row]] for row in passed}
     return found
 
@@ -361,7 +362,7 @@ async def _excused(live: LiveWave, seam: Seam) -> tuple[Excused, int]:
     for no, keys in later.items():
         table = live.layout.tables[no]
         whole_table = table.identity is Identity.FULL
-        excused[table.name] = None if whole_table else frozenset(await live.here.key_hashes(live.source, no, keys))
+        excused[table.name] = None if whole_table else frozenset((await live.here.names(live.source, {no: keys}))[no])
     return excused, compare.count(later)
 
 

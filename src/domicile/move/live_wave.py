@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -179,10 +179,13 @@ async def stream_layout(move: Move, source: AsyncConnection) -> Layout:
     return build_layout(move.data_map, move.plan.tables, move.source_schema, identities)
 
 
-def session(move: Move, conninfo: str) -> AbstractAsyncContextManager[AsyncConnection]:
+@asynccontextmanager
+async def session(move: Move, conninfo: str) -> AsyncIterator[AsyncConnection]:
     """A session in autocommit, fit for joins with a few keys, for one block."""
     settings = {**SESSION, **compare.SETTINGS}
-    return move.pool.session(conninfo, application_name=APPLICATION_NAME, settings=settings)
+    async with move.pool.session(conninfo, application_name=APPLICATION_NAME, settings=settings) as conn:
+        conn.prepared_max = None  # a rehearsed statement that others push out would be planned while writers wait
+        yield conn
 
 
 async def _horizon(source: AsyncConnection) -> int:

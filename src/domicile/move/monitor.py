@@ -38,7 +38,7 @@ class Monitor:
         self._ended = asyncio.Event()
 
     def end(self) -> None:
-        """`run` ends after its next look; its sessions are good for others."""
+        """`run` ends, after the look that is under way, if there is one; its sessions are good for others."""
         self._ended.set()
 
     async def run(self) -> None:

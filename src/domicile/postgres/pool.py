@@ -62,7 +62,7 @@ class SessionPool:
         try:
             yield conn
         except asyncio.CancelledError:
-            await conn.close()  # it may be in the middle of something; the server has done no wrong
+            await conn.close()  # it may be in the middle of something; of the server this says nothing
             raise
         except BaseException:
             await conn.close()

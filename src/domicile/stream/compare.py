@@ -20,13 +20,15 @@ from domicile.postgres import checksum
 from domicile.postgres.checksum import Part, RowHash, Shape
 from domicile.postgres.ownership import Fragment, column
 from domicile.postgres.references import broken_among, shown
-from domicile.stream.change import Key
+from domicile.stream.change import Key, Transaction
 from domicile.stream.layout import Identity, Layout, StreamTable
 from domicile.stream.params import Raw, cast_of, key_arrays
 from domicile.stream.pipeline import Statement
 
 Keys = Mapping[int, Sequence[Key]]
 """Keys of rows by the number of their table."""
+Touched = Mapping[int, Mapping[Key, int]]
+"""By table, keys of rows that were touched, and by which transaction last."""
 
 _SUM = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum({bound}), 0) {rows} where m.wave = {wave} {keyed}"""
@@ -84,7 +86,7 @@ class Side:
         values = [param if isinstance(param, bytes) else str(param).encode() for param in params]
         statements = []
         for reference in self.references.get(no, ()):
-            text = self._text(shown(reference), no, params, partial(self._refuse_orphans, no, reference, params))
+            text = self._text(shown(reference), no, params, partial(self._orphans, no, reference, params, refused=True))
             statements.append(Statement(text, values, binary=True, keep=True))
         return statements
 
@@ -106,16 +108,17 @@ class Side:
             found[no] += int(row[0])
         return found
 
-    def _orphans(self, no: int, reference: Reference, params: Sequence[Any]) -> sql.Composed:
-        return broken_among(self.data_map, reference, self.wave_id, self._keyed(no, params))
-
-    def _refuse_orphans(self, no: int, reference: Reference, params: Sequence[Any]) -> sql.Composed:
-        orphans = self._orphans(no, reference, params)
+    def _orphans(self, no: int, reference: Reference, params: Sequence[Any], *, refused: bool = False) -> sql.Composed:
+        orphans = broken_among(self.data_map, reference, self.wave_id, self._keyed(no, params))
+        if not refused:
+            return orphans
         return sql.SQL(_REFUSE_ORPHANS).format(table=sql.Literal(str(reference.table)), orphans=orphans)
 
     async def sums(self, conn: AsyncConnection, keys: Keys) -> dict[int, Part]:
         """Count and sum over the rows of the wave with these keys, of all tables named in one round trip. Of a table
         whose rows have none, all its rows of the wave are taken, where it is named with any key at all."""
+        if not keys:
+            return {}  # a pipeline of nothing is a round trip
         cursors: dict[int, AsyncRawCursor[Any]] = {}
         async with conn.pipeline():
             for no, listed in keys.items():
@@ -146,6 +149,18 @@ class Side:
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return Counter((int(key), int(bound)) for key, bound in await cursor.fetchall())
 
+    async def hashes(self, conn: AsyncConnection, keys: Keys) -> dict[int, Counter[RowHash]]:
+        """`rows` of all tables named, in one round trip. Of a table whose rows have no keys, count and sum of all."""
+        cursors: dict[int, AsyncRawCursor[Any]] = {}
+        async with conn.pipeline():
+            for no, listed in keys.items():
+                params, shape = self._params(no, listed), self.shapes[no]
+                build = partial(self._of_wave, _ROWS, no, params, key=shape.key_hash, bound=shape.bound)
+                whole = self.layout.tables[no].identity is Identity.FULL
+                text = self._text("rows", no, params, partial(self._sums, no, params) if whole else build)
+                cursors[no] = await AsyncRawCursor(conn).execute(text, params, prepare=True)
+        return {no: Counter((int(a), int(b)) for a, b in await cursor.fetchall()) for no, cursor in cursors.items()}
+
     async def belonging(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> set[tuple[int, int]]:
         """The hash of each key, with the ordinal of the subject whom the row belongs to; of a table with a key."""
         params = self._params(no, keys)
@@ -153,15 +168,21 @@ class Side:
         cursor = await AsyncRawCursor(conn).execute(statement, params)
         return {(int(key), int(ordinal)) for key, ordinal in await cursor.fetchall()}
 
-    async def key_hashes(self, conn: AsyncConnection, no: int, keys: Sequence[Key]) -> dict[int, Key]:
-        """The hash of each key, as the verifier names rows; only of tables with a key."""
-        table = self.layout.tables[no]
-        shape = self.shapes[no]
-        params = key_arrays(table, keys, self.layout.binary)
-        listed = listed_keys(table, params, self.layout.binary, "t")
-        statement = sql.SQL(_HASHES).format(key=shape.key_hash, listed=listed)
-        cursor = await AsyncRawCursor(conn).execute(statement, params)
-        return {int(row[0]): key for row, key in zip(await cursor.fetchall(), keys, strict=True)}
+    async def names(self, conn: AsyncConnection, keys: Keys) -> dict[int, dict[int, Key]]:
+        """The hash of each key, as the verifier names rows, of those tables that have keys, in one round trip."""
+        cursors: dict[int, AsyncRawCursor[Any]] = {}
+        async with conn.pipeline():
+            for no, listed in keys.items():
+                table = self.layout.tables[no]
+                if table.identity is not Identity.FULL:
+                    params = key_arrays(table, listed, self.layout.binary)
+                    build = partial(_names, table, self.shapes[no], params, self.layout.binary)
+                    text = self._text("names", no, params, build)
+                    cursors[no] = await AsyncRawCursor(conn).execute(text, params, prepare=True)
+        return {
+            no: {int(row[0]): key for row, key in zip(await cursor.fetchall(), keys[no], strict=True)}
+            for no, cursor in cursors.items()
+        }
 
     async def owners(self, conn: AsyncConnection, keys: Keys) -> set[int]:
         """The ordinals of the subjects whom these rows belong to now."""
@@ -238,6 +259,22 @@ def refers(at: Side, no: int, to: Iterable[int]) -> bool:
     return any(reference.to_table in names for reference in at.references.get(no, ()))
 
 
+def uncompared(noted: Touched, equal: Touched, tail: Iterable[Transaction]) -> Keys:
+    """What is to be compared by the arrival: the rows of the tail, and of those ``noted`` as touched all that were not
+    found ``equal``, or were touched again since. Pure."""
+    keys: dict[int, dict[Key, None]] = {}
+    for no, touched in noted.items():
+        known = equal.get(no, {})
+        keys[no] = {key: None for key, xid in touched.items() if known.get(key) != xid}
+    for transaction in tail:
+        for change in transaction.changes:
+            these = keys.setdefault(change.table, {})
+            these[change.key] = None
+            if change.old_key is not None:
+                these[change.old_key] = None
+    return {no: list(these) for no, these in keys.items() if these}
+
+
 def without(layout: Layout, keys: Keys, known: Keys) -> Keys:
     """The keys that are not known. Of a table whose rows have none, it is known as a whole, or not at all. Pure."""
     rest = {}
@@ -248,7 +285,7 @@ def without(layout: Layout, keys: Keys, known: Keys) -> Keys:
     return {no: listed for no, listed in rest.items() if listed}
 
 
-def together(some: Mapping[int, Part], others: Mapping[int, Part]) -> dict[int, Part]:
+def added(some: Mapping[int, Part], others: Mapping[int, Part]) -> dict[int, Part]:
     """The sums over other rows added. Pure."""
     nothing = Part(0, 0)
     both = {no: (some.get(no, nothing), others.get(no, nothing)) for no in some.keys() | others.keys()}
@@ -261,9 +298,34 @@ def differing(ours: Mapping[int, Part], theirs: Mapping[int, Part]) -> list[int]
     return [no for no in sorted(ours.keys() | theirs.keys()) if ours.get(no, nothing) != theirs.get(no, nothing)]
 
 
+def equal(
+    keys: Keys, names: Mapping[int, Mapping[int, Key]], sites: Sequence[Mapping[int, Counter[RowHash]]]
+) -> dict[int, list[Key]]:
+    """The keys whose rows are the same at both ``sites``, or absent at both; ``names``: their hashes. A table without
+    keys has none, and is equal as a whole or not at all. Pure."""
+    ours, theirs = sites
+    found: dict[int, list[Key]] = {}
+    for no, listed in keys.items():
+        differing = {name for name, _ in (ours[no] - theirs[no]) + (theirs[no] - ours[no])}
+        if not differing:
+            found[no] = list(listed)
+        elif differing <= names.get(no, {}).keys():  # or rows are named otherwise than they were asked for
+            found[no] = [key for name, key in names[no].items() if name not in differing]
+    return found
+
+
+def anybody_gone(keys: Keys, rows: int) -> bool:
+    """Of the subjects' own rows with these keys there are only so many. Pure."""
+    return len(keys.get(0, ())) > rows
+
+
 def count(keys: Keys) -> int:
     """How many rows these are."""
     return sum(map(len, keys.values()))
+
+
+def _names(table: StreamTable, shape: Shape, params: Sequence[Any], binary: bool) -> sql.Composed:
+    return sql.SQL(_HASHES).format(key=shape.key_hash, listed=listed_keys(table, params, binary, "t"))
 
 
 def listed_keys(table: StreamTable, params: Sequence[Any], binary: bool, alias: str) -> sql.Composed:
