@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 import io
 import json
 
@@ -16,6 +17,7 @@ from domicile.cli.as_json import dumps
 from domicile.cli.output import error_text
 from domicile.cli.progress import ASCII, Pace, Picture
 from domicile.model.errors import DomicileError, ErrorCode
+from domicile.model.phase import Phase, Status
 from domicile.survey.finding import Finding, Level
 
 FINDINGS = (
@@ -141,6 +143,16 @@ def test_a_live_wave_in_a_log_is_one_line() -> None:
     assert "\n" not in line
     for fact in ("wave 11: handover", "lag 1.2 MB", "slowed 40 %", "waits for", "last try: 2 transactions"):
         assert fact in line
+
+
+def test_what_lasts_and_has_no_figure_is_said_in_words() -> None:
+    said = "the server's files are searched, 42 %"
+    searching = replace(ex.LIVE, doing=said)
+    assert f"wave 11: {said}" in Picture(searching, Pace(), 61.0).line()
+    assert said in printed([Picture(searching, Pace(), 61.0).live(120)], 120)
+    arrived = [replace(wave, phase=Phase.SOAK, status=Status.WAITING) for wave in ex.WAVES[1:3]]
+    assert f"2/2 waves, {said}" in Picture(replace(replace_waves(arrived), doing=said), Pace(), 61.0).line()
+    assert f"doing   {said}" in printed(render_move.move(searching, 120), 120)
 
 
 def test_a_wave_that_has_arrived_shows_no_lag() -> None:

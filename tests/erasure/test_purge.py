@@ -96,7 +96,12 @@ async def no_twin(place: Place) -> None:
 async def test_nothing_is_found_after_a_purge_that_writes_tables_anew(place: Place) -> None:
     move = await moved(place)
     outsiders = await scalar(place.source, "select count(*) from store.user_account where market <> 'IN'")
-    done = await commands.purge(place.workspace, move, wish=ErasureWish(rewrite=True))
+    seen: list[str] = []
+    done = await commands.purge(
+        place.workspace, move, wish=ErasureWish(rewrite=True), on_progress=lambda now: seen.append(now.doing)
+    )
+    assert [doing for doing in seen if doing.startswith("the server's files are searched, ")], seen
+    assert (await commands.status(place.workspace, move))[0].doing == ""
     report = done.erasure
     assert report is not None
     assert report.scanned

@@ -22,6 +22,7 @@ from domicile.erasure.files import File, files_of
 from domicile.erasure.prints import Gatherer, Prints
 from domicile.erasure.scan import Order, Scan
 from domicile.model.erasure import Place, Server
+from domicile.move import scanning
 from domicile.sites.embedded import EmbeddedCluster
 
 _TABLE = """
@@ -189,10 +190,11 @@ async def test_the_command_takes_values_from_its_input_and_prints_none(alone: Em
             *(sys.executable, "-m", "domicile", "scan", str(directory), *options),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.PIPE,
         )
-        out, _ = await child.communicate(text)
-        return child.returncode or 0, out.decode()
+        out, errors = await child.communicate(text)
+        assert not [v for v in values.values() if v in errors.decode()]
+        return child.returncode or 0, out.decode() or errors.decode()
 
     code, said = await run(alone.data, "--fail-if-found")
     assert code == 5, said
@@ -238,6 +240,20 @@ def test_a_scan_rests_for_the_share_that_it_is_told(tmp_path: Path, monkeypatch:
     Scan(order, lambda: 0.75).run()
     worked = time.process_time() - begun
     assert 1.5 * worked < sum(rested) <= 3 * worked, "three seconds behind each of work"
+
+
+async def test_a_scan_says_how_far_it_is(tmp_path: Path) -> None:
+    """On stderr, where a purge hears it: a large server's files take hours."""
+    heard: list[int] = []
+
+    async def told(share: int) -> None:
+        heard.append(share)
+
+    data = _noise_at(tmp_path, 8)
+    found = await scanning.scan(Order(data, prints_of(["a value here"]), mb_per_s_max=2.0), told=told)
+    assert found.bytes > 8_000_000
+    assert heard == sorted(heard)
+    assert [share for share in heard if 10 < share < 100]
 
 
 async def test_a_scan_ends_when_whoever_holds_it_back_is_gone(tmp_path: Path) -> None:

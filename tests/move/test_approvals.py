@@ -75,9 +75,12 @@ async def test_a_purge_waits_for_its_date_and_for_two_people(place: Place, proce
     for person in ("ana", "ana"):
         now = await commands.approve(place.workspace, move, person=person)
     assert "approvals 1 of 2: ana (until 20" in shown(now)
+    assert "approve its purge: domicile approve" in shown(now)
+    assert "remove the source copy" not in shown(now)
     assert (await refused(place, move)).facts["by"] == ["ana"], "the same person twice is one"
     for person in ("bo", "cy"):
-        await commands.approve(place.workspace, move, person=person)
+        now = await commands.approve(place.workspace, move, person=person)
+    assert "remove the source copy with: domicile purge" in shown(now)
     await control(place, OLDER)
     await control(place, OLD)
     assert "expired: bo" in shown((await commands.status(place.workspace, move))[0])

@@ -210,7 +210,8 @@ def purge(
     session = session_of(context, json=json)
     workspace = session.workspace()
     if recheck:
-        found = session.run(lambda: commands.recheck(workspace, move))
+        with watching(session.output, live=watch, purging=True) as show:
+            found = session.run(lambda: commands.recheck(workspace, move, on_progress=show))
         session.output.result(found, *render_erasure.erasure(found, session.output.stdout.width))
         return
     before = session.run(lambda: commands.status(workspace, move))[0]

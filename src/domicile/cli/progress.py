@@ -134,8 +134,11 @@ class Picture:
         return f"{arrived}/{len(self.status.waves)} waves"
 
     def _at_work(self) -> str:
+        doing = self.status.doing
         if (wave := self.wave_at_work()) is not None:
-            return f"wave {wave.no}: {wave.phase}"
+            return f"wave {wave.no}: {doing or wave.phase}"
+        if doing:
+            return doing
         waits = next((w for w in self.status.waves if w.status is Status.FAILED), None)
         return f"wave {waits.no} [{waits.error_code}]: {waits.error_hint}" if waits is not None else ""
 

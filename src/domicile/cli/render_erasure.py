@@ -97,7 +97,8 @@ def _verdict(report: ErasureReport) -> str:
     lowest = report.sensitivity_min
     said = "with a sensitivity that was not shown"
     if lowest is not None:
-        said = f"with a sensitivity of {floor(lowest * 100)} % or more in the places where it was shown"
+        at_least = "100 %" if lowest >= 1 else f"{floor(lowest * 100)} % or more"
+        said = f"with a sensitivity of {at_least} in the places where it was shown"
     found = "not found" if not any(f.values for f in report.findings) else "not found but for what is listed"
     return f"{found}, by this method, {said}"
 

@@ -77,6 +77,8 @@ def move(now: MoveStatus, width: int) -> Iterator[RenderableType]:
         yield Text(f"pause   {render_live.pauses(now.pauses)}")
     if line := _no_return(now):
         yield Text(f"purge   {line}")
+    if now.doing:
+        yield Text(f"doing   {now.doing}")
     yield Text()
     yield _waves(now, width)
     for wave in now.waves:

@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 import sys
 import threading
+import time
 from typing import Annotated
 
 import typer
 
-from domicile.cli import render_erasure
+from domicile.cli import render_erasure, units
 from domicile.cli.options import AsJson
+from domicile.cli.output import Output
 from domicile.cli.session import session_of
 from domicile.model.errors import EXIT_DISCREPANCY, EXIT_FAILED, DomicileError, ErrorCode
 
 group = typer.Typer()
+SAY_SECONDS = 1.0
 PIECE = 1 << 16  # bytes read from standard input at a time
 ORDER = b"{"  # how an order begins
 
@@ -40,7 +43,8 @@ def scan(
     if len(told.first) > agent.ORDER_BYTES_MAX:
         raise _wrong("the values are more than can be searched for at a time")
     try:
-        result = agent.carry_out(agent.read_order(_data(data), told.first), told.held_back)
+        order = agent.read_order(_data(data), told.first)
+        result = agent.carry_out(order, told.held_back, _Progress(session.output))
     except ValueError as error:
         raise _wrong(str(error)) from None
     except OSError as error:
@@ -48,6 +52,19 @@ def scan(
     session.output.result(agent.write_result(result), *render_erasure.scan(result, session.output.stdout.width))
     if fail_if_found and any(tally.found for tally in result.tallies.values()):
         raise typer.Exit(EXIT_DISCREPANCY)
+
+
+class _Progress:
+    """Says on stderr how far the scan is, now and then; a purge reads the share (``move/scanning.py``)."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._said = time.monotonic()
+
+    def __call__(self, read: int, of: int) -> None:
+        if time.monotonic() - self._said >= SAY_SECONDS:
+            self._said = time.monotonic()
+            self._output.say(f"searched {units.size(read)} of {units.size(of)}, {100 * read // max(1, of)} %")
 
 
 class _Told:

@@ -137,7 +137,7 @@ async def purge(
             return await _purge_report(desk, carrier, time.monotonic() - begun)
 
 
-async def recheck(workspace: Workspace, move_id: str) -> ErasureReport:
+async def recheck(workspace: Workspace, move_id: str, *, on_progress: Watch = quiet) -> ErasureReport:
     """Search the source's files again for what a purge removed; nothing else is done. When nothing is found and nothing
     is left to wait for, the fingerprints are destroyed, and later checks give the same report.
 
@@ -147,7 +147,10 @@ async def recheck(workspace: Workspace, move_id: str) -> ErasureReport:
         record = await desk.moves.get(MoveId(move_id))
         async with carrier_for(desk, record.move_id, any_schema=True) as carrier:
             await begin.enlist(carrier)
-            async with carrier.pacing.held(carrier.move, purging=True):
+            async with (
+                carrier.pacing.held(carrier.move, purging=True),
+                watched(desk, record.move_id, on_progress, None),
+            ):
                 return await erase.recheck(carrier)
 
 

@@ -42,7 +42,8 @@ class Figures:
         """A move with its waves, and the two sentences an operator needs. ``runner`` is the living process
         that carries it, or empty."""
         waves, limits = await self.waves(record.move_id), Limits(**record.plan["limits"])
-        safe, following = _advice(record, waves, runner)
+        no_return = await self.no_return(record.move_id, limits)
+        safe, following = _advice(record, waves, runner, no_return)
         return MoveStatus(
             move_id=record.move_id,
             dataset=record.dataset,
@@ -66,7 +67,8 @@ class Figures:
             safe=safe,
             next=following,
             ordered=record.ordered,
-            no_return=await self.no_return(record.move_id, limits),
+            no_return=no_return,
+            doing=record.doing if runner else "",
         )
 
     async def no_return(self, move_id: MoveId, limits: Limits) -> NoReturn | None:
@@ -169,7 +171,9 @@ def _live(kept: dict[str, Any]) -> LiveFigures | None:
     return LiveFigures(**{**kept, "blockers": tuple(InTheWay(**blocker) for blocker in kept["blockers"])})
 
 
-def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> tuple[str, str]:
+def _advice(
+    record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str, no_return: NoReturn | None
+) -> tuple[str, str]:
     """What is safe now, and what to do next."""
     stuck = [w for w in waves if w.phase not in (Phase.PLANNED, Phase.SOAK, Phase.PURGE, Phase.DONE)]
     moved = sum(w.phase in (Phase.SOAK, Phase.PURGE, Phase.DONE) for w in waves)
@@ -198,6 +202,9 @@ def _advice(record: MoveRecord, waves: tuple[WaveStatus, ...], runner: str) -> t
             )
         case Status.WAITING:
             way_on = f"When you are sure, remove the source copy with: domicile purge {record.move_id}"
+            if no_return is not None and len(no_return.standing) < no_return.approvals_needed:
+                approved = f"domicile approve {record.move_id} --act purge"
+                way_on = f"When you are sure, let different people approve its purge: {approved}"
             if record.mode is Mode.LIVE and record.plan["way_back"] != WayBack.NONE:
                 way_on += f"; to bring them back with all they wrote: domicile rollback {record.move_id}"
             return f"{safe} The source copy is kept, closed to writes.", way_on

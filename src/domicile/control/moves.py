@@ -42,12 +42,13 @@ class MoveRecord:
     error_code: str
     error_message: str
     error_hint: str
+    doing: str  # of whoever carries it now
 
 
 _MOVES = """
     select move_id, dataset, source, target, mode, status, plan, plan_digest, pause_requested, abort_requested, attempt,
         generation, runner, ordered, frozen, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-        error_code, error_message, error_hint
+        error_code, error_message, error_hint, doing
     from domicile_control.move
     where (%(move_id)s::text is null or move_id = %(move_id)s)
         and (%(plan_digest)s::text is null or plan_digest = %(plan_digest)s and status <> 'aborted')

@@ -58,3 +58,9 @@ class Orders:
         """Begin another attempt after the order's; None when another worker was quicker."""
         row = await (await self._conn.execute(_NEXT, (order.move_id, order.attempt))).fetchone()
         return int(row[0]) if row else None
+
+    async def doing(self, move_id: MoveId, what: str) -> None:
+        """What is being done about it, where that lasts and no figure tells of it; empty when it is done."""
+        await self._conn.execute(
+            "update domicile_control.move set doing = %s where move_id = %s and doing <> %s", (what, move_id, what)
+        )

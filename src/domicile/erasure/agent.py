@@ -12,7 +12,7 @@ import pwd
 import socket
 
 from domicile.erasure.prints import Gatherer, Prints
-from domicile.erasure.scan import Order, Scan, Tally
+from domicile.erasure.scan import Order, Scan, Tally, Told, nobody
 from domicile.model.erasure import Place, Server
 
 VERSION = 1
@@ -35,12 +35,12 @@ class Result:
         return self.bytes / 1e6 / self.seconds if self.seconds else 0.0
 
 
-def carry_out(order: Order, held_back: Callable[[], float] = lambda: 0.0) -> Result:
-    """Scan. ``held_back`` tells the share of the time in which it is to rest now. Raises OSError when the data
-    directory cannot be read, ValueError when it is not that of the server which the order names."""
+def carry_out(order: Order, held_back: Callable[[], float] = lambda: 0.0, told: Told = nobody) -> Result:
+    """Scan. ``held_back`` and ``told`` as for `Scan`. Raises OSError when the data directory cannot be read, ValueError
+    when it is not that of the server which the order names."""
     if order.server is not None and not _is_of(order.data, order.server):
         raise ValueError("the order is for another server's data directory, or for one that has been started again")
-    scan = Scan(order, held_back)
+    scan = Scan(order, held_back, told)
     scan.run()
     return Result(scan.tallies, scan.bytes, scan.seconds, f"{_account()}@{socket.gethostname()}")
 

@@ -25,6 +25,13 @@ PACKED, BROKEN, SQUEEZED = "files compressed as a whole", "beginnings of values 
 WITH_CHUNKS = (Place.TABLES, Place.TOAST, Place.KEPT, Place.STATISTICS)
 
 
+Told = Callable[[int, int], None]
+
+
+def nobody(_read: int, _of: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What was found in one place. ``found``: copies by fingerprint. ``not_read``: how often, by reason."""
@@ -61,11 +68,13 @@ class Order:
 
 class Scan:
     """One pass. `run` once, then read ``tallies``, ``bytes`` and ``seconds``. ``held_back`` tells the share of the time
-    in which it is to rest now, 0 to below 1."""
+    in which it is to rest now, 0 to below 1; ``told`` hears after each piece how many bytes of how many were read."""
 
-    def __init__(self, order: Order, held_back: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, order: Order, held_back: Callable[[], float] = lambda: 0.0, told: Told = nobody) -> None:
         self._order = order
         self._held_back = held_back
+        self._told = told
+        self._of = 0
         self._rested = time.process_time()
         self._prints = order.prints
         self._begun = time.monotonic()
@@ -79,14 +88,16 @@ class Scan:
         Raises OSError when the data directory itself cannot be read.
         """
         order = self._order
-        self._relations(files_of(order.data, order.places))
-        for path in logs_of(order.data, order.collected) if order.server else ():
-            self._relations([File(path, Place.LOGS, str(path))])
+        parts = [[*files_of(order.data, order.places)]]
+        parts += [[File(path, Place.LOGS, str(path))] for path in logs_of(order.data, order.collected) if order.server]
         for path in (*order.kept, *(p for p in order.expired if not _is_gone(p))):
             try:
-                self._relations(files_kept(path))
+                parts.append([*files_kept(path)])
             except OSError as error:
                 self.tallies[Place.KEPT].miss(_reason(error))
+        self._of = sum(_size(file.path) for part in parts for file in part if not file.packed)
+        for part in parts:
+            self._relations(part)
         self.seconds = time.monotonic() - self._begun
 
     def _relations(self, files: Iterable[File]) -> None:
@@ -176,6 +187,7 @@ class Scan:
         """Count what was read, and rest where it went faster than allowed, or whoever ordered it is to be held back."""
         self.tallies[place].bytes += count
         self.bytes += count
+        self._told(self.bytes, max(self.bytes, self._of))
         share, busy = min(self._held_back(), HELD_BACK_MAX), time.process_time() - self._rested
         if busy > PAUSE_S_MIN:  # of the processor, which is what a scan needs most; waiting for it is no work
             if share > 0:
@@ -185,6 +197,13 @@ class Scan:
             ahead = self.bytes / 1e6 / self._order.mb_per_s_max - (time.monotonic() - self._begun)
             if ahead > PAUSE_S_MIN:
                 time.sleep(ahead)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it has gone
+        return 0
 
 
 def _is_gone(path: Path) -> bool:

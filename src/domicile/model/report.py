@@ -157,6 +157,7 @@ class MoveStatus:
     mode: Mode = Mode.LIVE
     limits: Limits = field(default_factory=Limits)  # the plan's budgets
     no_return: NoReturn | None = None  # None before the first arrival
+    doing: str = ""  # what whoever carries it is at, where that lasts and no figure tells of it
 
     @property
     def pauses(self) -> Pauses | None:

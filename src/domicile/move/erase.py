@@ -11,10 +11,12 @@ The canaries are made with a key of this installation; so are the fingerprints, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 from psycopg import AsyncConnection
 from pydantic import TypeAdapter
 
@@ -59,11 +61,13 @@ async def before_deletion(carrier: Carrier, source: AsyncConnection) -> None:
             going[wave.no] = at_source.id
     for no in going:
         if no not in record.waves:
+            await _doing(carrier, f"the values of wave {no} are kept, to be searched for")
             await _gather(carrier, source, no, going)
     await carrier.move.failpoints.reach("erase.values_kept")
     if record.first is None:
         await _try_out(carrier, source)
         await carrier.move.failpoints.reach("erase.canaries_found")
+    await _doing(carrier)
 
 
 async def after_deletion(carrier: Carrier) -> ErasureReport | None:
@@ -82,6 +86,7 @@ async def after_deletion(carrier: Carrier) -> ErasureReport | None:
         tables = [*move.data_map.in_scope(), NOTES, *await canary.twins(source)]
         await canary.remove(source, await canary.twins(source))
         position = await reclaim.position(source)
+        await _doing(carrier, "the space is written anew")
         steps = [await reclaim.rewrite_salts(source)]
         steps += await _paced(carrier, reclaim.reclaim(source, tables, rewrite=record.rewrite))
         steps += await _paced(carrier, reclaim.advance(source))
@@ -91,6 +96,7 @@ async def after_deletion(carrier: Carrier) -> ErasureReport | None:
         if why:
             files = replace(files, data=None, why=why)
         middle, _ = await _scan(carrier, files, record, looked_for)
+        await _doing(carrier, "recycled log is overwritten")
         steps.append(await reclaim.overwrite_recycled(source, record.mb_per_s_max, carrier.pacing.rest))
         steps.append(await reclaim.wait_replayed(source, position))
         steps += await _paced(carrier, reclaim.advance(source))
@@ -99,6 +105,7 @@ async def after_deletion(carrier: Carrier) -> ErasureReport | None:
         report = await _account(carrier, source, record, looked_for, _Seen(why, position, steps, middle, last))
         await canary.uproot(source)
         await _keep(carrier, source, report)
+    await _doing(carrier)
     return report
 
 
@@ -136,6 +143,7 @@ async def recheck(carrier: Carrier) -> ErasureReport:
         position = await reclaim.position(source)
         report = await _account(carrier, source, record, looked_for, _Seen(files.why, position, steps, None, last))
         await _keep(carrier, source, report)
+    await _doing(carrier)
     return report
 
 
@@ -338,7 +346,17 @@ async def _scan(
 async def _search(carrier: Carrier, files: ServerFiles, record: ErasureRecord, looked_for: Known) -> Result:
     assert files.data is not None
     order = _order(files.data, files, record, looked_for)
-    return await scanning.scan(order, _agent(carrier), carrier.pacing.held_back)
+
+    async def told(share: int) -> None:
+        await _doing(carrier, f"the server's files are searched, {share} %")
+
+    return await scanning.scan(order, _agent(carrier), carrier.pacing.held_back, told)
+
+
+async def _doing(carrier: Carrier, what: str = "") -> None:
+    """For whoever watches: all this may last for hours. That it cannot be said is no reason to stop it."""
+    with suppress(psycopg.Error):
+        await carrier.orders.doing(carrier.move.move_id, what)
 
 
 def _order(data: Path, files: ServerFiles, record: ErasureRecord, looked_for: Known) -> Order:

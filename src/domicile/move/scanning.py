@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+import re
 import shutil
 import sys
 
@@ -24,15 +25,24 @@ PRINTS_AT_A_TIME = 1_000_000  # 43 MB of an order, which may have agent.ORDER_BY
 NICE = ("nice", "-n", "5")  # the server's own work comes first; much more, and a scan beside a busy one never ends
 TELL_SECONDS = 0.25  # between two words about how much to rest
 HeldBack = Callable[[], float]
+Told = Callable[[int], Awaitable[None]]  # how far the scan is, in percent
+_SHARE = re.compile(rb"(\d{1,3}) %")  # as `domicile scan` says it on stderr
+_STDERR_PIECE = 4_096
 
 
-async def scan(order: Order, agent: Sequence[str] = (), held_back: HeldBack = lambda: 0.0) -> Result:
+async def nobody(_share: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
+async def scan(
+    order: Order, agent: Sequence[str] = (), held_back: HeldBack = lambda: 0.0, told: Told = nobody
+) -> Result:
     """What the scan found. ``agent`` runs it elsewhere: a program and its arguments. ``held_back`` tells the share of
     the time in which it is to rest, again and again. Raises files-unreadable when it did not come to its end."""
     whole: Result | None = None
     first = 0
     for part in order.prints.parts(PRINTS_AT_A_TIME):
-        found = await _scan(replace(order, prints=part), agent, held_back)
+        found = await _scan(replace(order, prints=part), agent, held_back, told)
         whole = found if whole is None else _both(whole, found, first)
         first += len(part)
     assert whole is not None
@@ -52,7 +62,7 @@ def _both(one: Result, other: Result, first: int) -> Result:
     return Result(tallies, one.bytes + other.bytes, one.seconds + other.seconds, one.by)
 
 
-async def _scan(order: Order, agent: Sequence[str], held_back: HeldBack) -> Result:
+async def _scan(order: Order, agent: Sequence[str], held_back: HeldBack, told: Told) -> Result:
     nice = NICE if shutil.which(NICE[0]) else ()
     program = agent or (*nice, sys.executable, "-m", "domicile", "scan", str(order.data), "--json")
     try:
@@ -61,12 +71,12 @@ async def _scan(order: Order, agent: Sequence[str], held_back: HeldBack) -> Resu
             cwd=Path("/"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:  # no memory for another process
         raise _not_ended(error.errno) from error
     try:
-        out = await _led(child, write_order(order), held_back)
+        out = await _led(child, write_order(order), held_back, told)
     except BaseException:
         if child.returncode is None:
             child.kill()
@@ -80,11 +90,14 @@ async def _scan(order: Order, agent: Sequence[str], held_back: HeldBack) -> Resu
     raise _not_ended(child.returncode)
 
 
-async def _led(child: Process, order: bytes, held_back: HeldBack) -> bytes:
+async def _led(child: Process, order: bytes, held_back: HeldBack, told: Told) -> bytes:
     """Give the order and go on telling how much to rest, until the child has answered."""
     assert child.stdin is not None, "it was asked for"
     assert child.stdout is not None, "it was asked for"
+    assert child.stderr is not None, "it was asked for"
     answer = asyncio.create_task(child.stdout.read())
+    share = _Share()
+    listening = asyncio.create_task(share.listen(child.stderr))
     try:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its code says how
             child.stdin.write(order + b"\n")
@@ -92,13 +105,26 @@ async def _led(child: Process, order: bytes, held_back: HeldBack) -> bytes:
                 child.stdin.write(b"%.3f\n" % held_back())
                 await child.stdin.drain()
                 await asyncio.wait([answer], timeout=TELL_SECONDS)
+                await told(share.percent)
         out = await answer
         with suppress(BrokenPipeError, ConnectionResetError):
             child.stdin.close()
         await child.wait()
     finally:
         answer.cancel()
+        listening.cancel()
     return out
+
+
+class _Share:
+    """How far a scan says it is; what else its program says is of no interest, and may be anything."""
+
+    percent = 0
+
+    async def listen(self, errors: asyncio.StreamReader) -> None:
+        while piece := await errors.read(_STDERR_PIECE):
+            if said := _SHARE.findall(piece):
+                self.percent = min(100, int(said[-1]))
 
 
 def _not_ended(code: int | None) -> DomicileError:
