@@ -11,7 +11,7 @@ step, and goes on.
     survivors           subjects of whom at least one word was found, by place and step
     survivors_unlisted  subjects found at the end in places that the purge's report does not list as residuals
     sensitivity_min     the least part of the canaries that the purge's scanner found, over the places
-    erasure_lag_s       by place, from the last deletion to the first scan of the purge that found nothing there
+    erasure_lag_s       by place, from the handover to the first scan of the purge that found nothing there
     mb_per_s            speed of the scan, one process
     foreground_tps_ratio  updates of those who stay, one connection, while a purge with ``--max-mb-per-s`` 20 runs,
                         beside 15 seconds before and after it: another cohort of as many subjects"""

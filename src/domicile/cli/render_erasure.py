@@ -34,6 +34,10 @@ def scan(result: Result, width: int) -> Iterator[RenderableType]:
 def erasure(report: ErasureReport, width: int) -> Iterator[RenderableType]:
     """What is left on disk after a purge."""
     yield Text(f"\nerasure at {report.site}", style="bold")
+    if (lag := report.erasure_lag) is not None:
+        behind = units.duration(max(0.0, lag - report.deleted_after))
+        said = f"erasure lag {units.duration(lag)}, from the first handover to the last byte"
+        yield Text(f"{said}; {behind} of it behind the deletion", style="bold")
     if report.scanned:
         yield Text(
             f"searched for {units.plural(report.searched, 'value')} by {report.method}, {report.mb_per_s:.0f} MB/s,"

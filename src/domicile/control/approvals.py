@@ -16,10 +16,16 @@ from domicile.model.site import MoveId
 PURGE = "purge"  # the one act that takes approvals
 _WHAT = f"approve {PURGE}"
 _ARRIVED = """
-    with arrived as (select max(at) as at from domicile_control.event where move_id = %(move)s and what = 'phase soak')
+    with arrived as (select max(at) as at from domicile_control.event where move_id = %(move)s and what = 'phase soak'),
+    first as (
+        select min(each.at) as at from domicile_control.wave as w
+        cross join lateral (
+            select max(e.at) as at from domicile_control.event as e
+            where e.move_id = w.move_id and e.wave_no = w.no and e.what = 'phase soak') as each
+        where w.move_id = %(move)s and w.phase in ('soak', 'purge', 'done'))
     select extract(epoch from a.at)::bigint, extract(epoch from coalesce(p.at, clock_timestamp()))::bigint,
-        p.at is not null
-    from arrived as a cross join lateral (
+        p.at is not null, extract(epoch from coalesce(f.at, a.at))::bigint
+    from arrived as a cross join first as f cross join lateral (
         select min(e.at) as at from domicile_control.event as e
         where e.move_id = %(move)s and e.what = 'phase purge' and e.at >= a.at) as p"""
 _GIVEN = """
@@ -41,13 +47,14 @@ async def no_return(conn: AsyncConnection, move_id: MoveId, limits: Limits) -> N
     row = await (await conn.execute(_ARRIVED, {"move": move_id})).fetchone()
     if row is None or row[0] is None:
         return None
-    arrived, now, begun = row
+    arrived, now, begun, first = row
     lasts = round(limits.approval_hours_max * 3600)
     given = await (await conn.execute(_GIVEN, {"move": move_id, "what": _WHAT})).fetchall()
     return NoReturn(
         opens_at=arrived + round(limits.undo_hours * 3600),
         now=now,
         begun=begun,
+        arrived_first=first,
         approvals_needed=limits.purge_approvals,
         approvals=tuple(Approval(person, at, at + lasts, standing=at + lasts > now) for person, at in given),
     )

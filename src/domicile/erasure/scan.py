@@ -7,6 +7,7 @@ half old and half new. What has not reached the files (CHECKPOINT) is not seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 import struct
@@ -87,18 +88,29 @@ class Scan:
 
         Raises OSError when the data directory itself cannot be read.
         """
+        self._of = self._in_all()
         order = self._order
-        parts = [[*files_of(order.data, order.places)]]
-        parts += [[File(path, Place.LOGS, str(path))] for path in logs_of(order.data, order.collected) if order.server]
+        self._relations(files_of(order.data, order.places))
+        for path in logs_of(order.data, order.collected) if order.server else ():
+            self._relations([File(path, Place.LOGS, str(path))])
         for path in (*order.kept, *(p for p in order.expired if not _is_gone(p))):
             try:
-                parts.append([*files_kept(path)])
+                self._relations(files_kept(path))
             except OSError as error:
                 self.tallies[Place.KEPT].miss(_reason(error))
-        self._of = sum(_size(file.path) for part in parts for file in part if not file.packed)
-        for part in parts:
-            self._relations(part)
         self.seconds = time.monotonic() - self._begun
+
+    def _in_all(self) -> int:
+        """Bytes that there are to read, about. The files are listed once more when they are read: meanwhile the server
+        gives those of its log other names."""
+        order = self._order
+        logs = logs_of(order.data, order.collected) if order.server else ()
+        listings = (files_of(order.data, order.places), *map(files_kept, (*order.kept, *order.expired)))
+        size = sum(_size(path) for path in logs)
+        for files in listings:
+            with suppress(OSError):
+                size += sum(_size(file.path) for file in files if not file.packed)
+        return size
 
     def _relations(self, files: Iterable[File]) -> None:
         """The parts of one relation follow each other: a value's chunks may lie in two of them."""

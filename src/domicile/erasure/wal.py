@@ -24,6 +24,8 @@ _MAGIC = 0xD1  # the upper byte of every version's page magic
 _LONG_HEADER = 0x02
 _HAS_IMAGE, _HAS_DATA, _SAME_REL = 0x10, 0x20, 0x80
 _HAS_HOLE, _PGLZ, _LZ4, _ZSTD = 0x01, 0x04, 0x08, 0x10
+_IMAGE_INFO_MAX = 0x1F
+_PADDING = bytes(2)  # in a record's header, before its checksum
 _EMPTY = bytes(PAGE)
 _BLOCK_ID_MAX = 32
 
@@ -60,7 +62,8 @@ def images(stretch: Stretch) -> Iterator[bytes | None]:
     data, at = stretch.data, stretch.start
     while 0 <= at <= len(data) - 24:
         length = int.from_bytes(data[at : at + 4], "little")
-        if length < 24 or length > 1 << 30:
+        # Old log ends where newer log begins, within a record: what follows its length there is no header.
+        if length < 24 or length > 1 << 30 or data[at + 18 : at + 20] != _PADDING:
             return
         if length > 24 + 50:
             yield from _images_of(data[at : at + length])
@@ -129,6 +132,8 @@ def _images_of(record: bytes) -> Iterator[bytes | None]:
             length, _, info = struct.unpack_from("<HHB", record, at)
             at += 5
             packed = info & (_PGLZ | _LZ4 | _ZSTD)
+            if length > PAGE or info > _IMAGE_INFO_MAX or packed & (packed - 1):
+                return
             if packed and info & _HAS_HOLE:
                 hole = int.from_bytes(record[at : at + 2], "little")
                 at += 2

@@ -104,7 +104,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A scan on the way: ``values`` found by place, ``seconds`` after the last deletion (before it: 0)."""
+    """A scan on the way: ``values`` found by place, ``seconds`` after the first handover (before the deletion: 0)."""
 
     name: str
     seconds: float
@@ -113,8 +113,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
-    """What is left at a site after a purge. ``lag_seconds``: by place, from the last deletion until a scan found
-    nothing there any more; places in which something is left are not in it."""
+    """What is left at a site after a purge. ``lag_seconds``: by place, from the first handover until a scan found
+    nothing there any more; places in which something is left are not in it. ``deleted_after``: seconds from that
+    handover to the last deletion."""
 
     site: str
     method: str
@@ -133,6 +134,7 @@ class ErasureReport:
     closed: bool = False  # nothing is left to wait for
     stages: tuple[Stage, ...] = ()
     lag_seconds: Mapping[str, float] = field(default_factory=dict)
+    deleted_after: float = 0.0
     passed_over: int = 0  # values that are more than can be searched for
     scanned_by: str = ""  # account and host of whoever ran the last scan
     waves_unsearched: int = 0  # waves whose rows were deleted without fingerprints of them
@@ -141,6 +143,12 @@ class ErasureReport:
     def sensitivity_min(self) -> float | None:
         """The worst sensitivity over the places where canaries were planted; None where nowhere."""
         return min((s for f in self.findings if (s := f.sensitivity) is not None), default=None)
+
+    @property
+    def erasure_lag(self) -> float | None:
+        """Seconds from the first handover until nothing was found in any place any more; None while something is."""
+        gone = self.scanned and self.lag_seconds and not any(f.values for f in self.findings)
+        return max(self.lag_seconds.values()) if gone else None
 
     @property
     def unlisted(self) -> int:

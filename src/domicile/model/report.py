@@ -111,13 +111,14 @@ class Approval:
 class NoReturn:
     """The point of no return. Before ``opens_at``, and without the approvals that the plan asks for, each by another
     person, nothing is purged. Times are POSIX seconds of the control database; ``now`` stands still when a purge has
-    ``begun`` since the last arrival."""
+    ``begun`` since the last arrival. ``arrived_first``: the earliest arrival of a wave that lives at the target."""
 
     opens_at: int
     now: int
     approvals_needed: int
     approvals: tuple[Approval, ...] = ()
     begun: bool = False
+    arrived_first: int = 0
 
     @property
     def standing(self) -> tuple[Approval, ...]:

@@ -10,7 +10,7 @@ The canaries are made with a key of this installation; so are the fingerprints, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -235,12 +235,14 @@ async def _account(
     first, today = record.first or {}, datetime.now(UTC)
     canaries = {Place(p): (n, s) for p, (n, s) in first.get("canaries", {}).items()}
     recycled = seen.middle.tallies[Place.RECYCLED].found if seen.middle else {}
-    if Place.RECYCLED not in canaries and (there := _of_canaries(looked_for, recycled)):
+    if Place.RECYCLED not in canaries and (there := looked_for.canaries_among(recycled)):
         canaries[Place.RECYCLED] = (there, there)
     shared, elsewhere = await _held(carrier, source, looked_for, seen.last)
     unsearched = await _unsearched(carrier, record)
-    since = (today - record.deleted_at).total_seconds() if record.deleted_at else 0.0
+    since, deleted = await _since_handover(carrier, record, today)
     stages = [Stage(**first["stage"])] if first.get("stage") else []
+    if (before := _stored(record)) is not None and before.stages:
+        stages = [*before.stages]
     if seen.middle:
         found = residue.findings(seen.middle, looked_for.prints, shared, {})
         behind = seen.last.seconds if seen.last else 0.0
@@ -253,7 +255,7 @@ async def _account(
     holders = await holders_of_log(source, record.deleted_lsn or seen.position)
     kept = [(path, until) for path, until in record.kept]
     listed = residue.residuals(found, seen.steps, holders, kept, rewrite=record.rewrite) + residue.in_rows(elsewhere)
-    left = _canaries_left(looked_for, seen.last) if seen.last else 0
+    left = looked_for.canaries_left(seen.last) if seen.last else 0
     closed = residue.is_closed(found, listed, today.date()) and residue.is_shown(found, left)
     return ErasureReport(
         site=str(carrier.move.source_site),
@@ -274,9 +276,18 @@ async def _account(
         closed=closed and seen.last is not None and not unsearched,
         stages=tuple(stages),
         lag_seconds=residue.lags(stages),
+        deleted_after=deleted,
         passed_over=record.passed_over,
         waves_unsearched=unsearched,
     )
+
+
+async def _since_handover(carrier: Carrier, record: ErasureRecord, today: datetime) -> tuple[float, float]:
+    """Seconds since the first of the waves was handed over, and from then to the last deletion."""
+    deleted = record.deleted_at or today
+    arrived = await carrier.figures.no_return(carrier.move.move_id, carrier.move.plan.limits)
+    first = datetime.fromtimestamp(arrived.arrived_first, UTC) if arrived is not None else deleted
+    return max(0.0, (today - first).total_seconds()), max(0.0, (deleted - first).total_seconds())
 
 
 async def _unsearched(carrier: Carrier, record: ErasureRecord) -> int:
@@ -377,16 +388,6 @@ async def _keep(carrier: Carrier, source: AsyncConnection, report: ErasureReport
 
 def _stored(record: ErasureRecord | None) -> ErasureReport | None:
     return _REPORT.validate_python(record.report) if record is not None and record.report is not None else None
-
-
-def _canaries_left(looked_for: Known, last: Result) -> int:
-    """Of canaries that were deleted. The one in the server's log was not."""
-    tallies = (t for place, t in last.tallies.items() if place is not Place.LOGS)
-    return len({n for t in tallies for n in t.found if n >= looked_for.values})
-
-
-def _of_canaries(looked_for: Known, found: Iterable[int]) -> int:
-    return sum(n >= looked_for.values for n in found)
 
 
 def _known_or_why(carrier: Carrier, record: ErasureRecord) -> tuple[Known, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from domicile.erasure.agent import Result
 from domicile.erasure.prints import Gatherer, Prints
+from domicile.model.erasure import Place
 from domicile.model.errors import DomicileError, ErrorCode
 from domicile.move.carrier import Carrier
 from domicile.postgres.erasure_record import ErasureRecord
@@ -22,6 +25,15 @@ class Known:
 
     prints: Prints
     values: int
+
+    def canaries_among(self, found: Iterable[int]) -> int:
+        """How many of these numbers of fingerprints are canaries'."""
+        return sum(number >= self.values for number in found)
+
+    def canaries_left(self, last: Result) -> int:
+        """Of canaries that were deleted. The one in the server's log was not."""
+        tallies = (tally for place, tally in last.tallies.items() if place is not Place.LOGS)
+        return self.canaries_among({number for tally in tallies for number in tally.found})
 
 
 def of_record(carrier: Carrier, record: ErasureRecord) -> Known:

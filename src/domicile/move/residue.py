@@ -87,7 +87,7 @@ def in_rows(values: Mapping[int, Collection[str]]) -> tuple[Residual, ...]:
 
 
 def lags(stages: Sequence[Stage]) -> dict[str, float]:
-    """Seconds from the last deletion to the first scan that found nothing in the place, and none after it did. Places
+    """Seconds from the first handover to the first scan that found nothing in the place, and none after it did. Places
     in which nothing was ever found are not in it."""
     clean: dict[str, float] = {}
     for place in {p for s in stages for p, n in s.values.items() if n}:
