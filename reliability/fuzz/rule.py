@@ -24,6 +24,7 @@ from reliability.fuzz.dice import MARKER
 Input = str | bytes | tuple[str | bytes, ...]
 
 CPU_SECONDS_MAX = 2.0
+CPU_SECONDS_PER_MB = 4.0  # besides: YAML is read word by word, and a data map may have 20 million characters
 WALL_SECONDS_MAX = 60.0  # for what hangs without working
 ACCEPTED = "accepted"
 _CODES = frozenset(map(str, ErrorCode))
@@ -67,9 +68,10 @@ def judge(target: Target, given: Input) -> Outcome:
     """Try one input."""
     code, fault, about = "", "", ""
     refused: DomicileError | None = None
+    cpu_seconds = CPU_SECONDS_MAX + CPU_SECONDS_PER_MB * _size(given) / 1e6
     begun = time.process_time()
     try:
-        with _bounded():
+        with _bounded(cpu_seconds):
             code = target.run(given)
     except DomicileError as error:
         code, refused = str(error.code), error
@@ -85,9 +87,13 @@ def judge(target: Target, given: Input) -> Outcome:
     seconds = time.process_time() - begun  # the target's, without our own judging
     if refused is not None:
         fault, about = _judged_error(refused, target, given)
-    if not fault and seconds > CPU_SECONDS_MAX:
+    if not fault and seconds > cpu_seconds:
         fault = "out of time"
     return Outcome(code, seconds, fault, about)
+
+
+def _size(given: Input) -> int:
+    return sum(map(len, given)) if isinstance(given, tuple) else len(given)
 
 
 def _judged_error(error: DomicileError, target: Target, given: Input) -> tuple[str, str]:
@@ -115,7 +121,7 @@ def _place(error: BaseException) -> str:
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
+def _bounded(cpu_seconds: float) -> Iterator[None]:
     """Stop what works or hangs too long. The bound of memory is the process's own (`campaign`)."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -123,7 +129,7 @@ def _bounded() -> Iterator[None]:
 
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
     # A little more than is allowed: who is only just too slow is measured, not cut off.
-    signal.setitimer(signal.ITIMER_PROF, 1.5 * CPU_SECONDS_MAX)
+    signal.setitimer(signal.ITIMER_PROF, 1.5 * cpu_seconds)
     of_others = signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS_MAX)
     try:
         yield
