@@ -17,31 +17,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
 import json
 from multiprocessing import get_context
 from random import Random
 import sys
 
-import psycopg
-
-from domicile.postgres.connect import connect
-from domicile.sites import binaries
-from domicile.sites.embedded import EmbeddedCluster, scratch_directory
 from reliability import record
 from reliability.schemas.ddl import statements
-from reliability.schemas.draw import TABLES_MAX, Ground, draw
+from reliability.schemas.draw import TABLES_MAX, draw
 from reliability.schemas.mapping import data_map
 from reliability.schemas.shape import SITES, Shop
-from reliability.schemas.trial import Outcome, Stage, trial
-from reliability.schemas.values import EXTENSIONS
+from reliability.schemas.share import installed, share, stages
+from reliability.schemas.trial import Outcome
 
 RECORD = "schemas"
-VERSIONS = ("15-18", "18-15", "15-15", "18-18")
-SETTINGS = {"shared_buffers": "64MB", "max_connections": "120"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,11 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     pairs = (given.versions,) if given.versions else installed()
     return asyncio.run(_show(given, pairs)) if given.show else _campaign(given, pairs)
-
-
-def installed() -> tuple[str, ...]:
-    """The pairs of versions that can be tried here."""
-    return tuple(p for p in VERSIONS if all(binaries.find(int(major)) is not None for major in p.split("-")))
 
 
 def _campaign(given: argparse.Namespace, pairs: Sequence[str]) -> int:
@@ -84,25 +70,10 @@ def _tried(seeds: range, pairs: Sequence[str], given: argparse.Namespace) -> lis
     """Each seed once; every job has servers of its own."""
     tables, jobs = given.tables, given.jobs
     if jobs < 2:
-        return _share(seeds, pairs, tables)
+        return share(seeds, pairs, tables)
     shares = [seeds[job::jobs] for job in range(jobs)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return [one for part in pool.map(_share, shares, [pairs] * jobs, [tables] * jobs) for one in part]
-
-
-def _share(seeds: range, pairs: Sequence[str], tables: int) -> list[Outcome]:
-    return asyncio.run(share(seeds, pairs, tables))
-
-
-async def share(seeds: range, pairs: Sequence[str], tables: int) -> list[Outcome]:
-    """One schema after another; the versions take turns with the seeds."""
-    outcomes = list[Outcome]()
-    async with stages(pairs) as found:
-        for seed in seeds:
-            stage, ground = found[pairs[seed % len(pairs)]]
-            outcomes.append(await trial(draw(Random(seed), ground, seed, tables), stage))
-            _say(outcomes[-1])
-    return outcomes
+        return [one for part in pool.map(share, shares, [pairs] * jobs, [tables] * jobs) for one in part]
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -120,14 +91,6 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
     }
 
 
-def _say(outcome: Outcome) -> None:
-    """Progress, on stderr: stdout is for the result."""
-    said = asdict(outcome)
-    found = said.pop("found")
-    line = " ".join(f"{key}={value}" for key, value in said.items() if not isinstance(value, dict))
-    print(line, *(f"\n    {one}" for one in found), file=sys.stderr, flush=True)
-
-
 async def _show(given: argparse.Namespace, pairs: Sequence[str]) -> int:
     seed = given.seed
     pair = pairs[seed % len(pairs)]
@@ -143,42 +106,6 @@ def shown(shop: Shop) -> str:
     for site in SITES:
         parts += [f"-- at the {site}", *(f"{statement};" for statement in statements(shop, site))]
     return "\n".join([*parts, data_map(shop, "shop")])
-
-
-@asynccontextmanager
-async def stages(pairs: Sequence[str]) -> AsyncIterator[dict[str, tuple[Stage, Ground]]]:
-    """Servers for these pairs of versions, with what they can do. Nothing is left of them."""
-    with scratch_directory("domicile-schemas-") as folder:
-        async with AsyncExitStack() as stack:
-            servers = dict[int, EmbeddedCluster]()
-            for major in sorted({int(major) for pair in pairs for major in pair.split("-")}):
-                found = binaries.find(major)
-                bindir = None if found is None or found.bundled else found.bindir
-                server = await EmbeddedCluster.create(folder, f"pg{major}", bindir=bindir, settings=SETTINGS)
-                servers[major] = await stack.enter_async_context(server)
-            control = servers[max(servers)]
-            async with await connect(control.conninfo()) as conn:
-                await conn.execute("create database control")
-            made = {}
-            for pair in pairs:
-                source, target = (servers[int(major)] for major in pair.split("-"))
-                ground = await ground_of(source, target)
-                made[pair] = Stage(source, target, control.conninfo("control"), folder), ground
-            yield made
-
-
-async def ground_of(source: EmbeddedCluster, target: EmbeddedCluster) -> Ground:
-    """What both servers can do."""
-    extensions, xml = set(EXTENSIONS), True
-    for server in (source, target):
-        async with await connect(server.conninfo()) as conn:
-            rows = await (await conn.execute("select name from pg_available_extensions")).fetchall()
-            extensions &= {name for (name,) in rows}
-            try:
-                await conn.execute("select '<a/>'::xml")
-            except psycopg.errors.FeatureNotSupported:  # a build without it
-                xml = False
-    return Ground((source.binaries.major, target.binaries.major), frozenset(extensions), xml)
 
 
 if __name__ == "__main__":

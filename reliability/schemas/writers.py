@@ -158,6 +158,8 @@ class Writer:
                 return await self._insert(conn, tab, subject)
             case "update":
                 cols = [c for c in tab.cols if c.kind and c.name not in (*tab.key, self.shop.subject_key)]
+                if not cols and tab is self.shop.subject:
+                    return await self._touch(conn, subject)
                 return await self._update(conn, tab, subject, {c.name: self.values.of(c) for c in self._some(cols)})
             case "key":
                 cols = [c for c in tab.cols if c.kind and c.name in tab.key and c.name != self.shop.subject_key]
@@ -204,6 +206,13 @@ class Writer:
             ident(*tab.name), sets
         )
         return (await conn.execute(statement, [*at, *given.values()])).rowcount > 0
+
+    async def _touch(self, conn: AsyncConnection[Any], subject: str) -> bool:
+        """Write a subject's own row as it stands: in a shop with nothing else to update he could not write at all."""
+        statement = sql.SQL("update {} set {market} = {market} where {}::text = $1").format(
+            ident(*self.shop.subject.name), ident(self.shop.subject_key), market=ident(self.shop.market)
+        )
+        return (await conn.execute(statement, (subject,))).rowcount > 0
 
     async def _delete(self, conn: AsyncConnection[Any], tab: Tab, subject: str) -> bool:
         if tab.owner is None and not (self.ledger.may_leave and self._may_leave(subject)):

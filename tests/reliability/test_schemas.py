@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+import json
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 import pytest
 from reliability.schemas import draw, twists
-from reliability.schemas.__main__ import ground_of, shown
+from reliability.schemas.__main__ import main, shown
 from reliability.schemas.ddl import statements
 from reliability.schemas.draw import Ground
 from reliability.schemas.judge import judge
@@ -22,6 +23,7 @@ from reliability.schemas.mapping import data_map
 from reliability.schemas.names import BYTES_MAX, Namer, quoted
 from reliability.schemas.rows import Values, at_site, fill, held
 from reliability.schemas.shape import Col, Identity, Layout, Ref, Shop, Tab
+from reliability.schemas.share import ground_of
 from reliability.schemas.trial import Stage, databases, trial
 from reliability.schemas.writers import Ledger
 from tests.conftest import SEED, create_database, drop_database
@@ -60,6 +62,13 @@ async def test_random_schemas_move_whole(stage: Stage, part: int, number: int) -
     shop = draw.draw(Random(number), ground, number, tables_max=SMALL)
     outcome = await trial(shop, stage)
     assert not outcome.found, f"--seed {number} --tables {SMALL} --versions 15-18: {outcome.found}\n{shown(shop)}"
+
+
+def test_each_job_of_a_campaign_has_servers_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--count", "2", "--seed", "16499350897", "--tables", "1", "--jobs", "2", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["schemas"] == 2
+    assert figures["acknowledged"] > 0
 
 
 PLAIN = Shop(
