@@ -4,9 +4,10 @@
 
 Plans, data maps, configurations, connection strings, messages of the change stream, answers of the guard, arguments of
 the program and calls at a real database: valid ones, damaged where their structure is, or byte by byte. Each must be
-accepted or refused with an error that has a code, within two seconds of processor time and 768 MiB; no error may repeat
-a password or somebody's value; what is accepted must come back the same when it is written and read again. An input
-that breaks the rule is shrunk and kept in ``reliability/fuzz/found/``. Exits 1 when there was one.
+accepted or refused with an error that has a code, within two seconds of processor time, four more for each megabyte,
+and 768 MiB; no error may repeat a password or somebody's value; what is accepted must come back the same when it is
+written and read again. An input that breaks the rule is shrunk and kept in ``reliability/fuzz/found/``. Exits 1 when
+there was one.
 """
 
 from __future__ import annotations

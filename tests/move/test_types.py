@@ -13,6 +13,7 @@ from tests.move.places import SOURCE, TARGET, execute, scalar
 from tests.move.types_kit import APP, MAP, MOVERS, PEOPLE, TOGETHER, place_of
 
 from domicile import commands
+from domicile.model.errors import DomicileError
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode, Question
 from domicile.move import live_verify
@@ -231,6 +232,29 @@ async def test_equal_rows_without_a_key_come_and_go(
         wanted = await scalar(place.source, rows)
         assert await scalar(place.target, rows) == wanted
         assert await scalar(place.target, f"select count(*) from {table}") == str(wanted).count("|") + 1
+
+
+async def test_a_row_without_a_key_changes_behind_the_snapshot_of_a_comparison(
+    site_pair: SitePair, scratch: Path, tmp_path: Path, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a table is compared as a whole: a later change of any of its rows explains what differs."""
+    place = await place_of(site_pair, scratch / f"state-{tmp_path.name}", KEYLESS_MAP, control, KEYLESS, KEYLESS_ROWS)
+    async with begun(place, MOVERS, TOGETHER) as carrier:
+        await through(carrier, PREPARE, COPY)
+        async with open_live(carrier, 1) as live:
+            assert (await live_verify.whole(live)).clean
+            await execute(place.source, "update thing set exact = 2.5 where app = 2")
+            await live_verify.mark(live)
+            given_after_the_snapshot(monkeypatch, place, "update thing set exact = 3.5 where app = 4")
+            await live_verify.touched_rows(live)
+            assert live.dirty_rows() > 0
+            await live_verify.touched_rows(live)
+            assert live.dirty_rows() == 0
+            await execute(place.source, "update thing set exact = 4.5 where app = 2")
+            await live_verify.mark(live)
+            await execute(place.target, "set session_replication_role = replica; delete from thing where app = 4")
+            with pytest.raises(DomicileError, match="not what was committed"):
+                await live_verify.touched_rows(live)
 
 
 async def test_a_key_of_which_the_server_gives_a_part(

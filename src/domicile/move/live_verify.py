@@ -9,7 +9,7 @@ that differs and was not touched is a discrepancy. Nothing here makes anybody wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -281,7 +281,8 @@ async def _compare_rows(
     await _note_unclear(live, seam, sites)
     still = seen(live, seam).get(no, [])
     if live.layout.tables[no].identity is Identity.FULL:
-        quiet = differing if still == keys else set()
+        # The whole table was compared: whoever has touched any of it since may be why it differs.
+        quiet = differing if still == keys and no not in unseen(live, seam) else set()
     else:
         hashes = (await live.here.names(live.source, {no: keys}))[no]
         quiet = {h for h in differing if hashes[h] in set(still)}
@@ -330,20 +331,17 @@ def _shapes(live: LiveWave, schema: Schema) -> Mapping[TableName, Shape]:
 
 def seen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
     """Touched rows whose last change the snapshot sees."""
-    return {
-        no: listed
-        for no, keys in live.apply.dirty.items()
-        if (listed := [key for key, xid in keys.items() if seam.sees_short(xid)])
-    }
+    return _touched_by(live, seam.sees_short)
 
 
 def unseen(live: LiveWave, seam: Seam) -> dict[int, list[Key]]:
     """Touched rows whose last change the snapshot does not see."""
-    return {
-        no: listed
-        for no, keys in live.apply.dirty.items()
-        if (listed := [key for key, xid in keys.items() if not seam.sees_short(xid)])
-    }
+    return _touched_by(live, lambda xid: not seam.sees_short(xid))
+
+
+def _touched_by(live: LiveWave, whom: Callable[[int], bool]) -> dict[int, list[Key]]:
+    touched = live.apply.dirty.items()
+    return {no: listed for no, keys in touched if (listed := [key for key, xid in keys.items() if whom(xid)])}
 
 
 def _compared(live: LiveWave, seam: Seam) -> None:
