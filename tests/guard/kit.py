@@ -22,6 +22,7 @@ from domicile.postgres.wave_lock import WaveLock
 
 MEMBERS = (1, 2, 3, 4, 5)
 HERE, THERE = SiteName("beijing"), SiteName("singapore")
+MARK = "select mark from domicile.wave"
 
 SHOP = """
 create table address (id bigint primary key, street text not null);
@@ -164,6 +165,12 @@ class Writer:
 
     async def commit(self) -> None:
         await self.conn.commit()
+
+
+async def value(conn: AsyncConnection[Any], query: str) -> object:
+    """The first value that a query gives in this session."""
+    row = await (await conn.execute(query.encode())).fetchone()
+    return row and row[0]
 
 
 def detail(error: psycopg.Error) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """A messenger at two sites: rows of two people each, writers who know what was acknowledged, and what must hold of
-stubs."""
+stubs and of references that are cleared."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import json
 from pathlib import Path
 import random
@@ -18,6 +18,8 @@ from domicile import commands
 from domicile.model.phase import Status
 from domicile.model.plan import Limits, Mode, Plan, Question
 from domicile.model.report import MoveStatus
+from domicile.move import clearing
+from domicile.move.carrier import Carrier
 
 INDIA = "market = 'IN'"
 INDIANS = {3, 6, 9, 12, 15, 18}
@@ -25,6 +27,7 @@ STAYING = set(range(1, 21)) - INDIANS
 LIMITS = Limits(
     wave_subjects_max=10, canary_subjects_max=2, chunk_rows=40, purge_chunk_rows=20, handover_tries=60, settle_seconds=0
 )
+ONE = replace(LIMITS, wave_subjects_max=500, canary_subjects_max=0)
 SCHEMA = """
     create schema chat;
     create type chat.mood as enum ('calm', 'loud');
@@ -102,6 +105,27 @@ _REGISTERED = """
     select coalesce(array_agg(m.subject order by m.subject), '{}') from domicile.member as m
     join domicile.wave as w on w.id = m.wave where w.move_id = 'stubs'"""
 _RETRY = ("DM001", "DM002", "40001", "40P01")
+# For references that are cleared: no friendships, whose key is never null, and invitations, of which there are none.
+_CLEARED = MAP.replace(": stub}", ": null}").replace(", parties: {b_id -> chat.person(id): null}", "")
+_NULLABLE = "alter table chat.message alter recipient_id drop not null"
+_NO_FRIENDS = "delete from chat.friendship; alter table chat.friendship drop constraint friendship_b_id_fkey"
+_INVITED = "update chat.person set invited_by = 1 + (id % 20) where id <= 20"
+# Whom each row names, by the row; and who owns it.
+_NAMES = """
+    select 'message ' || id, recipient_id from chat.message where recipient_id is not null
+    union all select 'part ' || message_id || ' ' || no, seen_by from chat.part where seen_by is not null
+    union all select 'person ' || id, invited_by from chat.person where invited_by is not null"""
+OWNERS = """
+    select 'message ' || id, sender_id from chat.message
+    union all select 'part ' || message_id || ' ' || no, sender_id from chat.part join chat.message on id = message_id
+    union all select 'person ' || id, id from chat.person"""
+NOTES = "select count(*) from domicile.cleared"
+_NAMES_NOBODY = """
+    select count(*) from (
+        select recipient_id as who from chat.message union all select seen_by from chat.part
+        union all select invited_by from chat.person) as named
+    where who is not null and not exists (select from chat.person where id = who)"""
+HELLO = "insert into chat.message (id, sender_id, recipient_id, body) values (%s, %s, %s, '!')"
 
 
 async def make_chat(pair: SitePair, state: Path, control: str, *, refused: bool = False) -> Place:
@@ -112,6 +136,16 @@ async def make_chat(pair: SitePair, state: Path, control: str, *, refused: bool 
     (state / "chat.map.yaml").write_text(_REFUSED if refused else MAP)
     workspace = workspace_for(state / "state", "chat", state / "chat.map.yaml", (pair.source, pair.target), control)
     return Place(workspace, pair.source, pair.target, "chat")
+
+
+async def make_cleared(pair: SitePair, state: Path, control: str) -> Place:
+    """The same, where whoever does not live at a site is cleared there, and not a stub; all of a move in one wave."""
+    place = await make_chat(pair, state, control)
+    for site in (place.source, place.target):
+        await execute(site, _NULLABLE, _NO_FRIENDS)
+    await execute(place.source, _INVITED)
+    Path(place.workspace.datasets["chat"].map_path).write_text(_CLEARED)
+    return replace(place, workspace=replace(place.workspace, limits=ONE))
 
 
 async def numbers(conninfo: str, query: str) -> list[int]:
@@ -149,6 +183,36 @@ def of(rows: Counter[tuple[str, int, str]], owners: set[int]) -> Counter[tuple[s
 async def befriended(conninfo: str) -> set[int]:
     """Whose stub nobody gives up: friendships stay."""
     return set(await numbers(conninfo, "select array_agg(distinct b_id) from chat.friendship where a_id < 500"))
+
+
+async def rows(conninfo: str, query: str) -> dict[str, int]:
+    """What a query of two columns gives."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as conn:
+        return dict(await (await conn.execute(query.encode())).fetchall())
+
+
+async def names(conninfo: str, owners: set[int]) -> dict[str, int]:
+    """Whom the rows of some people name."""
+    owner = await rows(conninfo, OWNERS)
+    return {row: who for row, who in (await rows(conninfo, _NAMES)).items() if owner[row] in owners}
+
+
+def without(named: dict[str, int], gone: set[int]) -> dict[str, int]:
+    """Those that name nobody of these."""
+    return {row: who for row, who in named.items() if who not in gone}
+
+
+async def nothing_dangles(place: Place) -> None:
+    """No row names anybody of whom there is no row beside it."""
+    assert await scalar(place.target, _NAMES_NOBODY) == 0
+    assert await scalar(place.source, _NAMES_NOBODY) == 0
+
+
+async def cleared_now(carrier: Carrier) -> None:
+    """What the comparison begins with."""
+    async with carrier.sites() as (source, target):
+        wave = await carrier.wave_at_sites(source, target, 1)
+    await clearing.run(carrier.move, wave)
 
 
 async def write(conninfo: str, statement: str, *values: object) -> str:

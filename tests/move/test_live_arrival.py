@@ -35,6 +35,7 @@ from domicile.model.report import LiveFigures
 from domicile.move import live, live_handover, live_verify, stepback
 from domicile.move.carrier import Carrier
 from domicile.move.live_wave import LiveWave
+from domicile.move.monitor import Monitor
 from domicile.stream import compare
 
 SHORT = replace(ONE, pause_ms_max=400)
@@ -236,6 +237,27 @@ async def test_an_arrival_that_is_lost_on_the_line_is_tried_again(place: Place, 
             await line.gone.wait()
             await one_home(place)
             await line.deliver()
+    await arrived_whole(place, residents)
+
+
+async def test_a_stream_that_ends_with_a_late_arrival_is_opened_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds its session given up before the try is over; that is no order to stop."""
+    residents = await owned(place.target)
+    in_flight(monkeypatch, place, TOUCH.format((await people(place.source))[0]))
+    note = Monitor.note
+
+    async def slow(monitor: Monitor, **changes: object) -> None:
+        await note(monitor, **changes)
+        if "last_try" in changes:
+            await asyncio.sleep(1.0)
+
+    monkeypatch.setattr(Monitor, "note", slow)
+    async with over_a_line(place) as (far, line), begun(far, limits=SHORT) as carrier:
+        line.loses = True
+        await through(carrier, PREPARE, COPY)
+        await through(doing(carrier, {("live.departed", 1): line.keep}), CATCHUP)
     await arrived_whole(place, residents)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import replace
 import itertools
 
@@ -18,7 +17,6 @@ from tests.move.live_kit import (
     TOUCH,
     arrived_whole,
     begun,
-    open_transaction,
     owned,
     people,
     through,
@@ -32,7 +30,6 @@ from domicile.move.live_wave import LiveWave
 from domicile.postgres.checksum import Part
 from domicile.stream import compare
 
-LOCK = "select from store.user_account where id = {} for update"
 SESSIONS = """
     select coalesce(array_agg(pid), '{}') from pg_stat_activity
     where application_name = 'domicile' and backend_type = 'client backend' and pid <> pg_backend_pid()"""
@@ -80,31 +77,6 @@ async def test_rows_that_are_known_are_hashed_beside_the_departure_and_the_other
         await through(carrier, PREPARE, COPY)
         await through(doing(carrier, {("live.departed", 1): note}), CATCHUP)
     assert told[-2:] == [(False, 1), (True, 1)]
-    await arrived_whole(place, residents)
-
-
-async def test_nobody_waits_for_what_is_on_its_way_to_land(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a long line it would cost the pause another round trip. The arrival follows it in the same session."""
-    one = (await people(place.source))[0]
-    residents = await owned(place.target)
-    hold = live_handover._held
-    on_its_way: list[int] = []
-
-    async with AsyncExitStack() as stack:
-
-        async def held(wave: LiveWave, drains: live_handover.Drains) -> int:
-            await stack.enter_async_context(open_transaction(place.target, LOCK.format(one)))
-            await execute(place.source, TOUCH.format(one))
-            await until(lambda: asyncio.sleep(0, bool(wave.catchup._flying)))
-            entered = await hold(wave, drains)
-            on_its_way.append(len(wave.catchup._flying))
-            return entered
-
-        monkeypatch.setattr(live_handover, "_held", held)
-        async with begun(place) as carrier:
-            await through(carrier, PREPARE, COPY)
-            await through(doing(carrier, {("live.departed", 1): stack.aclose}), CATCHUP)
-    assert on_its_way == [1]
     await arrived_whole(place, residents)
 
 

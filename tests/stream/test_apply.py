@@ -383,12 +383,12 @@ async def test_who_gives_up_a_batch_lets_others_wait_for_it(shop: Destination) -
             await shop.conn.execute(b"select from public.users where id = 2 for update")
             given_up = await apply.submit([shop.transaction(await shop.delete("users", id="2"))])
             given_up.cancel()
-            following = asyncio.create_task(apply.rehearse([Statement(b"select 1")]))
+            following = asyncio.create_task(apply.send([Statement(b"select 1")]))
             begun = time.process_time()
             await asyncio.sleep(0.5)
             assert time.process_time() - begun < 0.1
             assert not following.done()
-        await following
+        await (await following)
     assert await shop.rows("select count(*) from public.users where id = 2") == [(0,)]
 
 

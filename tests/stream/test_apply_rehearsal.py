@@ -8,7 +8,7 @@ import pytest
 from tests.stream.destination import UNSENT, WAVE, Destination, everything, seed
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.stream.pipeline import ABORTED, Refused, Statement
+from domicile.stream.pipeline import Refused, Statement
 
 
 async def test_statements_of_a_handover_in_one_transaction(shop: Destination) -> None:
@@ -30,57 +30,6 @@ async def test_statements_of_a_handover_in_one_transaction(shop: Destination) ->
         assert apply.position == tail[0].position == await shop.stored_position()
         await apply.finish([shop.transaction(await shop.insert("users", id="5"))])
     assert await shop.rows("select mark from domicile.wave where id = 3") == [("resident",)]
-
-
-async def test_what_a_handover_sends_follows_the_batches_that_are_on_their_way(shop: Destination) -> None:
-    """It is sent before they are answered, and carried out behind them."""
-    await seed(shop)
-    async with shop.apply() as apply:
-        async with shop.conn.transaction():
-            await shop.conn.execute(b"select from public.users where id = 2 for update")
-            ahead = await apply.submit([shop.transaction(await shop.delete("users", id="2"))])
-            tail = [shop.transaction(await shop.insert("users", id="5"))]
-            seen = Statement(b"select count(*) from public.users where id in (2, 5)")
-            behind = await apply.send([*apply.compose(tail), seen], tail)
-            await asyncio.sleep(0.2)
-            assert not ahead.done()
-            assert not behind.done()
-        answers = await behind
-        await ahead
-        assert answers[-1].get_value(0, 0) == b"1"
-        assert apply.position == tail[0].position == await shop.stored_position()
-
-
-async def test_a_handover_behind_a_batch_that_is_refused_does_not_take_place(shop: Destination) -> None:
-    """The batch is carried out change by change, and the handover may be tried again."""
-    await seed(shop)
-    swap = [
-        await shop.update("orders", id="10", user_id="1", no="'tmp'", note=UNSENT),
-        await shop.update("orders", id="20", user_id="1", no="'A'", note=UNSENT),
-        await shop.update("orders", id="10", user_id="1", no="'B'", note=UNSENT),
-    ]
-    mark = Statement(b"update domicile.wave set mark = 'resident' where id = $1::integer", (b"%d" % WAVE,))
-    async with shop.apply() as apply:
-        batch = [shop.transaction(*swap)]
-        tail = [shop.transaction(await shop.insert("users", id="5"))]
-        async with shop.conn.transaction():
-            await shop.conn.execute(b"select from public.orders where id = 10 for update")
-            ahead = await apply.submit(batch)
-            behind = await apply.send([*apply.compose(tail), mark], tail)
-            await asyncio.sleep(0.2)
-        with pytest.raises(Refused) as caught:
-            await behind
-        assert caught.value.refusal.sqlstate == ABORTED
-        await ahead
-        assert apply.repeated == 1
-        assert await shop.rows("select mark from domicile.wave where id = 3") == [("open",)]
-        assert await shop.rows("select id, no from public.orders where user_id = 1 order by 1") == [
-            (10, "B"), (20, "A"),
-        ]  # fmt: skip
-        await (await apply.send([*apply.compose(tail), mark], tail))
-        assert apply.position == tail[0].position == await shop.stored_position()
-    assert await shop.rows("select mark from domicile.wave where id = 3") == [("resident",)]
-    assert await shop.rows("select count(*) from public.users where id = 5") == [(1,)]
 
 
 async def test_a_rehearsal_leaves_nothing_behind(shop: Destination) -> None:

@@ -145,9 +145,9 @@ async def _hand_over(live: LiveWave, monitor: Monitor) -> None:
                 again = why.code in TRIED_AGAIN or isinstance(why, live_verify.Replaced)
                 if not again or number == limits.handover_tries:
                     raise
-                live.raise_failure()
                 if live.closed:
                     raise _lost(live) from why
+                live.raise_failure()
                 if isinstance(why, live_verify.Replaced):
                     await _verify(live)
                 if why.code is ErrorCode.DISCREPANCY:

@@ -46,7 +46,7 @@ from domicile.postgres.wave_lock import WaveLock
 from domicile.stream import compare
 from domicile.stream.change import Op, Transaction
 from domicile.stream.compare import Keys, Touched
-from domicile.stream.pipeline import ABORTED, REFUSED, Refused, Statement
+from domicile.stream.pipeline import REFUSED, Refused, Statement
 
 T = TypeVar("T")
 DEAD_MAN_MARGIN_MS = 1_000
@@ -105,22 +105,21 @@ async def attempt(
 
 
 async def _held(live: LiveWave, drains: Drains) -> int:
-    """The stream is held, what it has read is on its way, and nobody has come into the wave since the last drain: its
-    ``entered``. That it lands is waited for by nobody: the arrival follows in the same session. Where users give each
-    other rows somebody comes in at any time, which would end the try under the lock. Drained again while the stream
-    goes on: who came in may have something for it to do."""
+    """The stream is held, what it sent has landed, and nobody has come into the wave since the last drain: its
+    ``entered``. Where users give each other rows somebody does at any time, which would end the try under the lock.
+    Drained again while the stream goes on: who came in may have something for it to do."""
     last = drains.last
     for _ in range(DRAINS_MAX):
         if await drains.entered() != last:
             last = await drains.again()
             continue
         live.catchup.hold()
-        await live.catchup.kept()
+        await live.catchup.landed()  # over a long line it would cost the pause another round trip
         if await drains.entered() == last:
             return last
         live.catchup.go_on()
     live.catchup.hold()
-    await live.catchup.kept()
+    await live.catchup.landed()
     return last
 
 
@@ -133,7 +132,7 @@ async def rehearse(live: LiveWave, lock_session: psycopg.AsyncConnection) -> Cro
     live.catchup.hold()
     try:
         await live_verify.mark(live)  # from here on it sends nothing
-        await live.beside(live.catchup.kept())
+        await live.beside(live.catchup.landed())
         await live.beside(wave_lock.rehearse(lock_session, live.wave.source_id))
         await live.beside(live.here.sums(live.source, compare.no_rows(live.layout)))
         arrival = [Statement(INSERT_NUMBERED, NO_LEAF.texts, keep=True), _arrive(live, NO_WAVE)]
@@ -377,13 +376,6 @@ def _over_budget(live: LiveWave) -> DomicileError:
 
 
 def _refused(live: LiveWave, refused: Refused) -> DomicileError:
-    if refused.refusal.sqlstate == ABORTED:
-        return DomicileError(
-            ErrorCode.PAUSE_BUDGET,
-            "changes before the handover were refused as they were sent",
-            safe=f"{live.move.source_site} serves and nothing has changed.",
-            hint="They are carried out again, one by one; then the handover is tried again.",
-        )
     if refused.refusal.sqlstate != REFUSED:
         return explain(refused.refusal, "target", "taking the wave over")
     return DomicileError(

@@ -170,14 +170,12 @@ class Apply:
         self, statements: Sequence[Statement], transactions: Sequence[Transaction] = ()
     ) -> asyncio.Task[list[PGresult]]:
         """One transaction of one round trip: the lease, the position, ``statements``, the position behind
-        ``transactions`` (whose changes they carry out), commit. It follows the batches that are on their way, and does
-        not wait for their answers: over a long line that would be another round trip.
+        ``transactions`` (whose changes they carry out), commit. Starts when everything before is committed.
 
         The task has the statements' answers in order, or raises `Refused`: then nothing of it is committed and the
-        caller may go on; with `ABORTED` it was a batch before it that was refused, which is carried out again. An
-        empty SQLSTATE means that the connection was lost, and nobody knows. Raises what ended the stream before.
+        caller may go on; an empty SQLSTATE means that the connection was lost, and nobody knows.
         """
-        self._flight.check()
+        await self._flight.idle()
         assert not self._parts.under_way, "a transaction in parts"
         after = _note(self.dirty, self._flight.sent, transactions)
         return asyncio.create_task(self._exchange(statements, after))

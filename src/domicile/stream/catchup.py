@@ -96,9 +96,7 @@ class CatchUp:
     _changes: int = 0
     _flying: deque[_Flying] = field(default_factory=deque)
     _markers: _Markers = field(default_factory=_Markers)
-    _held: asyncio.Event = field(default_factory=asyncio.Event)  # set while a handover is near
-    _kept: asyncio.Event = field(default_factory=asyncio.Event)  # set while what arrives is kept as the tail
-    _reading: bool = False  # nothing that has been read still waits to be sent
+    _held: asyncio.Event = field(default_factory=asyncio.Event)  # set while what arrives is kept as the tail
     _arrived: bool = False
     _stalled: bool = False  # what was read last is not for a tail, and waits for the end of the hold
     _going_on: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,19 +107,15 @@ class CatchUp:
         """Until cancelled, or until it fails: then whoever waits for a marker is told the same."""
         try:
             while True:
-                self._reading = not self.waiting
                 payloads = await self.reader.read(READ_MOST, IDLE_SECONDS)
-                self._reading = False
                 for item in self.filter.feed(payloads):
                     await (self._pass(item) if isinstance(item, Marker) else self._take(item))
                 if (
                     self.waiting
-                    and not self._kept.is_set()
+                    and not self._held.is_set()
                     and (len(payloads) < READ_MOST or self._changes >= BATCH_CHANGES)
                 ):
                     await self._submit()
-                if self._held.is_set() and not self.waiting:
-                    self._kept.set()
                 self._land()
                 await self._acknowledge()
                 await self.turn()
@@ -145,17 +139,17 @@ class CatchUp:
         return waiter
 
     def hold(self) -> None:
-        """What has been read goes its way; what arrives from then on is kept as the tail, and taken at once."""
+        """From now on what arrives is kept as the tail instead of being applied, and taken at once."""
         self._markers.wanted.set()
         self._held.set()
         self._going_on.clear()
-        if self._reading:
-            self._kept.set()
 
-    async def kept(self) -> None:
-        """After `hold`: what had been read is on its way to the destination, and all else is the tail. Raises
-        pause-budget when that cannot be handed over."""
-        await self._kept.wait()
+    async def landed(self) -> None:
+        """Everything that is on its way to the destination is committed there. Raises pause-budget when what is held
+        cannot be handed over as a tail."""
+        while self._flying:
+            await asyncio.wait([self._flying[0].answer])
+            self._land()
         if self._stalled:
             raise _held()
 
@@ -163,7 +157,6 @@ class CatchUp:
         """After a handover that stepped back: the tail is applied like everything else."""
         if not self._arrived:
             self._held.clear()
-            self._kept.clear()
             self._going_on.set()
 
     def arrived(self) -> None:
@@ -202,7 +195,6 @@ class CatchUp:
             if self._held.is_set():
                 # What follows can be judged only once this is carried out, and that is not for a pause.
                 self._stalled = True
-                self._kept.set()
                 self._markers.disappoint(_held())
                 await self._going_on.wait()
                 self._stalled = False
@@ -212,7 +204,7 @@ class CatchUp:
             return
         self.waiting.append(transaction)
         self._changes += len(transaction.changes)
-        if self._changes >= BATCH_CHANGES and not self._kept.is_set():
+        if self._changes >= BATCH_CHANGES and not self._held.is_set():
             await self._submit()
 
     async def _submit(self) -> None:
@@ -233,7 +225,7 @@ class CatchUp:
         waiter = self._markers.take(marker.content)
         if waiter is None:
             return
-        if not self._kept.is_set():
+        if not self._held.is_set():
             await self.flush()
         waiter.set_result(list(self.waiting))
 
@@ -245,7 +237,7 @@ class CatchUp:
         is kept, that is noted: the next stream reads again from there, to know what it must not miss.
         """
         now = time.monotonic()
-        if self._arrived or self._held.is_set() or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
+        if self._arrived or now - self._acknowledged < ACKNOWLEDGE_SECONDS:
             return
         self._acknowledged = now
         visible = await self.horizon()
