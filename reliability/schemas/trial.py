@@ -247,7 +247,7 @@ class _Trial:
             due = self.shop.refused.get(mode, "")
             if self.shop.parties:  # of some tables no stub can be made, whatever else is the matter
                 said = [one for one in said if not one.startswith(("stubs: ", "references to clear: "))]
-            if bool(said) != bool(due) or not all(due in one or one.endswith(FOLLOWS) for one in said):
+            if bool(said) != bool(due) or not all(due in one or FOLLOWS in one for one in said):
                 raise Wrong(f"a {mode} plan is refused with {said}; due: {due!r}")
         return None if plan.refusals_of(self._mode) else plan
 

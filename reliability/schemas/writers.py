@@ -132,21 +132,31 @@ class Writer:
         except Nothing:
             return
         except psycopg.Error as error:
-            await self._refused(error, {subject, other}, site, deeds)
+            if error.sqlstate == MOVED:
+                await self._moved(conns[site], {subject, other} & self.ledger.members, site, error)
+            await self._refused(error, site, deeds)
 
-    async def _refused(self, error: psycopg.Error, who: set[str], site: str, deeds: Sequence[str]) -> None:
+    async def _moved(self, conn: AsyncConnection[Any], who: set[str], site: str, error: psycopg.Error) -> None:
+        """One of them lives elsewhere, or both: each is asked for alone."""
+        if not who:
+            self.ledger.strange.append(f"an outsider is told at {site} to have moved")
+        told = {one: _home(error) for one in who if len(who) == 1 or await self._refuses(conn, one)}
+        self.ledger.home |= told or dict.fromkeys(who, _home(error))
+
+    async def _refuses(self, conn: AsyncConnection[Any], subject: str) -> bool:
+        try:
+            async with conn.transaction(force_rollback=True):
+                await self._touch(conn, subject)
+        except psycopg.Error as error:
+            return error.sqlstate == MOVED
+        return False
+
+    async def _refused(self, error: psycopg.Error, site: str, deeds: Sequence[str]) -> None:
         state = error.sqlstate or "lost"
         self.ledger.refused[state] += 1
-        if state == MOVED:
-            moved = who & self.ledger.members
-            if not moved:
-                self.ledger.strange.append(f"an outsider is told at {site} to have moved")
-            home = json.loads(error.diag.message_detail or "{}").get("home", "")
-            for one in moved:
-                self.ledger.home[one] = home
-        elif state == MOVING or state in AGAIN:
+        if state == MOVING or state in AGAIN:
             await asyncio.sleep(WAIT_S)
-        elif not state.startswith(REFUSED):
+        elif state != MOVED and not state.startswith(REFUSED):
             said = f"{error.diag.message_primary} ({error.diag.context or ''})"
             self.ledger.strange.append(f"{state} at {site} for {', '.join(deeds)}: {said}")
 
@@ -257,3 +267,7 @@ class Writer:
         statement = sql.SQL("select t.tableoid::text, t.ctid::text from {} where {}::text = $1").format(rows, owner)
         found = await (await conn.execute(statement, (subject,))).fetchall()
         return self.dice.choice(found) if found else None
+
+
+def _home(error: psycopg.Error) -> str:
+    return str(json.loads(error.diag.message_detail or "{}").get("home", ""))
