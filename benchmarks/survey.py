@@ -13,12 +13,16 @@ lookups, polymorphic pairs, arrays, JSON, orphans, rows without an owner, staff,
 ``precision``: of the tables that the survey calls owned, the share that is. ``recall``: of the tables that are owned,
 the share that it calls so; one left undecided counts as missed, unless the truth itself is that a person must decide
 (two people, several tables, missing owners, shared content and what only hangs from it, traces, no rows to look at).
-``path_precision`` and ``path_recall`` ask for the very path as well. ``undecided`` counts what is left to a person,
-right or not; ``wrong``, ``missed`` and ``silent`` (a person should have been asked) name the tables. ``seconds`` is
+``path_precision`` and ``path_recall`` ask for the very path as well. ``asked_share``: of the tables that a person must
+decide, the share that is left to one. ``undecided`` counts what is left to a person, right or not, and each world's are
+listed on stderr; ``wrong``, ``missed`` and ``silent`` (a person should have been asked) name the tables. ``seconds`` is
 the slowest world.
 
 ``--scale N``: a database of N tables with a few rows in one of ten: seconds only, of the survey and of reading its
-map. Exits 1 when a target is missed."""
+map.
+
+Exits 1 when a target is missed: both precisions 0.99 (so ``wrong`` is a hundredth at most), both recalls and
+``asked_share`` (so ``silent`` is two hundredths at most) 0.98, 60 seconds."""
 
 from __future__ import annotations
 
@@ -39,6 +43,13 @@ from domicile.survey import datamap_file
 from domicile.survey.discover import draft
 
 PRECISION, RECALL, SECONDS = 0.99, 0.98, 60.0
+TARGETS = {
+    "precision": PRECISION,
+    "recall": RECALL,
+    "path_precision": PRECISION,
+    "path_recall": RECALL,
+    "asked_share": RECALL,
+}
 QUICK_TABLES, QUICK_ROWS = 60, 30_000
 TABLES_A_TRANSACTION = 100
 _TABLE = sql.SQL(
@@ -66,6 +77,8 @@ async def run(families: tuple[str, ...], tables: int, rows: int, seed: int) -> d
             _bench.say(
                 f"{family}: {len(world.tables)} tables, {world.rows:,} rows, {seconds[family]} s; {_short(judged)}"
             )
+            for undecided in judged.undecided:
+                _bench.say(f"  undecided: {undecided}")
             total = total + judged
     return {
         **total.figures(),
@@ -116,10 +129,10 @@ async def _many_tables(conn: AsyncConnection, tables: int) -> None:
                     await conn.execute(_ROWS.format(name))
 
 
-def _missed(result: dict[str, object]) -> bool:
-    wanted = {"precision": PRECISION, "recall": RECALL}
-    slow = float(str(result["seconds"])) > SECONDS
-    return slow or any(name in result and float(str(result[name])) < least for name, least in wanted.items())
+def missed(result: dict[str, object]) -> list[str]:
+    """The figures that do not reach their targets."""
+    found = [name for name, least in TARGETS.items() if name in result and float(str(result[name])) < least]
+    return [*found, "seconds"] if float(str(result["seconds"])) > SECONDS else found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         size = (QUICK_TABLES, QUICK_ROWS) if given.quick else (given.tables, given.rows)
         result = asyncio.run(run(tuple(given.families.split(",")), *size, given.seed))
     _bench.show(result, as_json=given.json)
-    return 1 if _missed(result) else 0
+    return 1 if missed(result) else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Judged:
     paths: int = 0  # of those said rightly, with the very path of the truth
     tables: int = 0
     asked: int = 0  # undecided, and a person must say
+    to_ask: int = 0  # tables of which a person must say
     undecided: list[str] = field(default_factory=list)  # all that the survey leaves to a person, with the pattern
     wrong: list[str] = field(default_factory=list)  # said to be owned, and is not, or by another path
     missed: list[str] = field(default_factory=list)  # owned, and not said so
@@ -37,6 +38,7 @@ class Judged:
             "path_recall": _share(self.paths, self.true),
             "tables": self.tables,
             "owned": self.true,
+            "asked_share": _share(self.asked, self.to_ask),
             "undecided": len(self.undecided),
             "undecided_rightly": self.asked,
             "wrong": self.wrong,
@@ -51,13 +53,14 @@ def judge(world: World, found: DataMap) -> Judged:
     result = Judged(tables=len(world.tables))
     if found.subject.table.name != world.subject.name:
         result.wrong.append(f"{world.family}: the subject is {world.subject.name}, not {found.subject.table}")
-        result.true = len(world.of(Truth.OWNED))
+        result.true, result.to_ask = len(world.of(Truth.OWNED)), len(world.of(Truth.DECIDE))
         return result
     for table in world.tables:
         name, role = TableName("public", table.name), found.tables[TableName("public", table.name)].role
         label = f"{world.family} {table.name}: {table.pattern}"
         owned = table.truth is Truth.OWNED
         result.true += owned
+        result.to_ask += table.truth is Truth.DECIDE
         if role is Role.UNDECIDED:
             result.undecided.append(label)
             result.asked += table.truth is Truth.DECIDE

@@ -95,6 +95,21 @@ def _referred(shop: Shop, tab: Tab) -> bool:
     return any(r.to == tab.name for t in shop.tables for r in (t.owner, *t.loose) if r is not None)
 
 
+def _inherited(dice: Random, shop: Shop) -> Shop | None:
+    """A table that inherits from one that moves: at the source, where the map must list it, or at the target."""
+    at = dice.choice((0, 1))
+    found = [t for t in shop.tables if not t.layouts[at].by]
+    if not found:
+        return None
+    tab = dice.choice(found)
+    heir = (tab.name[0], "heir of it")
+    statements = (f"create table {quoted(*heir)} () inherits ({quoted(*tab.name)})",)
+    refused = {"live": _shown(tab), "cold": _shown(tab)}
+    if at:
+        return replace(shop, target_only=statements, refused=refused)
+    return replace(shop, source_only=statements, roles={**shop.roles, heir: "local"}, refused=refused)
+
+
 def _large_objects(dice: Random, shop: Shop) -> Shop | None:
     tab = dice.choice(shop.tables)
     names = Namer(dice)
@@ -143,6 +158,7 @@ TWISTS: Mapping[str, Twist] = {
     "always": _always,
     "extra column": _extra_column,
     "unlogged": _unlogged,
+    "inherited": _inherited,
     "large objects": _large_objects,
     "label": _label,
     "against the arrow": _against_the_arrow,

@@ -287,7 +287,7 @@ async def test_from_the_command_line(desk: Desk) -> None:
     assert (checked.code, checked.json["apart"]) == (3, False)
     assert desk.domicile("ids", "app", "--plan", "ranges", "-o", "ids.sql").code == 0
     text = (desk.folder / "ids.sql").read_text()
-    assert text.count("alter sequence") == 4
+    assert (text.count("\nalter sequence"), text.count("\n-- the way back: alter sequence")) == (4, 2)
     assert "-- at singapore" in text
     asked = desk.domicile("ids", "app", "--plan", "ranges", "--apply")
     assert (asked.code, "confirmation-missing" in asked.err) == (2, True)

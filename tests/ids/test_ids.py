@@ -171,6 +171,38 @@ def test_a_name_does_not_end_its_comment() -> None:
     assert shown.count("drop table t") == 2
 
 
+def test_the_way_back_stands_behind_each_part() -> None:
+    """As a comment, with what the sequence was; of one that begins anew it says where it was."""
+    name = TableName("p", "q\ndrop table t")
+    before = SiteSequence(HERE, name, ("p.t.id",), "bigint", 1, -5, 90, 2, 7, True, 1, True, "me", True)
+    changes = (Change(before, 2, 1, 50, 1), Change(before, 1, 100, 199, 100, restart=100, until=99))
+    shown = render_ids.sql_text(IdPlan(DatasetName("shop"), Style.RANGES, (HERE,), changes, (), 0))
+    behind = [part.split("\n\n")[0].splitlines() for part in shown.split("\ncommit;\n")[1:]]
+    back = "increment by 1 minvalue  -5 maxvalue 90 start with 2 cycle;"
+    assert [lines[0] for lines in behind] == [f'-- the way back: alter sequence "p"."q\ufffddrop table t" {back}'] * 2
+    assert [len(lines) for lines in behind] == [1, 2]
+    assert behind[1][1].startswith("-- it goes on from where it is then; before, 8 was next")
+
+
+async def test_the_way_back_leads_back(shop18: Shop) -> None:
+    """The shape is what it was; the position stays, so that no value is given twice."""
+    shop18.both(TABLE.format(type="bigserial"))
+    shop18.run(HERE, "alter sequence public.users_id_seq maxvalue 5000000000000 cache 5")
+    shop18.both("insert into public.users (name) select 'x' from generate_series(1, 10)")
+    shape = "select array[seqstart, seqincrement, seqmin, seqmax, seqcycle::int] from pg_catalog.pg_sequence"
+    was = {site: shop18.ask(site, shape) for site in shop18.at}
+    shown = render_ids.sql_text(await shop18.plan())
+    await shop18.apply()
+    assert {site: shop18.ask(site, shape) for site in shop18.at} != was
+    site = HERE
+    for line in shown.splitlines():
+        site = next((s for s in shop18.at if line == f"-- at {s}"), site)
+        if line.startswith("-- the way back: "):
+            shop18.run(site, line.removeprefix("-- the way back: "))
+    assert {site: shop18.ask(site, shape) for site in shop18.at} == was
+    assert shop18.ask(THERE, "select nextval('public.users_id_seq')")[0] >= 10**12
+
+
 def text(parts: Iterable[RenderableType]) -> str:
     """As a terminal of 80 columns shows it."""
     console = Console(file=StringIO(), width=80, markup=False, highlight=False)

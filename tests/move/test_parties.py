@@ -350,8 +350,9 @@ async def test_what_no_stub_can_be_made_of_is_named_by_the_plan(chat: Place, cha
     assert named.removesuffix(".no") in failed[0].detail, failed[0].detail
 
 
-async def test_a_stub_needs_a_foreign_key(chat: Place) -> None:
+@pytest.mark.parametrize("again", ["", ", add foreign key (recipient_id) references chat.person not valid"])
+async def test_a_stub_needs_a_foreign_key(chat: Place, again: str) -> None:
     for site in (chat.source, chat.target):
-        await execute(site, "alter table chat.message drop constraint message_recipient_id_fkey")
+        await execute(site, f"alter table chat.message drop constraint message_recipient_id_fkey{again}")
     failed = [c for c in (await plan_of(chat)).refusals if c.name == "stubs"]
     assert "chat.message(recipient_id): no foreign key" in failed[0].detail

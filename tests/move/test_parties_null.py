@@ -237,6 +237,13 @@ async def test_who_writes_the_reference_again_and_again_is_not_waited_for(chat: 
             "it is no foreign key",
             marks=pytest.mark.campaign,
         ),
+        (
+            (
+                "alter table chat.message drop constraint message_recipient_id_fkey, "
+                "add foreign key (recipient_id) references chat.person not valid"
+            ),
+            "it is not validated",
+        ),
         ("create unique index apart on chat.message (id) where recipient_id is null", "a part of apart"),
         ("alter table chat.message add check (num_nonnulls(recipient_id) = 1)", "a check of the table takes no null"),
         pytest.param(

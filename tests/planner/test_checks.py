@@ -145,6 +145,25 @@ async def test_kinds_that_cannot_move(shop: Shop) -> None:
     assert "1 large objects" in check(plan, "data beside the tables").detail
 
 
+@pytest.mark.parametrize("at", ["beijing", "singapore"])
+async def test_a_table_that_another_inherits_from_cannot_move(shop: Shop, at: str) -> None:
+    """Queries of the parent see the child's rows: they would be copied without their own columns, and purged."""
+    heir = TableName("Shop", "heir")
+    run(
+        shop.source if at == "beijing" else shop.target,
+        """create table "Shop".heir (more text) inherits ("Shop".note);
+        insert into "Shop".heir values (1, 'u0001', 'x', 'lost')""",
+    )
+    data_map = shop_map()
+    rules = {**data_map.tables} | ({heir: TableRule(heir, Role.LOCAL)} if at == "beijing" else {})
+    plan = await shop.plan(data_map=replace(data_map, tables=rules))
+    assert check(plan, "map complete").passed
+    found = check(plan, "kinds of tables")
+    assert f'"Shop".note is inherited by "Shop".heir at {at}, whose rows would move' in found.detail
+    assert "no inherit" in found.hint
+    assert found in plan.refusals
+
+
 async def test_triggers_and_keys(shop: Shop) -> None:
     run(
         shop.target,
@@ -178,6 +197,38 @@ async def test_owners(shop: Shop) -> None:
     assert '1 of "Shop".tag' in check(plan, "one owner per row").detail
     assert not check(plan, "one owner per row").passed
     assert check(plan, "rows without an owner").detail == 'they stay at beijing: 1 of "Shop".note, 1 of "Shop".tag'
+
+
+async def test_a_foreign_key_that_nobody_has_validated_does_not_show_an_owner(shop: Shop) -> None:
+    name = "rows without an owner"
+    assert check(await shop.plan(), name).detail == "none"
+    run(
+        shop.source,
+        """alter table "Shop".line drop constraint line_order_fkey;
+        insert into "Shop".line values (987654, 1, 'of nobody');
+        alter table "Shop".line add constraint line_order_fkey foreign key ("order") references "Shop"."order" not valid
+        """,
+    )
+    plan = await shop.plan()
+    assert check(plan, "schemas equal").passed
+    assert check(plan, name).detail == 'they stay at beijing: 1 of "Shop".line'
+
+
+async def test_a_foreign_key_of_some_partitions_does_not_show_an_owner(shop: Shop) -> None:
+    visit, data_map = TableName("Shop", "visit"), shop_map()
+    for site in (shop.source, shop.target):
+        run(
+            site,
+            """create table "Shop".visit (id bigint, "User Id" text not null, year integer) partition by range (year);
+            create table "Shop".v1 partition of "Shop".visit for values from (1) to (2000);
+            create table "Shop".v2 partition of "Shop".visit for values from (2000) to (3000);
+            alter table "Shop".v1 add foreign key ("User Id") references "Shop"."User" """,
+        )
+    run(shop.source, "insert into \"Shop\".visit values (1, 'u0001', 5), (2, 'nobody', 2005), (3, 'nobody', 2006)")
+    owner = OwnerStep.parse('"User Id" -> "Shop"."User"("User Id")')
+    rules = {**data_map.tables, visit: TableRule(visit, Role.OWNED, owner)}
+    plan = await shop.plan(data_map=replace(data_map, tables=rules))
+    assert check(plan, "rows without an owner").detail == 'they stay at beijing: 2 of "Shop".visit'
 
 
 async def test_keys_that_are_taken(shop: Shop) -> None:

@@ -46,6 +46,19 @@ async def test_precision_and_recall(pg18: EmbeddedCluster) -> None:
     assert figures["recall"] >= RECALL_MIN, benchmark.wrong(answers)
 
 
+@pytest.mark.parametrize(
+    ("precision", "recall", "missed"),
+    [
+        (PRECISION_MIN, RECALL_MIN, []),
+        (0.9799, 1.0, ["precision"]),
+        (1.0, 0.8999, ["recall"]),
+        (None, 0.0, ["precision", "recall"]),
+    ],
+)
+def test_the_benchmark_knows_what_is_too_little(precision: float | None, recall: float, missed: list[str]) -> None:
+    assert benchmark.missed({"precision": precision, "recall": recall}) == missed
+
+
 def column(name: str, type_name: str = "text", table: str = "thing") -> str:
     made = Column(name, type_name, type_name)
     return strong_category(made, Table(TableName("shop", table), TableKind.ORDINARY, (made,)))

@@ -21,7 +21,7 @@ from domicile.postgres.introspect import read_schema
 from domicile.sites.embedded import EmbeddedCluster
 from domicile.survey.discover import Draft, draft
 from domicile.survey.explain import explain, find_table
-from domicile.survey.measure import Measure
+from domicile.survey.measure import SAMPLE_ROWS_MAX, Measure, sample
 
 UNTIDY = Path(__file__).with_name("untidy.sql").read_text(encoding="utf-8")
 
@@ -66,6 +66,7 @@ def is_open(found: Draft, table: str) -> bool:
         ("subscriptions", "user_id -> public.users(id)", "email -> public.users(email) leads to the same owner"),
         ("mutes", "user_id -> public.users(id)", "muted_by -> public.users(id) leads to the same owner"),
         ("articles", "user_id -> public.users(id)", "rows looked at refer by last_editor_id"),
+        ("votes", "user_id -> public.users(id)", "votable_type and votable_id seem to refer to rows of several tables"),
         ("posts", "user_id -> public.users(id)", "refers by topic_id -> public.topics(id) to a hub"),
     ],
 )
@@ -98,6 +99,11 @@ def test_followed_without_a_foreign_key(found: Draft, table: str, step: str, why
         ("notes%s", "public.letters (100 of 100 rows looked at are found there)"),
         ("comments", "public.letters (200 of 200 rows looked at are found there)"),
         ("comments", "public.topics (200 of 200 rows looked at are found there)"),
+        ("ratings", "rateable_type and rateable_id seem to refer to rows of several tables, which no owner path can"),
+        ("ratings", "only the application knows what each value of rateable_type means"),
+        ("tagged", "public.order_audits (150 of 150 rows looked at are found there)"),
+        ("tagged", "public.bills_notes (150 of 150 rows looked at are found there)"),
+        ("actions", "target_content_type_id and target_object_id seem to refer to rows of several tables"),
         ("base", "public.derived inherits it"),
         ("derived", "inherits public.base"),
     ],
@@ -131,6 +137,19 @@ async def test_a_statement_that_fails_is_not_measured(untidy: AsyncConnection) -
     ):
         assert await measure.row(sql.SQL("select {}").format(sql.SQL(failing))) is None
     assert await measure.row(sql.SQL("select '%s'").format()) == ("%s",)
+
+
+@pytest.mark.parametrize("rows", [60, 250, SAMPLE_ROWS_MAX])
+async def test_a_sample_of_a_large_table_is_the_same_each_time(untidy: AsyncConnection, rows: int) -> None:
+    async with untidy.transaction(force_rollback=True):
+        await untidy.execute("create table public.ticks as select n as id from generate_series(1, 120000) n")
+        await untidy.execute("analyze public.ticks")
+        table = (await read_schema(untidy)).tables[TableName("public", "ticks")]
+        drawn = sql.SQL("select count(*), sum(s.id) from {} as s").format(sample(table, [sql.SQL("*")], rows))
+        once, again = [await Measure(untidy).row(drawn) for _ in range(2)]
+    assert once is not None
+    assert rows / 2 < once[0] <= rows
+    assert once == again
 
 
 def test_a_key_on_some_partitions_is_measured_on_all(found: Draft) -> None:

@@ -96,6 +96,7 @@ async def test_odd_schema(odd: AsyncConnection) -> None:
         ('alter table "Odd Shop".line set unlogged', "line", "is unlogged"),
         ('create table "Odd Shop".sub () inherits ("Odd Shop".note)', "sub", "is not in the data map"),
         ('alter table "Odd Shop".line inherit "Odd Shop".heir', "line", 'inherits "Odd Shop".heir'),
+        ('create table "Odd Shop".sub () inherits ("Odd Shop".note)', "note", 'is inherited by "Odd Shop".sub'),
     ],
 )  # fmt: skip
 async def test_structure(odd18: AsyncConnection, change: str, table: str, said: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks import survey as benchmark
 import pytest
 from reliability.known.build import build
-from reliability.known.judge import judge
+from reliability.known.judge import Judged, judge
 from reliability.known.make import FAMILIES, make_world
 from reliability.known.spec import Truth
 from tests.conftest import create_database, drop_database
@@ -31,6 +32,25 @@ async def test_survey_of_a_known_world(pg18: EmbeddedCluster, family: str) -> No
     assert judged.silent == []
     assert judged.paths >= RECALL * judged.true, judged.missed
     assert judged.said_rightly >= PRECISION * judged.said
+    assert judged.asked == judged.to_ask
+    assert benchmark.missed({**judged.figures(), "seconds": 0.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "missed"),
+    [
+        (Judged(said=100, said_rightly=100, true=100, paths=99, to_ask=50, asked=49), []),
+        (Judged(said=100, said_rightly=100, true=100, paths=98), ["path_precision"]),
+        (Judged(said=97, said_rightly=97, true=100, paths=97), ["recall", "path_recall"]),
+        (Judged(said=98, said_rightly=98, true=100, paths=97), ["path_precision", "path_recall"]),
+        (Judged(to_ask=50, asked=48, silent=["a", "b"]), ["asked_share"]),
+    ],
+)
+def test_the_benchmark_knows_what_is_too_little(said: Judged, missed: list[str]) -> None:
+    """Paths count as tables do, and so does nobody having been asked."""
+    assert benchmark.missed({**said.figures(), "seconds": 1.0}) == missed
+    assert benchmark.missed({**said.figures(), "seconds": 61.0}) == [*missed, "seconds"]
+    assert benchmark.missed({"tables": 10_000, "seconds": 1.0}) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -61,8 +61,14 @@ def test_people_that_hardly_any_table_refers_to_are_a_question() -> None:
 
 
 def test_a_table_about_people_by_another_name_is_a_question() -> None:
-    with pytest.raises(DomicileError, match=r"public\.member and public\.room both look like"):
+    with pytest.raises(DomicileError, match=r"public\.member and public\.room both look like") as refused:
         chosen(chat(26, 12), {"member": 2, "room": 5})
+    listed = refused.value.facts["candidates"]
+    assert isinstance(listed, dict)
+    assert list(listed)[:2] == ["public.member", "public.room"], "the best first"
+    why = "44 points: 26 tables refer to it, 26 with those that refer to them; 5 personal columns"
+    assert listed["public.room"] == why
+    assert len(listed) <= 5
 
 
 def test_people_without_a_key_are_named_with_what_they_lack() -> None:

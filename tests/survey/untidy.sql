@@ -76,6 +76,17 @@ insert into tag_uses select n, 7000 + n, 'tag' from generate_series(1, 100) n;
 create table comments (id bigint primary key, commentable_type text not null, commentable_id bigint not null);
 insert into comments select 9000 + n, case n % 2 when 0 then 'Letter' else 'Forum::Topic' end,
        case n % 2 when 0 then 5000 + n else 7001 + n % 100 end from generate_series(1, 400) n;
+-- Kinds that are numbers: of the application alone, beside an owner, and of a framework's table that nothing declares.
+create table ratings (id bigint primary key, rateable_type int not null, rateable_id bigint not null);
+insert into ratings select 90000 + n, 1 + n % 2, 70000000 + n from generate_series(1, 300) n;
+create table votes (id bigint primary key, user_id bigint not null references users, votable_type int, votable_id bigint);
+insert into votes select 90000 + n, u(n), 1 + n % 2, 70000000 + n from generate_series(1, 300) n;
+create table django_content_type (id int primary key, app_label text not null, model text not null);
+insert into django_content_type values (1, 'order', 'audit'), (2, 'bills', 'note');
+create table tagged (id bigint primary key, content_type_id int not null, object_id bigint not null);
+insert into tagged select 90000 + n, 1 + n % 2, 9000 + n from generate_series(1, 300) n;
+create table actions (id bigint primary key, target_content_type_id int not null, target_object_id text not null);
+insert into actions select 90000 + n, 1 + n % 2, 'o' || n from generate_series(1, 300) n;
 create table teams (id bigint primary key, user_ids bigint[] not null);
 insert into teams select 9000 + n, array[u(n), u(n + 1)] from generate_series(1, 300) n;
 create table events (id bigint primary key, payload jsonb not null);

@@ -21,7 +21,7 @@ from domicile.model.ids import (
     Origin,
     SiteSequence,
 )
-from domicile.postgres.id_ranges import statements
+from domicile.postgres.id_ranges import statements, way_back
 
 _COLUMNS = (
     Col("key"),
@@ -79,7 +79,8 @@ def changed(done: IdsChanged, width: int) -> Iterator[RenderableType]:
 
 
 def sql_text(made: IdPlan) -> str:
-    """The SQL of every site, in the order in which it is to be run: as psql takes it."""
+    """The SQL of every site, in the order in which it is to be run: as psql takes it. The way back of each part stands
+    behind it, as a comment."""
     lines = [_comment(f"domicile ids {made.dataset} --plan {made.style}: run it in this order, each part at its site.")]
     site = ""
     for change in made.changes:
@@ -90,8 +91,17 @@ def sql_text(made: IdPlan) -> str:
         named = ", ".join(before.columns)
         lines += ["", _comment(f"{named}: {change.obstacle}" if change.obstacle else named), "begin;"]
         lines += [f"{statement.as_string(None)};" for statement in statements(change)]
-        lines.append("commit;")
+        lines += ["commit;", *map(_comment, _way_back(change))]
     return "\n".join(lines) + "\n"
+
+
+def _way_back(change: Change) -> Iterator[str]:
+    yield f"the way back: {way_back(change).as_string(None)};"
+    if change.restart is not None:
+        yield (
+            f"it goes on from where it is then; before, {change.before.next} was next: to begin there again"
+            f" (restart with {change.before.next}), see first that no row has it or what follows, at any site"
+        )
 
 
 def _comment(text: str) -> str:
@@ -122,6 +132,7 @@ def _change_data(change: Change) -> dict[str, object]:
         "until": change.until,
         "obstacle": change.obstacle,
         "sql": [s.as_string(None) for s in statements(change)],
+        "way_back": way_back(change).as_string(None),
     }
 
 

@@ -13,11 +13,9 @@ from domicile.model.workspace import Workspace
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
 from domicile.survey import datamap_file
-from domicile.survey.classify import look
-from domicile.survey.discover import draft
+from domicile.survey.discover import draft_of, explore
 from domicile.survey.fides_text import Made, from_map
 from domicile.survey.gaps import Level, check_map
-from domicile.survey.measure import Measure
 from domicile.survey.resurvey import Found, Updated, needs_looks, update
 
 
@@ -76,9 +74,8 @@ async def map_update(workspace: Workspace, dataset: str, site: str, text: str, n
             hint="Name the map of that dataset, or the dataset of that map.",
         )
     async with await connect(workspace.conninfo(dataset, site), settings=SESSION) as conn:
-        schema = await read_schema(conn)
         try:
-            proposed = await draft(conn, DatasetName(dataset), subject=str(old.subject.table))
+            state = await explore(conn, subject=str(old.subject.table))
         except DomicileError as error:
             raise DomicileError(
                 error.code,
@@ -86,9 +83,10 @@ async def map_update(workspace: Workspace, dataset: str, site: str, text: str, n
                 facts=error.facts,
                 hint=error.hint,
             ) from None
-        measure = Measure(conn)
-        looks = {n: await look(measure, schema.tables[n]) for n in needs_looks(old, schema.tables)}
-    return update(text, name, Found(proposed.data_map, proposed.comments, schema.tables, looks))
+        proposed = await draft_of(state, DatasetName(dataset))
+    tables = state.schema.tables
+    looks = {n: state.looks[n] for n in needs_looks(old, tables)}
+    return update(text, name, Found(proposed.data_map, proposed.comments, tables, looks))
 
 
 def map_export(workspace: Workspace, dataset: str) -> Made:

@@ -98,7 +98,7 @@ class Reference:
 
     ``declared`` is False for a reference that only measurement shows. A foreign key declared on the leaves of
     a partitioned table is reported once, on its root; ``leaves`` then names (as text) the leaves that declare
-    it.
+    it. ``validated`` is False where rows from before it may refer to nothing (NOT VALID).
     """
 
     table: TableName
@@ -110,6 +110,12 @@ class Reference:
     deferrable: bool = False
     declared: bool = True
     leaves: tuple[str, ...] = ()
+    validated: bool = field(default=True, compare=False)  # it is one reference, validated at one site or at both
+
+    @property
+    def proves(self) -> bool:
+        """True when no row of the table can refer to nothing, whichever its partition and however old it is."""
+        return self.declared and self.validated and not self.leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +170,12 @@ class Schema:
     large_objects: int = 0
     encoding: str = "UTF8"
     collation: str = ""
+
+    @property
+    def inherited(self) -> Mapping[TableName, tuple[TableName, ...]]:
+        """Tables from which others inherit (partitions do not count), each with those that do, by name."""
+        found: dict[TableName, tuple[TableName, ...]] = {}
+        for name, table in sorted(self.tables.items()):
+            for parent in table.inherits:
+                found[parent] = (*found.get(parent, ()), name)
+        return found

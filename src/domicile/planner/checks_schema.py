@@ -144,11 +144,19 @@ def _enums_of(schema: Schema, tables: Iterable[TableName]) -> set[str]:
 def kinds_movable(p: Preflight) -> Check:
     """Only real, logged tables can be moved row by row."""
     found = [f"{t.name} {reason}" for n in p.written if (reason := _immovable(t := p.source_schema.tables[n]))]
+    for site, schema in ((p.request.source, p.source_schema), (p.request.target, p.target_schema)):
+        inherited = schema.inherited
+        found += [
+            f"{n} is inherited by {listed(inherited[n])} at {site}, whose rows would move and be removed as its own"
+            for n in p.written
+            if n in inherited
+        ]
     return Check(
         "kinds of tables",
         not found,
         listed(found) or f"{len(p.written)} tables can be moved",
-        hint="Give these tables the role local in the data map, or make ordinary logged tables of them.",
+        hint="Give these tables the role local in the data map, or make ordinary logged tables of them, from which "
+        "none inherits (alter table ... no inherit ...).",
     )
 
 
@@ -233,7 +241,7 @@ def path_is_total(data_map: DataMap, schema: Schema, table: TableName) -> bool:
     for step in data_map.path(table):
         here = schema.tables[at]
         declared = any(
-            r.declared
+            r.proves
             and dict(zip(r.columns, r.to_columns, strict=True)) == dict(zip(step.columns, step.to_columns, strict=True))
             for r in here.references
             if r.to_table == step.to_table

@@ -34,6 +34,10 @@ _FIXED_BYTES: Mapping[str, int] = {
     "uuid": 16,
     "money": 8,
 }
+# Whose own length is what COPY BINARY sends. As text a bytea is twice as long: above 512 MB that is no value at all.
+_LENGTH_KNOWN = frozenset({"bytea", "text", "varchar", "bpchar"})
+_OWN_LENGTH = "+ coalesce(octet_length({}), 0)"
+_TEXT_LENGTH = "+ coalesce(octet_length({}::text), 0)"
 
 WEIGHT_TABLE = "create temp table domicile_weight (table_no integer, ordinal integer, rows bigint)"
 _WEIGH = """
@@ -99,7 +103,7 @@ async def per_subject(conn: AsyncConnection, weights: Sequence[TableWeight]) -> 
 async def _width(conn: AsyncConnection, data_map: DataMap, table: Table, subjects: int) -> float:
     joins, owner = owner_joins(data_map, table.name)
     statement = sql.SQL(_WIDTH).format(
-        width=_row_width(table.stored_columns),
+        width=row_width(table.stored_columns),
         table=ident(table.name),
         joins=joins,
         owner=owner,
@@ -110,12 +114,18 @@ async def _width(conn: AsyncConnection, data_map: DataMap, table: Table, subject
     return float(row[0]) if row and row[0] is not None else 0.0
 
 
-def _row_width(columns: Sequence[Column]) -> sql.Composed:
+def row_width(columns: Sequence[Column]) -> sql.Composed:
+    """The bytes of a row of ``t`` as COPY BINARY sends it, as an expression; by their texts where a type has no length
+    of its own."""
     fixed = COPY_ROW_BYTES + len(columns) * COPY_FIELD_BYTES
     fixed += sum(_FIXED_BYTES.get(c.base_type, 0) for c in columns)
     varying = [
-        sql.SQL("+ coalesce(octet_length({}::text), 0)").format(column("t", c.name))
+        sql.SQL(_OWN_LENGTH if _has_length(c) else _TEXT_LENGTH).format(column("t", c.name))
         for c in columns
         if c.base_type not in _FIXED_BYTES
     ]
     return sql.SQL("{} {}").format(sql.Literal(fixed), sql.SQL(" ").join(varying))
+
+
+def _has_length(c: Column) -> bool:
+    return c.base_schema == "pg_catalog" and c.base_type in _LENGTH_KNOWN

@@ -209,7 +209,7 @@ def _demands(reference: Reference, step: OwnerStep) -> bool:
     """True when no row takes the step before the row that it leads to is there, but for one whose statement has begun
     before, and whose writer is counted himself (`GuardSql._unseen`)."""
     pairs = set(zip(step.columns, step.to_columns, strict=True))
-    immediate = reference.declared and not reference.deferrable and not reference.leaves
+    immediate = reference.proves and not reference.deferrable
     return (
         immediate
         and reference.to_table == step.to_table

@@ -37,6 +37,9 @@ _POSITION = """and (select {sign} * (case when is_called then last_value else la
         <= {sign} * ({until}::numeric) from {sequence})"""
 _ALTER = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} no cycle"  # noqa: E501
 _RESTART = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} restart with {restart} no cycle"  # noqa: E501
+_BACK = (
+    "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} {cycle}"
+)
 _BEYOND = """select pg_catalog.setval({name},
         (reached + pg_catalog.ceil(({beyond} - reached) / {increment}) * {increment})::bigint)
     from (select case when is_called then last_value else last_value - {increment} end::numeric as reached
@@ -81,6 +84,18 @@ def statements(change: Change) -> tuple[sql.Composed, ...]:
     if change.beyond is not None:
         parts.append(sql.SQL(_BEYOND).format(**values))
     return tuple(parts)
+
+
+def way_back(change: Change) -> sql.Composed:
+    """What gives a sequence that was changed its step and its limits back, for a person to run. Its position stays: to
+    go back to it would give values again that rows may have. Fails, and changes nothing, where the position is outside
+    of the old limits."""
+    before = change.before
+    return sql.SQL(_BACK).format(
+        sequence=ident(before.name),
+        **{k: sql.Literal(getattr(before, k)) for k in ("increment", "lowest", "highest", "start")},
+        cycle=sql.SQL("cycle" if before.cycle else "no cycle"),
+    )
 
 
 async def carry_out(conn: AsyncConnection, change: Change) -> bool:

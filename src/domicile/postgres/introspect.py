@@ -137,11 +137,14 @@ def schema_digest(schema: Schema, tables: Iterable[TableName]) -> str:
     what changes in normal service: sizes, estimates, partitions (new ones come every month) and plain
     indexes. An absent table counts as absent. Pure.
     """
-    facts = {str(name): _structure(schema, schema.tables.get(name)) for name in sorted(set(tables))}
+    inherited = schema.inherited
+    facts = {
+        str(name): _structure(schema, schema.tables.get(name), inherited.get(name, ())) for name in sorted(set(tables))
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _structure(schema: Schema, table: Table | None) -> object:
+def _structure(schema: Schema, table: Table | None, heirs: Sequence[TableName]) -> object:
     if table is None:
         return None
     types = {(c.base_schema, c.base_type) for c in table.columns} | {
@@ -164,6 +167,8 @@ def _structure(schema: Schema, table: Table | None) -> object:
         "persistence": table.persistence,
         "row_security": table.row_security,
         "labels": labels,
+        # Only where there are any: plans of tables without them keep the digest that they were made with.
+        **({"inherited by": [str(t) for t in heirs]} if heirs else {}),
     }
 
 
@@ -257,7 +262,7 @@ def _references(relations: Sequence[_Relation], rows: Rows) -> Mapping[TableName
     """Foreign keys by root table. One declared on several leaves becomes one reference that names them."""
     by_oid = {r.oid: r for r in relations}
     merged: dict[tuple[object, ...], Reference] = {}
-    for referring, referred, columns, to_columns, name, on_delete, deferrable in rows:
+    for referring, referred, columns, to_columns, name, on_delete, deferrable, validated in rows:
         at, to = by_oid[referring], by_oid.get(referred)
         if to is None:
             continue  # a table of the system's or domicile's own
@@ -265,10 +270,15 @@ def _references(relations: Sequence[_Relation], rows: Rows) -> Mapping[TableName
         same = (table, tuple(columns), to_table, tuple(to_columns))
         # A constraint of the root has its own entry; those of leaves share one.
         key = (*same, name) if at.is_root else same
-        leaves = () if at.is_root else (*(merged[key].leaves if key in merged else ()), str(at.name))
-        first = merged[key].name if key in merged else name
+        before = merged.get(key)
+        leaves = () if at.is_root else (*(before.leaves if before else ()), str(at.name))
         merged[key] = Reference(
-            *same, name=first, on_delete=on_delete, deferrable=deferrable, leaves=tuple(sorted(leaves))
+            *same,
+            name=before.name if before else name,
+            on_delete=on_delete,
+            deferrable=deferrable,
+            leaves=tuple(sorted(leaves)),
+            validated=validated and (before is None or before.validated),
         )
     grouped: dict[TableName, tuple[Reference, ...]] = defaultdict(tuple)
     for reference in sorted(merged.values(), key=lambda r: (r.columns, str(r.to_table), r.name)):

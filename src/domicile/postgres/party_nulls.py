@@ -94,8 +94,8 @@ def reasons(data_map: DataMap, schema: Schema) -> Iterator[tuple[TableName, str]
             found = [r for r in table.references if (r.columns, r.to_table) == (step.columns, step.to_table)]
             if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
                 yield name, f"{step}: it leads to another table or key than the subject's"
-            elif not found or any(r.leaves for r in found):
-                yield name, f"{step}: it is no foreign key of the whole table"
+            elif not found or not all(r.proves for r in found):
+                yield name, f"{step}: it is no foreign key of the whole table, or it is not validated"
             else:
                 yield from ((name, f"{step}: {why}") for why in _unfit(data_map, table, step.columns[0]))
 

@@ -156,7 +156,8 @@ def reasons(data_map: DataMap, schema: Schema, rules: Rules) -> Iterator[str]:
     """Why stubs cannot be made as the map says; nothing where they can. Pure."""
     subject = data_map.subject
     table = schema.tables[subject.table]
-    declared = {(r.table, r.columns, r.to_table, r.to_columns): r for t in schema.tables.values() for r in t.references}
+    references = (r for t in schema.tables.values() for r in t.references)
+    proven = {(r.table, r.columns, r.to_table, r.to_columns) for r in references if r.proves}
     for name, rule in sorted(data_map.tables.items()):
         for step, policy in rule.parties.items():
             if policy is not PartyPolicy.STUB:
@@ -164,8 +165,8 @@ def reasons(data_map: DataMap, schema: Schema, rules: Rules) -> Iterator[str]:
             said = f"{name}({', '.join(step.columns)})"
             if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
                 yield f"{said}: only rows of {subject.table} by {subject.key} have stubs"
-            elif (found := declared.get((name, step.columns, step.to_table, step.to_columns))) is None or found.leaves:
-                yield f"{said}: no foreign key of the whole table declares it"
+            elif (name, step.columns, step.to_table, step.to_columns) not in proven:
+                yield f"{said}: no foreign key of the whole table declares it, or it is not validated"
     if table.partitions:
         yield f"{table.name} is partitioned"
     filled = fillings(data_map, schema, rules)

@@ -268,9 +268,9 @@ def _leaves_orphans(data_map: DataMap, schema: Schema, name: TableName) -> bool:
 
 
 def _same(reference: Reference, step: OwnerStep) -> bool:
-    """The foreign key, which is the whole table's, is over the columns of the step."""
+    """The foreign key, which holds for every row of the table, is over the columns of the step."""
     ours, theirs = ({*zip(one.columns, one.to_columns, strict=True)} for one in (reference, step))
-    return reference.to_table == step.to_table and not reference.leaves and ours == theirs
+    return reference.to_table == step.to_table and reference.proves and ours == theirs
 
 
 def _has_array(table: Table) -> bool:

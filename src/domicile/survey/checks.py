@@ -112,6 +112,11 @@ def phones_of(values: Iterable[tuple[str, str]], markets: Sequence[str] = ()) ->
     return bool(judged) and sum(judged) / len(judged) >= MOST_SHARE
 
 
+def countries(said: Iterable[str]) -> tuple[str, ...]:
+    """Those of the words that are countries (ISO 3166, two letters) whose plan of numbers is known, in their order."""
+    return tuple(c for c in dict.fromkeys(s.strip().upper() for s in said) if c in phonenumbers.SUPPORTED_REGIONS)
+
+
 def _is_phone(number: str, country: str, markets: Sequence[str]) -> bool:
     countries: Sequence[str] = (country,) if country else markets
     tried = [(number, c) for c in countries if c in phonenumbers.SUPPORTED_REGIONS]

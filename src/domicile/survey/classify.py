@@ -89,8 +89,7 @@ async def look(measure: Measure, table: Table, markets: Sequence[str] = ()) -> L
     """
     columns = [c for c in table.columns if c.name not in referring(table)]
     hints = {c.name: h for c in columns if (h := hint(c, table.name))}
-    # Of thousands of tables many are empty. One that may not be read can have bytes and no known rows.
-    looked_at = table.rows_estimate > 0 or table.bytes_heap > 0 or table.kind is TableKind.FOREIGN
+    looked_at = _may_have_rows(table)
     textual = [c for c in columns if looked_at and is_textual(c)]
     seen = await forms.look(measure, table, [c.name for c in textual]) if textual else {}
     if seen is None:
@@ -103,6 +102,21 @@ async def look(measure: Measure, table: Table, markets: Sequence[str] = ()) -> L
 
     judged = {c.name: judge.category(table, c, hints.get(c.name), values[c.name], markets) for c in asked}
     return _judge(table, columns, hints, seen, judged, unread=False)
+
+
+def asks_for_countries(table: Table, looks: Looks) -> bool:
+    """Whether columns may hold telephone numbers, for all that their names and their own rows say: the countries of the
+    subjects may tell."""
+    if looks.unread or not _may_have_rows(table):
+        return False
+    known = {*looks.categories, *looks.object_keys, *referring(table)}
+    hints = (hint(c, table.name) for c in table.columns if c.name not in known)
+    return any(h is not None and h.unsure and h.category == v.PHONE for h in hints)
+
+
+def _may_have_rows(table: Table) -> bool:
+    """Of thousands of tables many are empty. One that may not be read can have bytes and no known rows."""
+    return table.rows_estimate > 0 or table.bytes_heap > 0 or table.kind is TableKind.FOREIGN
 
 
 def _needs_values(found: Hint | None, seen: Forms | None) -> bool:

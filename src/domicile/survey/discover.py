@@ -18,7 +18,7 @@ from domicile.model.schema import Persistence, Schema, Table, TableKind, TableNa
 from domicile.model.site import DatasetName
 from domicile.postgres.introspect import read_schema
 from domicile.survey import datamap_file, market
-from domicile.survey.classify import Looks, look
+from domicile.survey.classify import Looks, asks_for_countries, look
 from domicile.survey.inside import report_keys_inside
 from domicile.survey.measure import Measure
 from domicile.survey.names import NameIndex
@@ -60,8 +60,12 @@ async def draft(conn: AsyncConnection[Any], dataset: str, *, subject: str | None
     Reads samples, counts only; each measurement is bounded (`survey.measure`). Raises DomicileError
     (map-incomplete) when the subject table is not clear or ``subject`` cannot be it.
     """
-    state = await explore(conn, subject=subject)
-    markets = await market.candidates(state.measure, state.schema, state.subject)
+    return await draft_of(await explore(conn, subject=subject), dataset)
+
+
+async def draft_of(state: State, dataset: str) -> Draft:
+    """The proposal that what `explore` found makes."""
+    markets = await _markets(state)
     for number, found in enumerate(markets):
         said = "market: " if number == 0 else "market could also be: " + " ".join(found.expression.split()) + " -- "
         state.say(state.subject, said + found.why)
@@ -79,6 +83,7 @@ async def explore(conn: AsyncConnection[Any], *, subject: str | None = None) -> 
     index = NameIndex(schema)
     choice = choose(schema, looks, None if subject is None else _named(subject), index)
     state = State(schema, measure, looks, choice[0].table, choice[0].key)
+    state.looks = {**looks, **await _looks_by_country(state)}
     state.decide(state.subject, Role.SUBJECT)
     _explain_subject(state, choice)
     _set_aside(state)
@@ -95,6 +100,20 @@ async def explore(conn: AsyncConnection[Any], *, subject: str | None = None) -> 
         _explain(state, state.table(table))
     state.say_last()
     return state
+
+
+async def _markets(state: State) -> tuple[market.Market, ...]:
+    return await state.once("markets", lambda: market.candidates(state.measure, state.schema, state.subject))
+
+
+async def _looks_by_country(state: State) -> Mapping[TableName, Looks]:
+    """Second looks, at tables with what may be telephone numbers as people write them at home: the subjects' countries
+    are known only when their table is."""
+    asked = [t for n, t in state.schema.tables.items() if holds_rows(t) and asks_for_countries(t, state.looks[n])]
+    subject = state.table(state.subject)
+    known = await market.countries(state.measure, subject, await _markets(state)) if asked else ()
+    again = {t.name: await look(state.measure, t, known) for t in asked} if known else {}
+    return {n: found for n, found in again.items() if not found.unread}
 
 
 def _named(table: str) -> TableName:

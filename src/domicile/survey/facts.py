@@ -73,4 +73,4 @@ class Facts:
     @cached_property
     def inherited(self) -> Mapping[TableName, TableName]:
         """Tables that another one inherits, each with one that does."""
-        return {parent: t.name for t in self.schema.tables.values() for parent in t.inherits}
+        return {parent: heirs[0] for parent, heirs in self.schema.inherited.items()}

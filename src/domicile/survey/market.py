@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import re
 
 from psycopg import sql
 
 from domicile.model.schema import Column, Reference, Schema, Table, TableName
-from domicile.survey.measure import Measure
+from domicile.survey.measure import SAMPLE_ROWS_MAX, Measure, sample
 from domicile.survey.words import is_textual, singular, words
 
 STEPS_MAX = 4
 CHAINS_MAX = 2000  # of references, the shortest first: a table may refer to dozens of others
 MEASURED_MAX = 12
+ASKED_FOR_COUNTRIES_MAX = 3  # expressions
+COUNTRIES_MAX = 20
 # In order of preference: a country three references away says more than a locale in the row itself.
 _TIERS = (("market", "country", "nation", "land", "pays", "pais"), ("region", "territory"), ("locale",))
 # Reserved words of PostgreSQL: as identifiers they need quotes.
@@ -32,10 +35,12 @@ _LABELS = ("code", "iso", "iso_code", "name")
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A candidate: the SQL expression over alias ``subject``, and what measuring it showed."""
+    """A candidate: the SQL expression over alias ``subject``, and what measuring it showed. ``country``: it says a
+    country or a market, not a part of one or a language."""
 
     expression: str
     why: str
+    country: bool = False
 
 
 async def candidates(measure: Measure, schema: Schema, subject: TableName) -> tuple[Market, ...]:
@@ -50,15 +55,34 @@ async def candidates(measure: Measure, schema: Schema, subject: TableName) -> tu
                 said = f"{table.name}, column {column.name}"
                 found.append(((tier, len(path), place), _expression(path, column.name), said))
     markets = []
-    for _, expression, where in sorted(found)[:MEASURED_MAX]:
+    for (tier, *_), expression, where in sorted(found)[:MEASURED_MAX]:
         # As good as literal: `_expression` makes it of keywords and quoted identifiers only.
         measured = await measure.distinct(schema.tables[subject], sql.SQL(expression))
         if measured is None or not measured[0]:
-            markets.append(Market(expression, f"{where}; not measured"))
+            markets.append(Market(expression, f"{where}; not measured", tier == 0))
             continue
         rows, distinct, nulls = measured
-        markets.append(Market(expression, f"{where}; {distinct} values over {rows} subjects, {nulls} without one"))
+        why = f"{where}; {distinct} values over {rows} subjects, {nulls} without one"
+        markets.append(Market(expression, why, tier == 0))
     return tuple(markets)
+
+
+async def countries(measure: Measure, subject: Table, found: Sequence[Market]) -> tuple[str, ...]:
+    """The countries (ISO 3166, two letters) that most subjects are of, at most `COUNTRIES_MAX`: the values of the first
+    of ``found`` that has some. Only values of two letters leave the server."""
+    from domicile.survey import checks  # it loads the countries' plans of numbers: not for every command
+
+    for one in [m for m in found if m.country][:ASKED_FOR_COUNTRIES_MAX]:
+        row = await measure.row(
+            sql.SQL(_TWO_LETTERS).format(
+                expression=sql.SQL(one.expression),  # as good as literal, as above
+                sample=sample(subject, [sql.SQL("*")], SAMPLE_ROWS_MAX),
+                most=sql.Literal(COUNTRIES_MAX),
+            )
+        )
+        if row is not None and (known := checks.countries(row[0] or ())):
+            return known
+    return ()
 
 
 def _paths(schema: Schema, subject: TableName) -> list[tuple[Reference, ...]]:
@@ -115,3 +139,11 @@ def _expression(path: tuple[Reference, ...], column: str) -> str:
     first, at, on = lines[0]
     joins = [f"   join {table} {alias} on {condition}" for table, alias, condition in lines[1:]]
     return "\n".join([f"(select m{len(lines)}.{_quoted(column)}", f"   from {first} {at}", *joins, f"  where {on})"])
+
+
+_TWO_LETTERS = """
+select array_agg(c.said order by c.rows desc, c.said) from (
+    select upper(btrim(e.said)) as said, count(*) as rows
+    from (select ({expression})::text as said from {sample} as subject) as e
+    where btrim(e.said) ~ '^[A-Za-z]{{2}}$' group by 1 order by 2 desc, 1 limit {most}) as c
+"""

@@ -29,18 +29,25 @@ async def follow_references(state: State) -> None:
     for _ in range(WALKS_MAX):
         for hub, (step, said) in sorted(state.hubs.items()):
             state.leave_open(hub, [step])
-            state.say(
-                hub,
-                f"a hub: {said}",
-                f"{CANDIDATE} role: shared, with policy: present, refuse, or copy if none is personal",
-            )
+            state.say(hub, f"a hub: {said}")
         await _walk(state)
         found = await find_hubs(state)
         if not found:
             break
         state.hubs.update(found)
         state.forget(set(state.rules) - before)
+    _offer_shared(state)
     await cross_check(state)
+
+
+def _offer_shared(state: State) -> None:
+    """What a hub may be. No row is copied that a foreign key leads from to somebody's rows (`shared_rows.reasons`), and
+    one that stays must not refer to who goes (`checks_rows.references_from_outside`)."""
+    for hub in sorted(h for h in state.hubs if h in state.rules):
+        somebodys = [r for r in state.table(hub).references if state.in_scope(r.to_table)]
+        copied = "present or refuse" if somebodys else "present, refuse, or copy if none is personal"
+        state.say(hub, *(f"a plan is refused while rows of it refer by {step_to(r)} to who moves" for r in somebodys))
+        state.say(hub, f"{CANDIDATE} role: shared, with policy: {copied}")
 
 
 async def _walk(state: State) -> None:
@@ -101,11 +108,12 @@ async def _doubt(state: State, table: Table, step: OwnerStep, plain: Sequence[Ow
             return f"a trace of what was done ({step}: {proof.said}), which may be meant to stay where it was done"
         return ""
     reference = next(r for r in table.references if step_to(r) == step)
-    if not reference.leaves or len(reference.leaves) == len(table.partitions):
+    if reference.validated and (not reference.leaves or len(reference.leaves) == len(table.partitions)):
         return ""
     found = await state.once(("leaves", table.name, step), lambda: contained(state.measure, table, pair_of(step)))
     if found is None or found.found < found.distinct:
-        return f"{step} is a foreign key of some partitions only, and not all rows lead to an owner by it"
+        which = "of some partitions only" if reference.validated else "that nobody has validated"
+        return f"{step} is a foreign key {which}, and not all rows lead to an owner by it"
     return ""
 
 
@@ -114,7 +122,8 @@ def _say_owner(state: State, table: Table, reference: Reference) -> None:
         state.say(table.name, f"owner: no foreign key, but proven: {proof.said}")
         return
     where = f" on {len(reference.leaves)} of {len(table.partitions)} partitions" if reference.leaves else ""
-    state.say(table.name, f"owner: a declared foreign key{where}, never null")
+    old = "" if reference.validated else ", which nobody has validated, but no row that was looked at leads nowhere"
+    state.say(table.name, f"owner: a declared foreign key{where}, never null{old}")
 
 
 async def cross_check(state: State) -> None:
@@ -154,9 +163,19 @@ async def _compare(state: State, table: Table, step: OwnerStep) -> None:
         breaks = "such a reference breaks when only one of the two owners moves"
         state.say(name, said, breaks if declared else f"{breaks}: the application's, no foreign key")
         if step.to_table == state.subject and state.in_scope(name) and name != state.subject:
-            state.say(name, f"{CANDIDATE} parties: {{{step}: stub}}, which leaves a stub of the other person there")
+            _offer_stub(state, table, step)
     elif agreement.rows:
         state.say(name, f"{step} leads to the same owner in all {agreement.rows} rows looked at")
+
+
+def _offer_stub(state: State, table: Table, step: OwnerStep) -> None:
+    """A stub is made by validated foreign keys of whole tables to the subject's key only (`stub_rows.reasons`)."""
+    proven = any(step_to(r) == step and r.proves for r in table.references)
+    if proven and step.to_columns == (state.key,):
+        said = f"{CANDIDATE} parties: {{{step}: stub}}, which leaves a stub of the other person there"
+    else:
+        said = f"a stub of the other person would take a validated foreign key of the whole table to {state.key}"
+    state.say(table.name, said)
 
 
 def _reopen_what_hangs(state: State) -> None:

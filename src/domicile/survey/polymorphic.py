@@ -1,6 +1,7 @@
 """Pairs such as (``commentable_type``, ``commentable_id``): which tables the rows mean, with containment for each.
 
-The kinds are matched on the server against the names of the schema's own tables, so that no value leaves it.
+The kinds are matched on the server against the names of the schema's own tables, so that no value leaves it. Kinds that
+are numbers mean nothing here: such a pair is named, and a person must say what its rows mean.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from domicile.survey.measure import SAMPLE_ROWS_MAX, sample
 from domicile.survey.names import comparable_keys, glued_stem
 from domicile.survey.state import State
 from domicile.survey.undeclared import kind_column
-from domicile.survey.words import is_textual, looks_like_identifier, singular, words
+from domicile.survey.words import comparable, is_textual, looks_like_identifier, singular, words
 
 TABLES_MAX = 6  # that are said of one pair
+_CODES = frozenset({"int2", "int4", "int8", "numeric", "uuid", "char"})  # kinds that only the application can read
+# The generic relation of a common framework, and its table of kinds.
+_GENERIC_KIND, _GENERIC_ID, _KIND_PARTS = "content_type_id", "object_id", frozenset({"app_label", "model"})
 
 
 def pairs_of(table: Table) -> tuple[tuple[str, str], ...]:
@@ -28,9 +32,9 @@ def pairs_of(table: Table) -> tuple[tuple[str, str], ...]:
     declared = {c for r in table.references for c in r.columns}
     identifying = [c.name for c in table.columns if looks_like_identifier(c.name) or glued_stem(c.name)]
     found = [(kind_column(table, name), name) for name in identifying]
-    names = {c.name for c in table.columns}
-    if {"content_type_id", "object_id"} <= names:  # the generic relation of a common framework
-        found.append(("content_type_id", "object_id"))
+    names = [c.name for c in table.columns]
+    generic = [(f"{n.removesuffix(_GENERIC_ID)}{_GENERIC_KIND}", n) for n in names if n.endswith(_GENERIC_ID)]
+    found += [pair for pair in generic if pair[0] in names]  # with a prefix too: target_object_id
     return tuple((kind, name) for kind, name in found if kind and name not in declared and not _is_own(table, name))
 
 
@@ -59,7 +63,8 @@ async def _meant(state: State, table: Table, kind: str, identifier: Column) -> l
     """What rows of the pair mean, the most frequent first; None: this is no such pair."""
     expression = _kind_text(state, table, kind)
     if expression is None:
-        return None
+        coded = table.column(kind).base_type in _CODES
+        return [f"only the application knows what each value of {kind} means"] if coded else None
     targets = [n for n, t in sorted(state.schema.tables.items()) if comparable_keys(identifier, t) and n != table.name]
     labels = [(label, number) for number, n in enumerate(targets) for label in _labels(n)]
     row = await state.measure.row(
@@ -102,12 +107,25 @@ def _kind_text(state: State, table: Table, kind: str) -> sql.Composable | None:
     """The kind of a row as text: the column, or what it names in a table of kinds."""
     if is_textual(table.column(kind)) or table.column(kind).base_kind == "e":
         return sql.SQL("{}::text").format(column("t", kind))
+    if (known := _table_of_kinds(state, table, kind)) is None:
+        return None
+    kinds, key = known
+    return sql.SQL("(select k.app_label || k.model from {} as k where {} = {})").format(
+        ident(kinds), column("k", key), column("t", kind)
+    )
+
+
+def _table_of_kinds(state: State, table: Table, kind: str) -> tuple[TableName, str] | None:
+    """The table that a kind's number refers to, and its key there: by a reference, or by its name where there is but
+    one such table."""
+    tables = {n: t for n, t in state.schema.tables.items() if {c.name for c in t.columns} >= _KIND_PARTS}
     for reference in state.references(table.name):
-        kinds = state.table(reference.to_table)
-        if reference.columns == (kind,) and {"app_label", "model"} <= {c.name for c in kinds.columns}:
-            return sql.SQL("(select k.app_label || k.model from {} as k where {} = {})").format(
-                ident(kinds.name), column("k", reference.to_columns[0]), column("t", kind)
-            )
+        if reference.columns == (kind,) and reference.to_table in tables:
+            return reference.to_table, reference.to_columns[0]
+    if kind.endswith(_GENERIC_KIND) and len(tables) == 1:
+        [(name, kinds)] = tables.items()
+        if len(kinds.primary_key) == 1 and comparable(table.column(kind), kinds.column(kinds.primary_key[0])):
+            return name, kinds.primary_key[0]
     return None
 
 

@@ -20,6 +20,7 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
     """Every way in which map and schema do not fit."""
     yield from _tables(data_map, schema)
     yield from _subject(data_map, schema)
+    inherited, copied = schema.inherited, data_map.copied()
     for name, rule in data_map.tables.items():
         table = schema.tables.get(name)
         if table is None:
@@ -31,6 +32,8 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
             yield from _kind(rule, table)
             yield from _needs(data_map, table)
             yield from _indexes(rule, schema, table)
+        if rule.role in IN_SCOPE or name in copied:
+            yield from _inherited(name, inherited.get(name, ()))
     for name, why in party_nulls.reasons(data_map, schema):
         yield Finding(Level.ERROR, str(name), f"cannot be set to null by {why}", "Write stub or refuse under parties.")
     for name, why in shared_rows.reasons(data_map, schema):
@@ -157,6 +160,17 @@ def _kind(rule: TableRule, table: Table) -> Iterator[Finding]:
             )
     if rule.role is Role.SUBJECT and table.partitions:
         yield Finding(Level.INFO, name, f"is partitioned ({len(table.partitions)} partitions)")
+
+
+def _inherited(name: TableName, heirs: tuple[TableName, ...]) -> Iterator[Finding]:
+    """No query of domicile says ONLY, which would leave out a table's own partitions."""
+    for heir in heirs:
+        yield Finding(
+            Level.ERROR,
+            str(name),
+            f"is inherited by {heir}, whose rows would move and be removed as its own",
+            f"alter table {heir} no inherit {name}; or give {name} the role local.",
+        )
 
 
 def _is_key(table: Table, columns: tuple[str, ...]) -> bool:

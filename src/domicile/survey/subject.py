@@ -22,6 +22,7 @@ CLEAR_LEAD = 1.25
 FAR_BEHIND = 3.0
 REFERRING_MIN = 3
 RIVAL_PERSONAL_MIN = 2
+CANDIDATES_LISTED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +173,10 @@ def _keyless(table: Table, why: str) -> DomicileError:
 
 
 def _unclear(message: str, found: list[Candidate]) -> DomicileError:
+    """With the likeliest tables and what speaks for each, the best first: names and counts, no value of a row."""
     return DomicileError(
         ErrorCode.MAP_INCOMPLETE,
         message,
-        facts={"candidates": [str(c.table) for c in found[:5]]},
+        facts={"candidates": {str(c.table): f"{c.score:.0f} points: {c.why}" for c in found[:CANDIDATES_LISTED_MAX]}},
         hint="Name it: domicile survey DATASET --site SITE --subject SCHEMA.TABLE",
     )
