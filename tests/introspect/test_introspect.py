@@ -119,24 +119,6 @@ async def test_a_foreign_key_that_nobody_has_validated_proves_nothing(conn: Asyn
     assert (old.declared, old.validated, old.proves) == (True, False, False)
 
 
-async def test_tables_of_extensions_are_not_the_applications(conn: AsyncConnection) -> None:
-    """But for one that the application refers to, and one that inherits from its tables: no rows are forgotten."""
-    before = (await read_schema(conn)).tables.keys()
-    for name, rest in (("alone", ""), ("referred", ""), ("inheriting", "inherits (app.base)")):
-        column = "" if rest else "id bigint primary key"
-        await conn.execute(f"create table app.{name} ({column}) {rest}")
-        await conn.execute(f"alter extension plpgsql add table app.{name}")
-    await conn.execute("create table app.beside (id bigint references app.alone)")
-    await conn.execute("alter extension plpgsql add table app.beside")
-    await conn.execute("alter table app.guarded add foreign key (id) references app.referred (id)")
-    schema = await read_schema(conn)
-    assert {t.name for t in schema.tables.keys() - before} == {"referred", "inheriting"}
-    heirs = (TableName("app", "derived"), TableName("app", "inheriting"))
-    assert schema.inherited == {TableName("app", "base"): heirs}
-    [tied] = schema.tables[TableName("app", "guarded")].references
-    assert tied.to_table == TableName("app", "referred")
-
-
 async def test_estimate_follows_analyze_and_growth(conn: AsyncConnection) -> None:
     grow = "insert into app.parent (amount, small) select n, 1 from generate_series(%s::int, %s::int) n"
     await conn.execute(grow, (100, 3099))

@@ -229,6 +229,11 @@ async def test_a_foreign_key_of_some_partitions_does_not_show_an_owner(shop: Sho
     rules = {**data_map.tables, visit: TableRule(visit, Role.OWNED, owner)}
     plan = await shop.plan(data_map=replace(data_map, tables=rules))
     assert check(plan, "rows without an owner").detail == 'they stay at beijing: 2 of "Shop".visit'
+    run(shop.source, 'delete from "Shop".visit where id > 1')
+    for site in (shop.source, shop.target):
+        run(site, 'alter table "Shop".v2 add foreign key ("User Id") references "Shop"."User"')
+    plan = await shop.plan(data_map=replace(data_map, tables=rules))
+    assert check(plan, "rows without an owner").detail == "none", "every partition has the key"
 
 
 async def test_keys_that_are_taken(shop: Shop) -> None:

@@ -17,7 +17,7 @@ from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
 from domicile.sites.embedded import EmbeddedCluster
 from domicile.survey import checks
-from domicile.survey.classify import Looks, look, strong_category, with_columns
+from domicile.survey.classify import Looks, look, strong_category, with_columns, with_more
 from domicile.survey.measure import Measure
 
 PRECISION_MIN, RECALL_MIN = 0.98, 0.9
@@ -174,6 +174,17 @@ async def test_a_table_that_may_not_be_read_is_unread(pg18: EmbeddedCluster) -> 
         unread = [t for t in ("handset", "caller", "bare", "orders") if (await looked_at(conn, t)).unread]
     await drop_database(pg18, name)
     assert unread == ["handset", "caller", "bare"], "in a table without rows there is nothing to read"
+
+
+def test_a_second_look_takes_nothing_back() -> None:
+    """It may have seen other rows, or none."""
+    first = Looks({"mail": "by its values"}, {"no": "by its name"}, {"k": "a key"}, categories={"mail": "a", "no": "b"})
+    again = Looks({"no": "by its values"}, {"mail": "by its name"}, categories={"no": "c", "mail": "d"})
+    both = with_more(first, again)
+    assert both.strong == {"mail": "by its values", "no": "by its values"}
+    assert (both.weak, both.object_keys) == ({}, {"k": "a key"})
+    assert both.categories == {"mail": "a", "no": "c"}
+    assert with_more(first, Looks()) == first
 
 
 def test_what_may_be_personal_waits_for_the_role() -> None:

@@ -75,6 +75,12 @@ def test_followed_without_a_foreign_key(found: Draft, table: str, step: str, why
     assert why in said(found, table)
 
 
+def test_a_number_with_a_type_leads_nowhere(found: Draft) -> None:
+    """A paper's code is no key of anything."""
+    assert owner(found, "papers") == "user_id -> public.users(id)"
+    assert "seem to refer" not in said(found, "papers")
+
+
 @pytest.mark.parametrize(
     ("table", "why"),
     [

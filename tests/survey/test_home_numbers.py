@@ -69,3 +69,11 @@ async def test_countries_of_most_subjects_first_and_two_letters_only(pg18: Embed
         schema, measure = await read_schema(conn), Measure(conn)
         found = await market.candidates(measure, schema, USERS)
         assert await market.countries(measure, schema.tables[USERS], found) == ("IN", "DE")
+
+
+async def test_a_country_of_few_subjects_is_none(pg18: EmbeddedCluster) -> None:
+    """Among many plans of numbers one fits any number."""
+    async with built(pg18, "country", "Utopia", "case n when 1 then 2 else 1 end") as conn:
+        schema, measure = await read_schema(conn), Measure(conn)
+        found = await market.candidates(measure, schema, USERS)
+        assert await market.countries(measure, schema.tables[USERS], found) == ("IN",)

@@ -79,6 +79,8 @@ insert into comments select 9000 + n, case n % 2 when 0 then 'Letter' else 'Foru
 -- Kinds that are numbers: of the application alone, beside an owner, and of a framework's table that nothing declares.
 create table ratings (id bigint primary key, rateable_type int not null, rateable_id bigint not null);
 insert into ratings select 90000 + n, 1 + n % 2, 70000000 + n from generate_series(1, 300) n;
+create table papers (id bigint primary key, user_id bigint not null references users, paper_type int, paper_code bigint);
+insert into papers select 90000 + n, u(n), 1 + n % 2, 70000000 + n from generate_series(1, 300) n;
 create table votes (id bigint primary key, user_id bigint not null references users, votable_type int, votable_id bigint);
 insert into votes select 90000 + n, u(n), 1 + n % 2, 70000000 + n from generate_series(1, 300) n;
 create table django_content_type (id int primary key, app_label text not null, model text not null);

@@ -13,10 +13,12 @@ from domicile.model.workspace import Workspace
 from domicile.postgres.connect import SESSION, connect
 from domicile.postgres.introspect import read_schema
 from domicile.survey import datamap_file
+from domicile.survey.classify import look
 from domicile.survey.discover import draft_of, explore
 from domicile.survey.fides_text import Made, from_map
 from domicile.survey.gaps import Level, check_map
 from domicile.survey.resurvey import Found, Updated, needs_looks, update
+from domicile.survey.state import holds_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,10 @@ async def map_update(workspace: Workspace, dataset: str, site: str, text: str, n
                 hint=error.hint,
             ) from None
         proposed = await draft_of(state, DatasetName(dataset))
-    tables = state.schema.tables
-    looks = {n: state.looks[n] for n in needs_looks(old, tables)}
+        tables = state.schema.tables
+        looks = {n: state.looks[n] for n in needs_looks(old, tables)}
+        # A survey looks at no view; a map may list a materialised one.
+        looks |= {n: await look(state.measure, tables[n]) for n in looks if not holds_rows(tables[n])}
     return update(text, name, Found(proposed.data_map, proposed.comments, tables, looks))
 
 

@@ -104,6 +104,18 @@ async def look(measure: Measure, table: Table, markets: Sequence[str] = ()) -> L
     return _judge(table, columns, hints, seen, judged, unread=False)
 
 
+def with_more(first: Looks, again: Looks) -> Looks:
+    """What either look has found: the second may have seen other rows."""
+    strong = {**again.strong, **first.strong}
+    weak = {name: why for name, why in {**again.weak, **first.weak}.items() if name not in strong}
+    object_keys = {**again.object_keys, **first.object_keys}
+    return Looks(strong, weak, object_keys, first.unread, {**first.categories, **again.categories, **_of(first)})
+
+
+def _of(looks: Looks) -> dict[str, str]:
+    return {name: looks.categories[name] for name in looks.strong}
+
+
 def asks_for_countries(table: Table, looks: Looks) -> bool:
     """Whether columns may hold telephone numbers, for all that their names and their own rows say: the countries of the
     subjects may tell."""

@@ -18,7 +18,7 @@ from domicile.model.schema import Persistence, Schema, Table, TableKind, TableNa
 from domicile.model.site import DatasetName
 from domicile.postgres.introspect import read_schema
 from domicile.survey import datamap_file, market
-from domicile.survey.classify import Looks, asks_for_countries, look
+from domicile.survey.classify import Looks, asks_for_countries, look, with_more
 from domicile.survey.inside import report_keys_inside
 from domicile.survey.measure import Measure
 from domicile.survey.names import NameIndex
@@ -113,7 +113,7 @@ async def _looks_by_country(state: State) -> Mapping[TableName, Looks]:
     subject = state.table(state.subject)
     known = await market.countries(state.measure, subject, await _markets(state)) if asked else ()
     again = {t.name: await look(state.measure, t, known) for t in asked} if known else {}
-    return {n: found for n, found in again.items() if not found.unread}
+    return {n: with_more(state.looks[n], found) for n, found in again.items() if not found.unread}
 
 
 def _named(table: str) -> TableName:

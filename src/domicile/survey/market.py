@@ -17,6 +17,7 @@ CHAINS_MAX = 2000  # of references, the shortest first: a table may refer to doz
 MEASURED_MAX = 12
 ASKED_FOR_COUNTRIES_MAX = 3  # expressions
 COUNTRIES_MAX = 20
+COUNTRY_SHARE_MIN = 0.05  # of the subjects
 # In order of preference: a country three references away says more than a locale in the row itself.
 _TIERS = (("market", "country", "nation", "land", "pays", "pais"), ("region", "territory"), ("locale",))
 # Reserved words of PostgreSQL: as identifiers they need quotes.
@@ -68,8 +69,9 @@ async def candidates(measure: Measure, schema: Schema, subject: TableName) -> tu
 
 
 async def countries(measure: Measure, subject: Table, found: Sequence[Market]) -> tuple[str, ...]:
-    """The countries (ISO 3166, two letters) that most subjects are of, at most `COUNTRIES_MAX`: the values of the first
-    of ``found`` that has some. Only values of two letters leave the server."""
+    """The countries (ISO 3166, two letters) that most subjects are of, at most `COUNTRIES_MAX`, without those of few:
+    among many plans of numbers one fits any number. The values of the first of ``found`` that has some; only values of
+    two letters leave the server."""
     from domicile.survey import checks  # it loads the countries' plans of numbers: not for every command
 
     for one in [m for m in found if m.country][:ASKED_FOR_COUNTRIES_MAX]:
@@ -78,6 +80,7 @@ async def countries(measure: Measure, subject: Table, found: Sequence[Market]) -
                 expression=sql.SQL(one.expression),  # as good as literal, as above
                 sample=sample(subject, [sql.SQL("*")], SAMPLE_ROWS_MAX),
                 most=sql.Literal(COUNTRIES_MAX),
+                share=sql.Literal(COUNTRY_SHARE_MIN),
             )
         )
         if row is not None and (known := checks.countries(row[0] or ())):
@@ -143,7 +146,8 @@ def _expression(path: tuple[Reference, ...], column: str) -> str:
 
 _TWO_LETTERS = """
 select array_agg(c.said order by c.rows desc, c.said) from (
-    select upper(btrim(e.said)) as said, count(*) as rows
+    select upper(btrim(e.said)) as said, count(*) as rows, sum(count(*)) over () as all_rows
     from (select ({expression})::text as said from {sample} as subject) as e
     where btrim(e.said) ~ '^[A-Za-z]{{2}}$' group by 1 order by 2 desc, 1 limit {most}) as c
+where c.rows >= c.all_rows * {share}
 """

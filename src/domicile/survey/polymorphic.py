@@ -63,8 +63,9 @@ async def _meant(state: State, table: Table, kind: str, identifier: Column) -> l
     """What rows of the pair mean, the most frequent first; None: this is no such pair."""
     expression = _kind_text(state, table, kind)
     if expression is None:
-        coded = table.column(kind).base_type in _CODES
-        return [f"only the application knows what each value of {kind} means"] if coded else None
+        if not _is_coded(table, kind, identifier):
+            return None
+        return [f"only the application knows what each value of {kind} means"]
     targets = [n for n, t in sorted(state.schema.tables.items()) if comparable_keys(identifier, t) and n != table.name]
     labels = [(label, number) for number, n in enumerate(targets) for label in _labels(n)]
     row = await state.measure.row(
@@ -84,6 +85,14 @@ async def _meant(state: State, table: Table, kind: str, identifier: Column) -> l
         measured = "not measured" if found is None else f"{found} of {rows} rows looked at are found there"
         said.append(f"{targets[number]} ({measured})")
     return said
+
+
+def _is_coded(table: Table, kind: str, identifier: Column) -> bool:
+    """Not the type of a telephone number or of a document, which a table of types explains, or which says nothing of
+    where the number leads."""
+    explained = any(kind in r.columns for r in table.references)
+    leads = identifier.name.lower().endswith(("id", "key"))
+    return table.column(kind).base_type in _CODES and leads and not explained
 
 
 async def _found(

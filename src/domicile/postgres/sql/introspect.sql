@@ -11,23 +11,8 @@ from pg_catalog.pg_database d
 where d.datname = current_database();
 
 -- name: relations
--- Every relation with the root of its partition tree (itself where it is not a partition). What belongs to an extension comes with it
--- at each site, and is not the application's; unless a foreign key or inheritance ties it to a table that is.
-with recursive of_extensions (oid) as (
-    select d.objid
-    from pg_catalog.pg_depend d
-    where d.classid = 'pg_catalog.pg_class'::regclass
-      and d.refclassid = 'pg_catalog.pg_extension'::regclass
-      and d.deptype = 'e'
-), ties (one, other) as (
-    select f.conrelid, f.confrelid from pg_catalog.pg_constraint f where f.contype = 'f'
-  union all
-    select f.confrelid, f.conrelid from pg_catalog.pg_constraint f where f.contype = 'f'
-  union all
-    select i.inhrelid, i.inhparent from pg_catalog.pg_inherits i
-  union all
-    select i.inhparent, i.inhrelid from pg_catalog.pg_inherits i
-), tree (oid, root) as (
+-- Every relation with the root of its partition tree (itself where it is not a partition).
+with recursive tree (oid, root) as (
     select c.oid, c.oid
     from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -35,8 +20,6 @@ with recursive of_extensions (oid) as (
       and not c.relispartition
       and n.nspname !~ '^pg_'
       and n.nspname not in ('information_schema', 'domicile')
-      and (c.oid not in (select e.oid from of_extensions e)
-           or exists (select from ties t where t.one = c.oid and t.other not in (select e.oid from of_extensions e)))
   union all
     select i.inhrelid, t.root
     from tree t
