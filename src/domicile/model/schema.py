@@ -117,6 +117,11 @@ class Reference:
         """True when no row of the table can refer to nothing, whichever its partition and however old it is."""
         return self.declared and self.validated and not self.leaves
 
+    def proves_now(self, table: Table) -> bool:
+        """The same of the ``table`` as it stands: each of its partitions may declare it for itself, and one that comes
+        later need not."""
+        return self.declared and self.validated and len(self.leaves) in (0, len(table.partitions))
+
 
 @dataclass(frozen=True, slots=True)
 class Trigger:

@@ -241,7 +241,7 @@ def path_is_total(data_map: DataMap, schema: Schema, table: TableName) -> bool:
     for step in data_map.path(table):
         here = schema.tables[at]
         declared = any(
-            _holds_for_all(r, here)
+            r.proves_now(here)
             and dict(zip(r.columns, r.to_columns, strict=True)) == dict(zip(step.columns, step.to_columns, strict=True))
             for r in here.references
             if r.to_table == step.to_table
@@ -250,11 +250,6 @@ def path_is_total(data_map: DataMap, schema: Schema, table: TableName) -> bool:
             return False
         at = step.to_table
     return True
-
-
-def _holds_for_all(reference: Reference, table: Table) -> bool:
-    """A foreign key of the whole table, or of each of its partitions, that no older row breaks."""
-    return reference.declared and reference.validated and len(reference.leaves) in (0, len(table.partitions))
 
 
 def _order(table: Table) -> list[str]:

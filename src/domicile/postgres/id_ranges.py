@@ -35,11 +35,7 @@ _ASSERT = """select 1 / count(*) as unchanged from pg_catalog.pg_sequence
 # The position is read from the sequence itself. One that was not drawn from yet has reached the value before.
 _POSITION = """and (select {sign} * (case when is_called then last_value else last_value - {increment} end::numeric)
         <= {sign} * ({until}::numeric) from {sequence})"""
-_ALTER = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} no cycle"  # noqa: E501
-_RESTART = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} restart with {restart} no cycle"  # noqa: E501
-_BACK = (
-    "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start} {cycle}"
-)
+_ALTER = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start}{restart} {cycle}"  # noqa: E501
 _BEYOND = """select pg_catalog.setval({name},
         (reached + pg_catalog.ceil(({beyond} - reached) / {increment}) * {increment})::bigint)
     from (select case when is_called then last_value else last_value - {increment} end::numeric as reached
@@ -64,7 +60,7 @@ def statements(change: Change) -> tuple[sql.Composed, ...]:
         "name": _literal(before),
         "timeout": sql.Literal(f"{LOCK_TIMEOUT_MS}ms"),
         **{k: sql.Literal(getattr(change, k)) for k in ("increment", "lowest", "highest", "start")},
-        "restart": sql.Literal(change.restart),
+        "restart": sql.SQL("" if change.restart is None else " restart with {}").format(sql.Literal(change.restart)),
         "beyond": sql.SQL("({})::bigint").format(sql.Literal(change.beyond)),
         "until": sql.SQL("({})").format(sql.Literal(change.until)),
         "sign": sql.Literal(before.sign),
@@ -79,7 +75,7 @@ def statements(change: Change) -> tuple[sql.Composed, ...]:
         sql.SQL(_BEGIN).format(**values),
         sql.SQL(_LOCK).format(**was),
         sql.SQL(_ASSERT).format(**was),
-        sql.SQL(_ALTER if change.restart is None else _RESTART).format(**values),
+        sql.SQL(_ALTER).format(**values, cycle=sql.SQL("no cycle")),
     ]
     if change.beyond is not None:
         parts.append(sql.SQL(_BEYOND).format(**values))
@@ -91,8 +87,9 @@ def way_back(change: Change) -> sql.Composed:
     go back to it would give values again that rows may have. Fails, and changes nothing, where the position is outside
     of the old limits."""
     before = change.before
-    return sql.SQL(_BACK).format(
+    return sql.SQL(_ALTER).format(
         sequence=ident(before.name),
+        restart=sql.SQL(""),
         **{k: sql.Literal(getattr(before, k)) for k in ("increment", "lowest", "highest", "start")},
         cycle=sql.SQL("cycle" if before.cycle else "no cycle"),
     )

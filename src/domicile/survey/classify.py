@@ -109,11 +109,9 @@ def with_more(first: Looks, again: Looks) -> Looks:
     strong = {**again.strong, **first.strong}
     weak = {name: why for name, why in {**again.weak, **first.weak}.items() if name not in strong}
     object_keys = {**again.object_keys, **first.object_keys}
-    return Looks(strong, weak, object_keys, first.unread, {**first.categories, **again.categories, **_of(first)})
-
-
-def _of(looks: Looks) -> dict[str, str]:
-    return {name: looks.categories[name] for name in looks.strong}
+    # Of a column that the first was sure of, its word counts; else that of the second, which knew more.
+    categories = {**first.categories, **again.categories, **{n: first.categories[n] for n in first.strong}}
+    return Looks(strong, weak, object_keys, first.unread, categories)
 
 
 def asks_for_countries(table: Table, looks: Looks) -> bool:

@@ -108,7 +108,7 @@ async def _doubt(state: State, table: Table, step: OwnerStep, plain: Sequence[Ow
             return f"a trace of what was done ({step}: {proof.said}), which may be meant to stay where it was done"
         return ""
     reference = next(r for r in table.references if step_to(r) == step)
-    if reference.validated and (not reference.leaves or len(reference.leaves) == len(table.partitions)):
+    if reference.proves_now(table):
         return ""
     found = await state.once(("leaves", table.name, step), lambda: contained(state.measure, table, pair_of(step)))
     if found is None or found.found < found.distinct:
