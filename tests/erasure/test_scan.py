@@ -125,7 +125,8 @@ async def test_a_compressed_page_image_is_read(alone: EmbeddedCluster, tmp_path:
         await execute(conninfo, "select pg_switch_wal()")
         path = tmp_path / str(segment)
         path.write_bytes((alone.data / "pg_wal" / str(segment)).read_bytes())
-        pages = [i for s in wal.stretches(path) for i in wal.images(s)]
+        reader = wal.Reader()
+        pages = [i for s in reader.stretches(path) for i in reader.images(s)]
         assert any(image and values["plain"].encode() in image for image in pages), method
         found = await scanned(alone, [values["doc"]], kept=(tmp_path,))
         assert Place.KEPT in found[values["doc"]]
@@ -139,6 +140,64 @@ async def test_old_log_in_a_recycled_file_is_told_from_the_log(alone: EmbeddedCl
     await execute(conninfo, *["checkpoint", "select pg_switch_wal()", "checkpoint"] * 2)
     found = await scanned(alone, [values["plain"]])
     assert found[values["plain"]] <= {Place.RECYCLED}
+
+
+def _fill_log_up_to(left: int) -> str:
+    """A statement after which about so many bytes are left in the file of the log that was begun just before."""
+    size = 16 << 20
+    return f"select pg_logical_emit_message(false, '', repeat('x', {size - size // 8_192 * 24 - left}))"
+
+
+@pytest.mark.parametrize("alone", ["15"], indirect=True)
+async def test_the_image_of_a_page_that_crosses_into_the_next_file_of_the_log_is_read(
+    alone: EmbeddedCluster, tmp_path: Path
+) -> None:
+    conninfo = alone.conninfo()
+    names = [value("imaged") for _ in range(2_000)]
+    await execute(
+        conninfo,
+        "create table imaged (name text)",
+        "insert into imaged select unnest(string_to_array('" + " ".join(names) + "', ' '))",
+        "select pg_create_physical_replication_slot('imaged', true)",
+        "select pg_switch_wal()",
+        _fill_log_up_to(30_000),
+        "checkpoint",
+    )
+    first = await scalar(conninfo, "select pg_walfile_name(pg_current_wal_insert_lsn())")
+    # Of rows that are locked the log says where they are; their pages stand in it as images, and nowhere else.
+    await execute(conninfo, "set wal_compression = pglz; do $$ begin perform from imaged for update; end $$")
+    second = await scalar(conninfo, "select pg_walfile_name(pg_current_wal_insert_lsn())")
+    assert first != second
+    await execute(conninfo, "checkpoint")
+    for segment in (first, second):
+        (tmp_path / str(segment)).write_bytes((alone.data / "pg_wal" / str(segment)).read_bytes())
+    found = await scanned(alone, names, kept=(tmp_path,))
+    await execute(conninfo, "select pg_drop_replication_slot('imaged')", "drop table imaged")
+    assert sum(Place.KEPT not in places for places in found.values()) == 0
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_what_crosses_from_one_file_of_the_log_into_the_next_is_found(alone: EmbeddedCluster, held: bool) -> None:
+    conninfo = alone.conninfo()
+    await execute(
+        conninfo,
+        "create table crossing (long text)",
+        "alter table crossing alter long set storage external",
+        *["select pg_create_physical_replication_slot('crossing', true)"] * held,
+        "select pg_switch_wal()",
+        _fill_log_up_to(30_000),
+    )
+    long = noise(90_000, "crossing")
+    before = await scalar(conninfo, "select pg_walfile_name(pg_current_wal_insert_lsn())")
+    await execute(conninfo, f"insert into crossing values ('{long}')")
+    assert await scalar(conninfo, "select pg_walfile_name(pg_current_wal_insert_lsn())") != before
+    parts = [long[at : at + 40] for at in range(0, len(long), 40)]
+    found = await scanned(alone, parts)
+    await execute(conninfo, "drop table crossing", *["select pg_drop_replication_slot('crossing')"] * held)
+    # A checkpoint gives the first of the two files the name of one that is to come, unless somebody holds it back.
+    places = {Place.WAL} if held else {Place.WAL, Place.RECYCLED}
+    assert [at for at, at_places in enumerate(found.values()) if not at_places & places] == []
+    assert {p for at_places in found.values() for p in at_places} >= places
 
 
 @pytest.mark.parametrize("alone", ["15"], indirect=True)

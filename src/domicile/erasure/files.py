@@ -9,9 +9,11 @@ import re
 import stat
 import struct
 
+from domicile.erasure import wal
 from domicile.model.erasure import Place
 
 PAGE = 8_192
+_LOG_NAME_CHARS = 24
 _RELATION = re.compile(r"^(t\d+_)?(\d+)(_fsm|_vm|_init)?(\.\d+)?$")
 _PACKED = (".gz", ".zst", ".lz4", ".bz2", ".xz", ".zip")
 
@@ -29,15 +31,21 @@ class File:
 
 
 def files_of(data: Path, places: Mapping[str, Place]) -> Iterator[File]:
-    """Every file of a data directory. ``places``: what the database says of relations' files, by ``base/5/1259``;
-    others are judged by their first page."""
+    """Every file of a data directory, the write-ahead log's first: that goes soonest. ``places``: what the database
+    says of relations' files, by ``base/5/1259``; others are judged by their first page."""
+    log = [p for p in _under(data / "pg_wal", lambda _: False, set()) if len(p.name) == _LOG_NAME_CHARS]
+    log.sort(key=wal.first_address)
+    yield from (File(path, Place.WAL, str(path.relative_to(data)), log=True) for path in log)
+    read = set(log)
     for path in _under(data, lambda link: _is_followed(link.relative_to(data))):
+        if path in read:
+            continue
         inside = path.relative_to(data)
         top = inside.parts[0]
         if top in ("base", "global", "pg_tblspc"):
             yield _relation(path, inside, places)
         elif top == "pg_wal":
-            yield File(path, Place.WAL, str(inside), log=len(path.name) == 24)
+            yield File(path, Place.WAL, str(inside), log=len(path.name) == _LOG_NAME_CHARS)
         elif top == "pg_replslot":
             yield File(path, Place.SLOTS if path.suffix == ".spill" else Place.OTHER, str(inside))
         elif top in ("log", "pg_log") or path.suffix == ".log":

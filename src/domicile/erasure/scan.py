@@ -78,6 +78,8 @@ class Scan:
         self._of = 0
         self._rested = time.process_time()
         self._prints = order.prints
+        self._reader = wal.Reader()
+        self._chunks: dict[Place, decode.Chunks] = {}  # of the write-ahead log, from one of its files to the next
         self._begun = time.monotonic()
         self.tallies: dict[Place, Tally] = {place: Tally() for place in Place}
         self.bytes = 0
@@ -122,6 +124,9 @@ class Scan:
                 chunks, last, place = decode.Chunks(), file.name, file.place
             self._file(file, chunks)
         self._end(chunks, place)
+        for place, of_log in self._chunks.items():
+            self._values(of_log.rest(), place)
+        self._chunks = {}
 
     def _end(self, chunks: decode.Chunks, place: Place) -> None:
         self._values(chunks.rest(), place)
@@ -167,21 +172,19 @@ class Scan:
                 self._read(file.place, len(data))
 
     def _log(self, file: File) -> None:
-        chunks: dict[bool, decode.Chunks] = {False: decode.Chunks(), True: decode.Chunks()}
-        for stretch in wal.stretches(file.path):
+        for stretch in self._reader.stretches(file.path):
             place = Place.RECYCLED if stretch.recycled and file.place is Place.WAL else file.place
+            chunks = self._chunks.setdefault(place, decode.Chunks())
             self._fresh(stretch.data, stretch.carried, place)
             self._values((v for _, v in decode.inline(stretch.data, stretch.carried)), place)
-            self._values(chunks[stretch.recycled].add(stretch.data, stretch.carried), place)
-            for image in wal.images(stretch):
+            self._values(chunks.add(stretch.data, stretch.carried), place)
+            for image in self._reader.images(stretch):
                 if image is None:
                     self.tallies[place].miss(SQUEEZED)
                 else:
                     squeezed = (v for _, v in decode.inline(image))
-                    self._values([image, *squeezed, *chunks[stretch.recycled].add(image)], place)
+                    self._values([image, *squeezed, *chunks.add(image)], place)
             self._read(place, len(stretch.data) - stretch.carried)
-        for recycled, rest in chunks.items():
-            self._values(rest.rest(), Place.RECYCLED if recycled and file.place is Place.WAL else file.place)
 
     def _fresh(self, data: bytes, carried: int, place: Place) -> None:
         """Hits that do not lie wholly in what was searched before."""

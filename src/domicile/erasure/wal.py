@@ -28,6 +28,7 @@ _IMAGE_INFO_MAX = 0x1F
 _PADDING = bytes(2)  # in a record's header, before its checksum
 _EMPTY = bytes(PAGE)
 _BLOCK_ID_MAX = 32
+_RECORD_HEADER = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +42,59 @@ class Stretch:
     start: int
 
 
-def stretches(path: Path) -> Iterator[Stretch]:
-    """What one file of the log holds. OSError when it cannot be read."""
-    carry, expected, was = b"", -1, False
-    with path.open("rb") as file:
-        first = _first_address(path.name, file.read(PAGE))
-        file.seek(0)
-        offset = 0
-        while raw := file.read(PAGE * WINDOW_PAGES):
-            for run in _runs(raw, first + offset if first >= 0 else -1):
-                before = carry if run.old == was and run.address == expected else b""
-                start = run.start + len(before) if run.start >= 0 else -1
-                yield Stretch(before + run.data, len(before), run.old, start)
-                carry, was, expected = (before + run.data)[-CARRY:], run.old, run.following
-            offset += len(raw)
+class Reader:
+    """Reads files of the log one after another. What crosses from one into the next is in one piece where they follow
+    each other in the log (`first_address`)."""
+
+    def __init__(self) -> None:
+        self._carry = b""
+        self._expected = -1
+        self._unfinished = 0  # bytes of a record that goes on in what follows
+
+    def stretches(self, path: Path) -> Iterator[Stretch]:
+        """What one file holds. The `images` of each are to be read before the next. OSError when it cannot be read."""
+        with path.open("rb") as file:
+            first = _named_address(path.name, file.read(PAGE))
+            file.seek(0)
+            offset = 0
+            while raw := file.read(PAGE * WINDOW_PAGES):
+                for run in _runs(raw, first + offset if first >= 0 else -1):
+                    before = self._carry if run.address == self._expected else b""
+                    start = run.start + len(before) if run.start >= 0 else -1
+                    if 0 < self._unfinished <= len(before):
+                        start = len(before) - self._unfinished
+                    self._unfinished = 0
+                    yield Stretch(before + run.data, len(before), run.old, start)
+                    self._carry, self._expected = (before + run.data)[-CARRY:], run.following
+                offset += len(raw)
+
+    def images(self, stretch: Stretch) -> Iterator[bytes | None]:
+        """Compressed images of pages, decompressed; None for one that cannot be read here (zstd)."""
+        data, at = stretch.data, stretch.start
+        while 0 <= at <= len(data) - _RECORD_HEADER:
+            length = int.from_bytes(data[at : at + 4], "little")
+            # Old log ends where newer log begins, within a record: what follows its length there is no header.
+            if length < _RECORD_HEADER or length > 1 << 30 or data[at + 18 : at + 20] != _PADDING:
+                return
+            if at + length > len(data):
+                break
+            if length > _RECORD_HEADER + 50:
+                yield from _images_of(data[at : at + length])
+            at += (length + 7) & ~7
+        self._unfinished = max(0, len(data) - at) if at >= 0 else 0
 
 
-def images(stretch: Stretch) -> Iterator[bytes | None]:
-    """Compressed images of pages, decompressed; None for one that cannot be read here (zstd)."""
-    data, at = stretch.data, stretch.start
-    while 0 <= at <= len(data) - 24:
-        length = int.from_bytes(data[at : at + 4], "little")
-        # Old log ends where newer log begins, within a record: what follows its length there is no header.
-        if length < 24 or length > 1 << 30 or data[at + 18 : at + 20] != _PADDING:
-            return
-        if length > 24 + 50:
-            yield from _images_of(data[at : at + length])
-        at += (length + 7) & ~7
+def first_address(path: Path) -> int:
+    """Where in the log its first page stood when it was written: a file of old log bears the name of one to come. -1
+    for a file that does not begin with a page of the log, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _address(file.read(16))
+    except OSError:
+        return -1
 
 
-def _first_address(name: str, page: bytes) -> int:
+def _named_address(name: str, page: bytes) -> int:
     """Where in the log a file of this name begins; -1 where the name does not say."""
     match = NAME.match(name)
     if match is None or len(page) < 40 or not int.from_bytes(page[2:4], "little") & _LONG_HEADER:
@@ -79,6 +103,11 @@ def _first_address(name: str, page: bytes) -> int:
     if size < 1 << 20 or size & (size - 1):
         return -1
     return (int(match[2], 16) << 32) + int(match[3], 16) * size
+
+
+def _address(page: bytes) -> int:
+    """What a page's header says; -1 for one that has none."""
+    return int.from_bytes(page[8:16], "little") if len(page) >= 16 and page[1] == _MAGIC else -1
 
 
 @dataclass(slots=True)
@@ -98,8 +127,8 @@ def _runs(raw: bytes, expected: int) -> Iterator[_Run]:
         page = raw[at : at + PAGE]
         if page[40:] == _EMPTY[: len(page) - 40]:  # not written yet, or filled up by a switch
             continue
-        sound = len(page) == PAGE and page[1] == _MAGIC
-        address = int.from_bytes(page[8:16], "little") if sound else -1
+        address = _address(page) if len(page) == PAGE else -1
+        sound = address >= 0
         old = not sound or (expected >= 0 and address != expected + at)
         if run is not None and (old != run.old or address != run.following):
             yield run
@@ -120,8 +149,8 @@ def _runs(raw: bytes, expected: int) -> Iterator[_Run]:
 
 def _images_of(record: bytes) -> Iterator[bytes | None]:
     """Walks the headers of a record's blocks; what is not understood ends the walk."""
-    at, sizes = 24, []
-    while at + 4 <= len(record) and record[at] <= _BLOCK_ID_MAX:
+    at, sizes, held = _RECORD_HEADER, [], 0
+    while at + 4 <= len(record) - held and record[at] <= _BLOCK_ID_MAX:
         flags = record[at + 1]
         data_length = int.from_bytes(record[at + 2 : at + 4], "little")
         at += 4
@@ -139,9 +168,10 @@ def _images_of(record: bytes) -> Iterator[bytes | None]:
                 at += 2
         at += (0 if flags & _SAME_REL else 12) + 4
         sizes.append((length, info, hole, data_length))
+        held += length + data_length
     if not sizes:
         return
-    if at < len(record) and record[at] in (255, 254):  # the record's own data, at its end
+    if at < len(record) - held and record[at] in (255, 254):  # the record's own data, at its end
         at += 2 if record[at] == 255 else 5
     for length, info, hole, data_length in sizes:
         if length and info & (_PGLZ | _LZ4 | _ZSTD):
