@@ -79,7 +79,7 @@ class Scan:
         self._rested = time.process_time()
         self._prints = order.prints
         self._reader = wal.Reader()
-        self._chunks: dict[Place, decode.Chunks] = {}  # of the write-ahead log, from one of its files to the next
+        self._log_chunks, self._log_place = decode.Chunks(), Place.WAL  # from one file of the log to the next
         self._begun = time.monotonic()
         self.tallies: dict[Place, Tally] = {place: Tally() for place in Place}
         self.bytes = 0
@@ -124,9 +124,7 @@ class Scan:
                 chunks, last, place = decode.Chunks(), file.name, file.place
             self._file(file, chunks)
         self._end(chunks, place)
-        for place, of_log in self._chunks.items():
-            self._values(of_log.rest(), place)
-        self._chunks = {}
+        self._log_breaks_off()
 
     def _end(self, chunks: decode.Chunks, place: Place) -> None:
         self._values(chunks.rest(), place)
@@ -174,7 +172,9 @@ class Scan:
     def _log(self, file: File) -> None:
         for stretch in self._reader.stretches(file.path):
             place = Place.RECYCLED if stretch.recycled and file.place is Place.WAL else file.place
-            chunks = self._chunks.setdefault(place, decode.Chunks())
+            if not stretch.carried:
+                self._log_breaks_off()
+            self._log_place, chunks = place, self._log_chunks
             self._fresh(stretch.data, stretch.carried, place)
             self._values((v for _, v in decode.inline(stretch.data, stretch.carried)), place)
             self._values(chunks.add(stretch.data, stretch.carried), place)
@@ -185,6 +185,10 @@ class Scan:
                     squeezed = (v for _, v in decode.inline(image))
                     self._values([image, *squeezed, *chunks.add(image)], place)
             self._read(place, len(stretch.data) - stretch.carried)
+
+    def _log_breaks_off(self) -> None:
+        """What is not complete now stays so."""
+        self._values(self._log_chunks.rest(), self._log_place)
 
     def _fresh(self, data: bytes, carried: int, place: Place) -> None:
         """Hits that do not lie wholly in what was searched before."""
