@@ -19,7 +19,7 @@ from domicile.stream.change import Change, Op, Transaction
 from domicile.stream.pgoutput import FIRST_COLUMN
 from domicile.stream.probe import UNSENT
 from reliability.simulation.flaws import Flaw
-from reliability.simulation.plan import Fault, Mishap, Plan, dice, plan_of
+from reliability.simulation.plan import LASTS, Fault, Mishap, Plan, dice, plan_of
 from reliability.simulation.run import run
 
 Planted = tuple[object, str, Any]
@@ -40,6 +40,7 @@ class Control:
     flaws: frozenset[Flaw] = frozenset()
     planted: Callable[[], list[Planted]] = list
     fault: tuple[Fault, str] | None = None
+    lasts: tuple[float, ...] = (0.2, 0.6)
 
     def plan(self, seed: int) -> Plan:
         """The run in which it is looked for."""
@@ -50,7 +51,7 @@ class Control:
             return plan
         kind, step = self.fault
         throw = dice(seed, 7)
-        return replace(plan, mishaps=(Mishap(kind, throw.random() ** 2 * 0.08, throw.choice((0.2, 0.6)), step),))
+        return replace(plan, mishaps=(Mishap(kind, throw.random() ** 2 * 0.08, throw.choice(self.lasts), step),))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -85,8 +86,7 @@ _FAULTS = {
     Flaw.AHEAD_FORGOTTEN: (Fault.CUT, "live.verify"),
     Flaw.UNSEEN_ACK: (Fault.LATE, "copy.chunk"),
     Flaw.SEAM_BY_POSITION: (Fault.LATE, ""),
-    Flaw.BLIND_STEP_BACK: (Fault.CONTROL, "live.departed"),
-    Flaw.DIRECTORY_FIRST: (Fault.TARGET, "live.locked"),
+    Flaw.BLIND_STEP_BACK: (Fault.TARGET, "live.arrived"),
     Flaw.ONE_ROUND: (Fault.HANG, "live.verify"),
     Flaw.ENTERED_IGNORED: (Fault.HANG, "live.closing"),
     Flaw.NO_DRAIN: (Fault.HANG, "copy.chunk"),
@@ -96,7 +96,8 @@ _FAULTS = {
 
 
 def _flaw(flaw: Flaw, seeds: int = 3_000) -> Control:
-    return Control(str(flaw), seeds, frozenset({flaw}), fault=_FAULTS.get(flaw))
+    lasts = LASTS[-2:] if flaw is Flaw.BLIND_STEP_BACK else (0.2, 0.6)
+    return Control(str(flaw), seeds, frozenset({flaw}), fault=_FAULTS.get(flaw), lasts=lasts)
 
 
 def _running_ignored() -> list[Planted]:

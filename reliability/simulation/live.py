@@ -118,6 +118,7 @@ class Crossing:
 
     async def publish(self, _dataset: str, _move_id: str, no: int, home: Home) -> None:
         def work() -> None:
+            self.world.truth.told(no, self.world.sites[home.site])
             for user in self.world.members[no]:
                 self.world.directory[user] = home.site
             self.world.control.reserved.discard(no)

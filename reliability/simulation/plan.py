@@ -13,6 +13,8 @@ from random import Random
 
 FAULTS_UNTIL = 6.0
 """Seconds of virtual time after which nothing fails any more."""
+LASTS = (0.05, 0.2, 0.6, 1.5, 5.0)
+"""Seconds that a fault lasts; the longest is more than a wave waits for a site."""
 FAILPOINTS = (
     "live.locked", "live.departed", "live.departed", "live.arrived", "live.closing",
     "live.verify", "live.catchup", "live.published",
@@ -105,7 +107,7 @@ def plan_of(seed: int) -> Plan:
 
 def _mishap(throw: Random) -> Mishap:
     kind = throw.choice(tuple(Fault))
-    lasts = throw.choice((0.05, 0.2, 0.6, 1.5))
+    lasts = throw.choice(LASTS)
     if kind is Fault.KILL_AT or (kind in AT_A_STEP and throw.random() < 0.6):
         return Mishap(kind, round(throw.random() ** 2 * 0.1, 4), lasts, throw.choice(FAILPOINTS))
     return Mishap(kind, round(throw.random() * throw.choice((0.6, 1.5, FAULTS_UNTIL)), 4), lasts)

@@ -135,6 +135,11 @@ class Truth:
             if owner is not None and self.home.get(owner) is site:
                 raise self._found(f"lost: {NAMES[no]} {tables.value_of(key)} is removed at its home, {site.name}")
 
+    def told(self, no: int, home: Site) -> None:
+        """The directory says of a wave that it lives there: by then it does."""
+        if no not in home.waves or home.waves[no].mark not in ACCEPTING:
+            raise self._found(f"the directory says too early that wave {no} lives at {home.name}")
+
     def _found(self, what: str) -> Violation:
         """The run ends with it, whoever catches it on its way."""
         violation = Violation(what)

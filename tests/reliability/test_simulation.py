@@ -29,6 +29,8 @@ QUICK = (
     str(Flaw.NO_LOCK),
     str(Flaw.NO_DELETE),
     str(Flaw.BLIND_PURGE),
+    str(Flaw.BLIND_STEP_BACK),
+    str(Flaw.DIRECTORY_FIRST),
 )
 _TELL = """
 import hashlib
