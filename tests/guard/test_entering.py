@@ -156,6 +156,29 @@ async def test_an_order_made_counts_where_its_items_may_be_there_before_it(datab
                 await depart(lock)
 
 
+async def test_an_order_made_counts_where_items_may_be_left_of_one_that_is_gone(database: str) -> None:
+    """A foreign key that nobody has validated asks of new items only: an old one waits for the order with its number,
+    and whoever makes it brings the item along."""
+    ddl = SHOP.replace(
+        " references orders on delete cascade on update cascade);\ncreate table event", ");\ncreate table event"
+    )
+    assert ddl != SHOP
+    ddl += """
+insert into item values (1, 1, 5);
+alter table item add foreign key (order_id) references orders not valid;"""
+    async with guarded(database, ddl, data_map("public.users", OWNED)) as shop:
+        entered = await shop.close()
+        async with shop.writer() as maker:
+            await maker.run("insert into orders values (5, '', 2)")
+            await maker.commit()
+            with pytest.raises(DomicileError) as caught:
+                async with shop.locked(entered):
+                    pass
+            assert caught.value.facts["entered"] == 1
+            async with shop.locked((await shop.drain()).entered) as lock:
+                await depart(lock)
+
+
 @pytest.mark.parametrize("level", OLD_SNAPSHOTS)
 async def test_an_order_made_counts_where_its_key_is_asked_with_a_newer_snapshot(database: str, level: str) -> None:
     """A partitioned table's: an old transaction does not see the order, so the guard finds nobody, and yet the foreign

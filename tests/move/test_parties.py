@@ -350,9 +350,25 @@ async def test_what_no_stub_can_be_made_of_is_named_by_the_plan(chat: Place, cha
     assert named.removesuffix(".no") in failed[0].detail, failed[0].detail
 
 
-@pytest.mark.parametrize("again", ["", ", add foreign key (recipient_id) references chat.person not valid"])
-async def test_a_stub_needs_a_foreign_key(chat: Place, again: str) -> None:
+@pytest.mark.parametrize(
+    ("again", "why", "hint"),
+    [
+        (
+            "",
+            "no foreign key of the whole table declares it",
+            "add foreign key (recipient_id) references chat.person (id)",
+        ),
+        (
+            ", add foreign key (recipient_id) references chat.person not valid",
+            "its foreign key is not validated",
+            "alter table chat.message validate constraint message_recipient_id_fkey;",
+        ),
+    ],
+)
+async def test_a_stub_needs_a_foreign_key(chat: Place, again: str, why: str, hint: str) -> None:
     for site in (chat.source, chat.target):
         await execute(site, f"alter table chat.message drop constraint message_recipient_id_fkey{again}")
     failed = [c for c in (await plan_of(chat)).refusals if c.name == "stubs"]
-    assert "chat.message(recipient_id): no foreign key" in failed[0].detail
+    assert f"chat.message(recipient_id): {why}" in failed[0].detail
+    assert hint in failed[0].hint
+    assert failed[0].hint.count("alter table") == 1, "once for both sites"

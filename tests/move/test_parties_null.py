@@ -234,7 +234,7 @@ async def test_who_writes_the_reference_again_and_again_is_not_waited_for(chat: 
         ("alter table chat.message alter recipient_id set not null", "it is never null"),
         pytest.param(
             "alter table chat.message drop constraint message_recipient_id_fkey",
-            "it is no foreign key",
+            "no foreign key of the whole table declares it",
             marks=pytest.mark.campaign,
         ),
         (
@@ -242,7 +242,7 @@ async def test_who_writes_the_reference_again_and_again_is_not_waited_for(chat: 
                 "alter table chat.message drop constraint message_recipient_id_fkey, "
                 "add foreign key (recipient_id) references chat.person not valid"
             ),
-            "it is not validated",
+            "its foreign key is not validated",
         ),
         ("create unique index apart on chat.message (id) where recipient_id is null", "a part of apart"),
         ("alter table chat.message add check (num_nonnulls(recipient_id) = 1)", "a check of the table takes no null"),
@@ -264,6 +264,8 @@ async def test_what_cannot_be_null_is_named_by_the_plan(chat: Place, change: str
     failed = [c for c in (await plan_of(chat)).refusals if c.name == "references to clear"]
     assert failed
     assert why in failed[0].detail, failed[0].detail
+    validate = "alter table chat.message validate constraint message_recipient_id_fkey;"
+    assert (failed[0].hint == validate) == ("not valid" in change)
 
 
 async def test_references_to_who_moves_in_a_later_wave_are_refused_by_name(chat: Place) -> None:

@@ -202,6 +202,13 @@ def changed(old: str, new: str) -> str:
         (changed("(address_id)", "(address_id) where kind = 'home'"), 18, "a condition, or a choice of steps"),
         (changed('"id <- store.user_account(address_id)"', "[a -> b(c), d -> e(f)]"), 18, "a choice of steps"),
         (changed('"id <- store.user_account(address_id)"', "{home: a -> b(c)}"), 18, "a choice of steps"),
+        (changed("id <- store.", "doc ->> 'user' -> store."), 18, "an owner in a JSON document: a survey finds keys"),
+        (changed("id <- store.", "doc->'user'->'id' -> store."), 18, "an owner in a JSON document"),
+        (changed("id <- store.", "(doc #>> '{user,id}')::bigint -> store."), 18, "an owner in a JSON document"),
+        (changed("id <- store.", "(doc::jsonb) -> store."), 18, "an owner in a JSON document"),
+        (changed("id <- store.", "unnest(ids) -> store."), 18, "an owner in an array: a survey finds keys there"),
+        (changed("id <- store.", "any (ids) -> store."), 18, "an owner in an array"),
+        (changed("(address_id)", "(address_id) where doc ->> 'kind' = 'home'"), 18, "a condition, or a choice"),
         (changed("order_id, line ->", "order_id ->"), 15, "1 columns against 2"),
         (changed("[inviter_id -> ", "[inviter_id <- "), 16, "write -> and not <-"),
         (changed("[inviter_id -> store.user_account(id)]", "inviter_id"), 16, "must be a list"),
@@ -231,6 +238,12 @@ def test_errors_name_the_line(text: str, line: int, said: str) -> None:
     assert error.message.startswith(f"shop.map.yaml:{line}: "), error.message
     assert error.facts == {"file": "shop.map.yaml", "line": line}
     assert error.hint
+
+
+def test_an_owner_in_an_array_needs_a_column() -> None:
+    with pytest.raises(DomicileError) as caught:
+        parse(changed("id <- store.user_account(address_id)", "unnest(ids) -> store.user_account(id)"))
+    assert "docs/how-to/finish-the-map.md, step 3" in caught.value.hint
 
 
 def test_a_misspelt_key_gets_a_suggestion() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import io
 from pathlib import Path
 
+import psycopg
 from psycopg import AsyncConnection, sql
 import pytest
 from rich.console import Console
@@ -22,6 +23,7 @@ from domicile.sites.embedded import EmbeddedCluster
 from domicile.survey.discover import Draft, draft
 from domicile.survey.explain import explain, find_table
 from domicile.survey.measure import SAMPLE_ROWS_MAX, Measure, sample
+from domicile.survey.outline import Outline, OutlinedColumn, outline
 
 UNTIDY = Path(__file__).with_name("untidy.sql").read_text(encoding="utf-8")
 
@@ -110,6 +112,11 @@ def test_a_number_with_a_type_leads_nowhere(found: Draft) -> None:
         ("tagged", "public.order_audits (150 of 150 rows looked at are found there)"),
         ("tagged", "public.bills_notes (150 of 150 rows looked at are found there)"),
         ("actions", "target_content_type_id and target_object_id seem to refer to rows of several tables"),
+        (
+            "reactions",
+            "reactable_type and reactable_id seem to refer to rows of several tables, which no owner path can",
+        ),
+        ("marks", "markable_type and markable_id seem to refer"),
         ("base", "public.derived inherits it"),
         ("derived", "inherits public.base"),
     ],
@@ -117,6 +124,16 @@ def test_a_number_with_a_type_leads_nowhere(found: Draft) -> None:
 def test_left_to_a_person(found: Draft, table: str, why: str) -> None:
     assert is_open(found, table)
     assert why in said(found, table)
+
+
+@pytest.mark.parametrize("table", ["gauges", "shapes", "codes"])
+def test_a_type_beside_an_id_of_a_table_without_rows_need_be_no_pair(found: Draft, table: str) -> None:
+    """Its id is called after a table; its type is of another kind; its id is no key's."""
+    assert found.data_map.tables[TableName("public", table)].role is Role.LOCAL
+
+
+def test_a_pair_in_a_table_without_rows_leaves_its_owner(found: Draft) -> None:
+    assert owner(found, "flags") == "user_id -> public.users(id)"
 
 
 def test_numbers_that_are_keys_by_chance_are_nobodys(found: Draft) -> None:
@@ -140,9 +157,24 @@ async def test_a_statement_that_fails_is_not_measured(untidy: AsyncConnection) -
         """'{"a": "\\u0000"}'::json ->> 'a'""",
         """'a' collate "C" = 'a' collate "POSIX\"""",
         "1 = 'x'::text",
+        "(select count(*) from pg_catalog.pg_class for update)",  # not supported
     ):
         assert await measure.row(sql.SQL("select {}").format(sql.SQL(failing))) is None
     assert await measure.row(sql.SQL("select '%s'").format()) == ("%s",)
+
+
+async def test_texts_of_a_collation_that_knows_no_search(untidy: AsyncConnection) -> None:
+    async with untidy.transaction(force_rollback=True):
+        try:
+            await untidy.execute("create collation public.plain (provider = icu, locale = '', deterministic = false)")
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("the bundled PostgreSQL 18 is built without ICU")
+        await untidy.execute("alter table public.users alter email type text collate public.plain")
+        searching = sql.SQL("select count(*) from public.users where email ~ 'a'").format()
+        assert await Measure(untidy).row(searching) is None
+        changed = await draft(untidy, "untidy")
+    assert "email" in changed.data_map.tables[TableName("public", "users")].personal
+    assert "no value was looked at" not in said(changed, "users")
 
 
 @pytest.mark.parametrize("rows", [60, 250, SAMPLE_ROWS_MAX])
@@ -191,11 +223,40 @@ async def test_explain(untidy: AsyncConnection) -> None:
     text = printed(hub)
     assert "its rows are used by rows of others" in text
     assert max(map(len, text.splitlines())) <= 80
+    assert "foreign key user_id -> public.users(id)" in printed(shown)
+    assert (await explain(untidy, "votes")).structure == Outline(
+        (
+            OutlinedColumn("id", "bigint", nullable=False),
+            OutlinedColumn("user_id", "bigint", nullable=False),
+            OutlinedColumn("votable_type", "integer", nullable=True),
+            OutlinedColumn("votable_id", "bigint", nullable=True),
+        ),
+        ("primary key (id)", "foreign key user_id -> public.users(id)"),
+    )
     people = await explain(untidy, "messages")
     assert people.owners is not None
     assert people.owners.several > 600
     assert [w.share for w in people.ways] == [1.0, 1.0]
     assert isinstance(plain(people), dict)
+
+
+async def test_the_outline_of_a_table_has_no_definitions(untidy: AsyncConnection) -> None:
+    async with untidy.transaction(force_rollback=True):
+        await untidy.execute("create unique index on public.letters (user_id) where body = 'secret'")
+        await untidy.execute("create unique index on public.letters ((id + 1)) where body <> 'secret'")
+        await untidy.execute("alter table public.letters add unique (id, user_id)")
+        await untidy.execute("alter table public.letters add foreign key (user_id) references public.users not valid")
+        tables = (await read_schema(untidy)).tables
+    keys = outline(tables[TableName("public", "letters")]).keys
+    assert keys[0] == "primary key (id)"
+    assert keys[-1] == "foreign key user_id -> public.users(id), not validated"
+    assert sorted(keys[1:-1]) == [
+        "unique (id, user_id)",
+        "unique (user_id), some rows",
+        "unique, on an expression, some rows",
+    ]
+    partial = outline(tables[TableName("public", "visits")]).keys
+    assert partial == ("foreign key user_id -> public.users(id), on 1 of 2 partitions",)
 
 
 def printed(shown: object) -> str:

@@ -137,6 +137,80 @@ async def test_map(odd18: AsyncConnection, old: str, new: str, table: str, said:
     assert any(f.level is Level.ERROR and table in f.table and said in f.message for f in findings), findings
 
 
+STUB = """message': {parties: {'recipient -> "Odd Shop"."User"("User Name")': %s}, role: owned,"""
+RECIPIENT = 'alter table "Odd Shop".message drop constraint message_recipient_fkey'
+AGAIN = ', add constraint "To" foreign key (recipient) references "Odd Shop"."User" not valid'
+FILLED = "alter table {0} add %s; update {0} set %s; alter table {0} alter %s".format('"Odd Shop"."User"')
+VALIDATE = 'alter table "Odd Shop".message validate constraint "To";'
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "said", "hint"),
+    [
+        ("select", "", "", ""),
+        (RECIPIENT, "message", "no foreign key of the whole table declares it", "add foreign key (recipient) refer"),
+        (RECIPIENT + AGAIN, "message", "its foreign key is not validated", VALIDATE),
+        (
+            FILLED % ("spot point", "spot = '(0,0)'", "spot set not null"),
+            "User",
+            '"Odd Shop"."User".spot is never null, and no neutral value is known for it',
+            "Let the column be null",
+        ),
+        (
+            FILLED % ("no int", "no = hashtext(email)", "no set not null, add unique (no)"),
+            "User",
+            "two stubs would be equal under User_no_key",
+            "null or refuse",
+        ),
+    ],
+)
+async def test_what_no_stub_can_be_made_of(
+    odd18: AsyncConnection, change: str, table: str, said: str, hint: str
+) -> None:
+    """Said before there is a plan."""
+    await odd18.execute(change)
+    findings = await check(odd18, parse(ODD.replace("message': {role: owned,", STUB % "stub")))
+    stubs = [f for f in errors(findings) if "no stub can be made" in f.message]
+    if not said:
+        assert not stubs
+        return
+    [one] = stubs
+    assert one.table.strip('"').endswith(table)
+    assert said in one.message
+    assert hint in one.hint
+
+
+async def test_a_stub_of_a_table_that_is_gone_is_no_second_error(odd18: AsyncConnection) -> None:
+    text = ODD.replace("message': {role: owned,", STUB % "stub")
+    await odd18.execute('drop table "Odd Shop".message cascade')
+    assert not [f for f in await check(odd18, parse(text)) if "stub" in f.message]
+    await odd18.execute('drop table "Odd Shop"."User" cascade')
+    assert not [f for f in await check(odd18, parse(text)) if "stub" in f.message]
+
+
+async def test_a_reference_to_set_to_null_that_nobody_has_validated(odd18: AsyncConnection) -> None:
+    await odd18.execute(RECIPIENT + AGAIN)
+    findings = await check(odd18, parse(ODD.replace("message': {role: owned,", STUB % "null")))
+    assert found(findings, Level.ERROR, "message", "its foreign key is not validated").hint == VALIDATE
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("people", "people is an array"),
+        ("people[]", "people is an array"),
+        ("doc", "doc is a JSON document"),
+        ("doc.user.id", "doc is a JSON document"),
+    ],
+)
+async def test_an_owner_within_an_array_or_a_document(odd18: AsyncConnection, step: str, said: str) -> None:
+    await odd18.execute('alter table "Odd Shop".note add people text[], add doc jsonb')
+    text = ODD.replace("author -> ", f"{step} -> ")
+    error = found(await check(odd18, parse(text)), Level.ERROR, "note", said)
+    assert "a survey finds keys in it, and no map carries them" in error.message
+    assert "docs/how-to/finish-the-map.md, step 3" in error.hint
+
+
 async def test_wrong_path_of_a_fitting_type_shows_in_the_rows(odd18: AsyncConnection) -> None:
     findings = await check(odd18, parse(ODD.replace("message_id -> ", "no -> ")))
     assert found(findings, Level.WARNING, "attachment", "88 rows refer by message_id").count == 88

@@ -89,6 +89,13 @@ create table tagged (id bigint primary key, content_type_id int not null, object
 insert into tagged select 90000 + n, 1 + n % 2, 9000 + n from generate_series(1, 300) n;
 create table actions (id bigint primary key, target_content_type_id int not null, target_object_id text not null);
 insert into actions select 90000 + n, 1 + n % 2, 'o' || n from generate_series(1, 300) n;
+-- Pairs in tables without rows: two, one beside an owner, and three that are none.
+create table reactions (id bigint primary key, reactable_type text not null, reactable_id bigint not null);
+create table marks (id bigint primary key, markable_type smallint not null, markable_id uuid not null);
+create table flags (id bigint primary key, user_id bigint not null references users, flaggable_type text, flaggable_id bigint);
+create table gauges (id bigint primary key, folder_type text, folder_id bigint);
+create table shapes (id bigint primary key, form_kind text, form_id bigint);
+create table codes (id bigint primary key, origin_type text, origin_id boolean);
 create table teams (id bigint primary key, user_ids bigint[] not null);
 insert into teams select 9000 + n, array[u(n), u(n + 1)] from generate_series(1, 300) n;
 create table events (id bigint primary key, payload jsonb not null);

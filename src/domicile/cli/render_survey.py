@@ -13,10 +13,11 @@ from domicile.cli.tables import hanging
 
 if TYPE_CHECKING:  # the survey is imported by the commands that run it
     from domicile.survey.explain import Explanation, UsedBy, Way
+    from domicile.survey.outline import Outline
 
 
 def explanation(found: Explanation) -> Iterator[RenderableType]:
-    """Role, path and reasons; then every way to an owner, the chosen one first; then who uses its rows."""
+    """Role, path and reasons; then every way to an owner, the chosen one first; who uses its rows; the structure."""
     yield Text.assemble((f"{found.table}: ", "bold"), str(found.role))
     facts: list[tuple[str, str]] = [("rows", f"about {units.count(found.rows_estimate)}")]
     facts += [("path" if n == 0 else "", step) for n, step in enumerate(found.path)]
@@ -30,6 +31,8 @@ def explanation(found: Explanation) -> Iterator[RenderableType]:
     if found.used_by:
         yield Text("\nits rows are used by rows of others", style="bold")
         yield hanging(((str(u.table), _use(u)) for u in found.used_by), indent=2)
+    yield Text("\nstructure", style="bold")
+    yield hanging(_structure(found.structure), indent=2)
 
 
 def _owners(found: Explanation) -> str:
@@ -58,6 +61,13 @@ def _way(number: int, way: Way) -> Iterator[tuple[Text, Text]]:
         yield Text(), Text(f"then {step}")
     if not way.path:
         yield Text(), Text("does not lead to the subject: the table it leads to has no certain owner")
+
+
+def _structure(shown: Outline) -> Iterator[tuple[Text, str]]:
+    for each in shown.columns:
+        yield Text(each.name), f"{each.type}, may be null" if each.nullable else each.type
+    for n, key in enumerate(shown.keys):
+        yield Text("keys" if n == 0 else "", style="dim"), key
 
 
 def _use(use: UsedBy) -> str:

@@ -17,18 +17,21 @@ async def references_clearable(p: Preflight) -> Check:
     if not party_nulls.wanted(data_map):
         return Check(name, True, "the map names none")
     found: list[str] = []
+    hints: list[str] = []
     for site, conn, schema in (
         (p.request.source, p.source, p.source_schema),
         (p.request.target, p.target, p.target_schema),
     ):
-        here = [f"{table}: {why}" for table, why in party_nulls.reasons(data_map, schema)]
+        obstacles = list(party_nulls.reasons(data_map, schema))
+        here = [f"{o.table}: {o.why}" for o in obstacles]
         here = here or await party_nulls.reasons_of_server(conn, data_map, schema)
         found += [f"{reason} (at {site})" for reason in here]
+        hints += [o.hint for o in obstacles] or [party_nulls.HINT for _ in here]
     return Check(
         name,
         not found,
         listed(found) or "each may be null, and a key names its row",
-        hint="Write stub or refuse for these references in the data map (parties).",
+        hint=" ".join(dict.fromkeys(hints)),
     )
 
 

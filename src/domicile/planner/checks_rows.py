@@ -266,6 +266,7 @@ async def stubs_possible(p: Preflight) -> Check:
         return Check(name, True, "the map asks for none")
     subject = data_map.subject
     found: list[str] = []
+    hints: list[str] = []
     key = await _somebody(p)
     for site, conn, schema in (
         (p.request.source, p.source, p.source_schema),
@@ -274,14 +275,15 @@ async def stubs_possible(p: Preflight) -> Check:
         if subject.table not in schema.tables:
             continue  # said by schemas_equal
         given = await stub_rows.rules(conn, subject.table)
-        here = list(stub_rows.reasons(data_map, schema, given))
-        here = here or await stub_rows.reasons_of_checks(conn, data_map, schema, key)
+        obstacles = list(stub_rows.reasons(data_map, schema, given))
+        here = [o.why for o in obstacles] or await stub_rows.reasons_of_checks(conn, data_map, schema, key)
         found += [f"{reason} (at {site})" for reason in here]
+        hints += [o.hint for o in obstacles] or [stub_rows.HINT for _ in here]
     return Check(
         name,
         not found,
         listed(found) or f"a row of {subject.table} can be made of its key alone",
-        hint="Let these columns be null or have a default, or write refuse for these references in the data map.",
+        hint=" ".join(dict.fromkeys(hints)),
     )
 
 

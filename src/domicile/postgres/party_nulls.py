@@ -11,13 +11,16 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap, PartyPolicy
-from domicile.model.schema import Reference, Schema, Table, TableName
-from domicile.postgres import stub_registry
+from domicile.model.schema import Reference, Schema, Table
+from domicile.postgres import party_keys, stub_registry
 from domicile.postgres.collisions import Members
 from domicile.postgres.ownership import column, ident, owner_joins
+from domicile.postgres.party_keys import Obstacle
 from domicile.postgres.references import KEYS_PER_BATCH, of_scope
 from domicile.postgres.waves import table_exists
 
+HINT = "Write stub or refuse under parties in the data map."
+_REFUSE = "Write refuse under parties in the data map."
 _ROWS = "from {table} as t {joins} join {members} as m on m.subject = {owner}"
 # Of the wave nobody: they arrive with it, and a missing one is a discrepancy.
 _NAMED = """
@@ -82,9 +85,8 @@ def row_key(table: Table) -> tuple[str, ...]:
     return ()
 
 
-def reasons(data_map: DataMap, schema: Schema) -> Iterator[tuple[TableName, str]]:
-    """Why a reference of the map cannot be set to null at a site with this schema: its table, and the rest in words.
-    Pure."""
+def reasons(data_map: DataMap, schema: Schema) -> Iterator[Obstacle]:
+    """Why a reference of the map cannot be set to null at a site with this schema. Pure."""
     subject = data_map.subject
     for name, rule in sorted(data_map.tables.items()):
         table = schema.tables.get(name)
@@ -93,11 +95,12 @@ def reasons(data_map: DataMap, schema: Schema) -> Iterator[tuple[TableName, str]
                 continue
             found = [r for r in table.references if (r.columns, r.to_table) == (step.columns, step.to_table)]
             if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
-                yield name, f"{step}: it leads to another table or key than the subject's"
+                yield Obstacle(name, f"{step}: it leads to another table or key than the subject's", _REFUSE)
             elif not found or not all(r.proves for r in found):
-                yield name, f"{step}: it is no foreign key of the whole table, or it is not validated"
+                why, mend = party_keys.unproven(name, step, [r for r in found if not r.proves])
+                yield Obstacle(name, f"{step}: {why}", mend)
             else:
-                yield from ((name, f"{step}: {why}") for why in _unfit(data_map, table, step.columns[0]))
+                yield from (Obstacle(name, f"{step}: {why}", HINT) for why in _unfit(data_map, table, step.columns[0]))
 
 
 async def reasons_of_server(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema) -> list[str]:

@@ -14,9 +14,11 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from domicile.model.datamap import DataMap, PartyPolicy, Role
+from domicile.model.datamap import DataMap, OwnerStep, PartyPolicy, Role
 from domicile.model.schema import Column, Reference, Schema, TableName
+from domicile.postgres import party_keys
 from domicile.postgres.ownership import Fragment, ident
+from domicile.postgres.party_keys import Obstacle
 from domicile.postgres.references import of_scope
 
 PREFIX = "stub-"  # of placeholders that must be unique
@@ -24,8 +26,10 @@ AT = "@stub.invalid"  # behind it in an e-mail address, of a domain that is nobo
 # Of a key as text, by its type; of others there is no bound.
 KEY_CHARACTERS_MAX: Mapping[str, int] = {"int2": 6, "int4": 11, "int8": 20, "uuid": 36}
 KEY = sql.SQL("person.subject")
+HINT = "Let the column be null or have a default, or write null or refuse under parties in the data map."
 
 EMAIL = "user.contact.email"
+_REFUSE = "Write null or refuse under parties in the data map."
 
 _TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
 _INTEGERS = frozenset({"int2", "int4", "int8"})
@@ -152,29 +156,30 @@ def fillings(data_map: DataMap, schema: Schema, rules: Rules) -> dict[str, Filli
     return found
 
 
-def reasons(data_map: DataMap, schema: Schema, rules: Rules) -> Iterator[str]:
+def reasons(data_map: DataMap, schema: Schema, rules: Rules) -> Iterator[Obstacle]:
     """Why stubs cannot be made as the map says; nothing where they can. Pure."""
     subject = data_map.subject
     table = schema.tables[subject.table]
-    references = (r for t in schema.tables.values() for r in t.references)
-    proven = {(r.table, r.columns, r.to_table, r.to_columns) for r in references if r.proves}
     for name, rule in sorted(data_map.tables.items()):
         for step, policy in rule.parties.items():
             if policy is not PartyPolicy.STUB:
                 continue
             said = f"{name}({', '.join(step.columns)})"
+            declared = _declared(schema, name, step)
             if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
-                yield f"{said}: only rows of {subject.table} by {subject.key} have stubs"
-            elif (name, step.columns, step.to_table, step.to_columns) not in proven:
-                yield f"{said}: no foreign key of the whole table declares it, or it is not validated"
+                yield Obstacle(name, f"{said}: only rows of {subject.table} by {subject.key} have stubs", _REFUSE)
+            elif not any(r.proves for r in declared):
+                why, mend = party_keys.unproven(name, step, declared)
+                yield Obstacle(name, f"{said}: {why}", mend)
     if table.partitions:
-        yield f"{table.name} is partitioned"
+        yield Obstacle(table.name, f"{table.name} is partitioned", _REFUSE)
     filled = fillings(data_map, schema, rules)
     for each in (name for name, filling in filled.items() if filling is None):
-        yield f"{table.name}.{each} is never null, and no neutral value is known for it"
+        yield Obstacle(table.name, f"{table.name}.{each} is never null, and no neutral value is known for it", HINT)
     if None not in filled.values():
         own = table.column(subject.key)
-        yield from (f"two stubs would be equal under {k.name}" for k in rules.keys if not _keeps_apart(k, own, filled))
+        alike = (k.name for k in rules.keys if not _keeps_apart(k, own, filled))
+        yield from (Obstacle(table.name, f"two stubs would be equal under {name}", HINT) for name in alike)
 
 
 async def reasons_of_checks(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, key: str) -> list[str]:
@@ -213,6 +218,12 @@ async def reasons_of_checks(conn: AsyncConnection[Any], data_map: DataMap, schem
         return [f"{table.name} takes no stub (SQLSTATE {error.sqlstate}{f', {named}' if named else ''})"]
     assert row is not None
     return [f"{what}: a stub does not pass" for (what, _), failed in zip(tests, row, strict=True) if what and failed]
+
+
+def _declared(schema: Schema, name: TableName, step: OwnerStep) -> list[Reference]:
+    found = schema.tables[name].references if name in schema.tables else ()
+    key = (step.columns, step.to_table, step.to_columns)
+    return [r for r in found if (r.columns, r.to_table, r.to_columns) == key]
 
 
 def _typed(value: Fragment, each: Column) -> sql.Composed:

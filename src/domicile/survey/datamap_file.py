@@ -36,6 +36,7 @@ from domicile.model.schema import TableName
 from domicile.model.site import DatasetName
 from domicile.survey.datamap_keys import ALL_OTHERS, RULE, SUBJECT, TOP, VERSION
 from domicile.survey.datamap_text import dump
+from domicile.survey.finding import COLUMN_NEEDED
 from domicile.survey.yaml_nodes import Node, Source, suggestion
 
 __all__ = ["compose", "digest_of", "dump", "load", "parse", "read"]
@@ -43,6 +44,11 @@ __all__ = ["compose", "digest_of", "dump", "load", "parse", "read"]
 SIZE_MAX = 20_000_000  # characters: the draft of 10,000 tables has five million, and is read in a quarter of a minute
 
 _CONDITION = re.compile(r"\)\s{0,9}(?:where|when|if)\s", re.IGNORECASE)  # behind a step: for rows of one kind
+# Places of keys that are no columns, as SQL writes them: payload ->> 'user_id', unnest(user_ids).
+_INSIDE = {
+    "a JSON document": re.compile(r"->>|#>|->\s{0,9}['0-9]|\bjsonb?_\w{1,60}\(|::\s{0,9}jsonb?\b", re.IGNORECASE),
+    "an array": re.compile(r"\[|\b(?:any|unnest)\s{0,9}\(", re.IGNORECASE),
+}
 _NOT_CARRIED = "copy"  # a policy of a second party that is described, and not built
 
 E = TypeVar("E", bound=StrEnum)
@@ -172,17 +178,28 @@ def _rule(table: TableName, node: Node) -> TableRule:
 
 
 def _owner(node: Node) -> OwnerStep:
-    """The first step to the owner. One that holds for some rows only, or a choice of steps, is refused by name."""
-    if isinstance(node.raw, yaml.ScalarNode):
-        try:
-            return node.parsed("owner", OwnerStep.parse)
-        except DomicileError:
-            if not _CONDITION.search(str(node.raw.value)):
-                raise
-    raise node.refuse(
+    """The first step to the owner. One that holds for some rows only, a choice of steps, or one that leads from within
+    an array or a document, is refused by name."""
+    if not isinstance(node.raw, yaml.ScalarNode):
+        raise _not_one_step(node)
+    try:
+        return node.parsed("owner", OwnerStep.parse)
+    except DomicileError:
+        text = str(node.raw.value)
+        if _CONDITION.search(text):
+            raise _not_one_step(node) from None
+        for place, form in _INSIDE.items():
+            if form.search(text):
+                said = f"an owner in {place}: a survey finds keys there, and no map carries them"
+                raise node.refuse(said, COLUMN_NEEDED) from None
+        raise
+
+
+def _not_one_step(node: Node) -> DomicileError:
+    return node.refuse(
         "an owner is one step that holds for every row: a condition, or a choice of steps, is not carried",
         "Add a column that holds the owner's key; else the table is shared, or local.",
-    ) from None
+    )
 
 
 def _personal(node: Node) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:

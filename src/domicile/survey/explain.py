@@ -20,6 +20,7 @@ from domicile.postgres.introspect import read_schema
 from domicile.survey.contained import contained, pair_of
 from domicile.survey.discover import explore
 from domicile.survey.measure import Owners, Path, owner_of
+from domicile.survey.outline import Outline, outline
 from domicile.survey.state import State, holds_rows, step_from, step_to
 
 NEAR_MAX = 3
@@ -72,6 +73,7 @@ class Explanation:
     ways: tuple[Way, ...]
     owners: Owners | None
     used_by: tuple[UsedBy, ...]
+    structure: Outline
 
 
 async def explain(conn: AsyncConnection[Any], table: str, *, subject: str | None = None) -> Explanation:
@@ -96,6 +98,7 @@ async def explain(conn: AsyncConnection[Any], table: str, *, subject: str | None
         ways=tuple(ways),
         owners=await _owners(state, state.table(name), known[:PATHS_MAX]),
         used_by=tuple([use async for use in _used_by(state, name)]),
+        structure=outline(state.table(name)),
     )
 
 

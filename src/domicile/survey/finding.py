@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+# What to do about keys in arrays and documents.
+COLUMN_NEEDED = (
+    "Add a column that holds the key of the owner, or of whom it names: docs/how-to/finish-the-map.md, step 3."
+)
+
 
 class Level(StrEnum):
     """How much a finding matters; the order is that of the report."""

@@ -114,7 +114,10 @@ class Forms:
 async def look(measure: Measure, table: Table, columns: Sequence[str]) -> Mapping[str, Forms] | None:
     """The forms of up to `LOOKED_AT_MAX` values of each textual column; None: it took too long or is forbidden."""
     pairs = [
-        sql.SQL("({}, left(t.{}::text, 200))").format(sql.Literal(number), sql.Identifier(name))
+        # Searched in as texts of the database's own collation: another may know no search at all.
+        sql.SQL('({}, left(t.{}::text collate pg_catalog."default", 200))').format(
+            sql.Literal(number), sql.Identifier(name)
+        )
         for number, name in enumerate(columns)
     ]
     row = await measure.row(

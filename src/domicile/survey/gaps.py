@@ -13,6 +13,7 @@ from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role
 from domicile.model.schema import Reference, Schema, Table, TableName
+from domicile.postgres import stub_rows
 from domicile.postgres.ownership import ident
 from domicile.survey import structure
 from domicile.survey.finding import Finding, Level
@@ -37,6 +38,7 @@ async def check_map(conn: AsyncConnection[Any], data_map: DataMap, schema: Schem
     measure = Measure(conn, seconds=SECONDS_MAX, whole=True)
     if data_map.subject.market and data_map.subject.table in schema.tables:
         found += [f async for f in _market(conn, data_map)]
+    found += [f async for f in _stubs(conn, data_map, schema)]
     for name in sorted(data_map.tables):
         if name in schema.tables and _is_sound(data_map, schema, name):
             found += [f async for f in _rows(measure, data_map, schema, schema.tables[name])]
@@ -73,6 +75,17 @@ async def _market(conn: AsyncConnection[Any], data_map: DataMap) -> AsyncIterato
     except psycopg.Error as error:
         message = f"the market expression does not work: {error.diag.message_primary or error.sqlstate}"
         yield Finding(Level.ERROR, str(subject.table), message, "Correct subject.market in the data map.")
+
+
+async def _stubs(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema) -> AsyncIterator[Finding]:
+    """What the catalogue has against stubs; what the table's checks say to one, the plan asks."""
+    table = schema.tables.get(data_map.subject.table)
+    if table is None or not stub_rows.wanted(data_map) or data_map.subject.key not in {c.name for c in table.columns}:
+        return
+    given = await stub_rows.rules(conn, table.name)
+    for cannot in stub_rows.reasons(data_map, schema, given):
+        if cannot.table in schema.tables:
+            yield Finding(Level.ERROR, str(cannot.table), f"no stub can be made: {cannot.why}", cannot.hint)
 
 
 async def _rows(measure: Measure, data_map: DataMap, schema: Schema, table: Table) -> AsyncIterator[Finding]:

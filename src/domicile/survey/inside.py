@@ -15,7 +15,7 @@ from domicile.model.schema import Column, Table
 from domicile.postgres.ownership import column, ident
 from domicile.survey.measure import SAMPLE_ROWS_MAX, sample
 from domicile.survey.names import NameIndex, comparable_keys, is_telling, said_words, says_person
-from domicile.survey.polymorphic import report_polymorphic
+from domicile.survey.polymorphic import pairs_by_name, report_polymorphic
 from domicile.survey.state import State, holds_rows
 from domicile.survey.undeclared import BELIEVED_SHARE, BY_VALUES_ALONE_MIN
 from domicile.survey.words import singular, words
@@ -31,7 +31,12 @@ JSON = frozenset({"json", "jsonb"})
 async def report_keys_inside(state: State, index: NameIndex) -> None:
     """Say what arrays, documents and polymorphic columns hold; leave a table open that has nothing better."""
     for name, table in sorted(state.schema.tables.items()):
-        if not holds_rows(table) or not table.rows_estimate:
+        if not holds_rows(table):
+            continue
+        if not table.rows_estimate:
+            if name not in state.rules and (said := pairs_by_name(state, index, table)):
+                state.leave_open(name)
+                state.say(name, *said)
             continue
         said = await report_polymorphic(state, table)
         for array in table.columns:

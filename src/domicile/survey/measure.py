@@ -29,6 +29,8 @@ BLOCK_BYTES = 8192
 
 Path = tuple[OwnerStep, ...]
 
+_NOT_MEASURED = (psycopg.OperationalError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+
 
 @dataclass(frozen=True, slots=True)
 class Owners:
@@ -202,9 +204,10 @@ class Measure:
                     "select pg_catalog.set_config('statement_timeout', %s, true)", (f"{self.seconds}s",)
                 )
                 row = await (await self.conn.execute(statement)).fetchone()
-        except (psycopg.OperationalError, psycopg.DataError, psycopg.ProgrammingError) as error:
+        except _NOT_MEASURED as error:
             # Cancelled at the limit, no right, rows hidden by row security, a foreign server that does not answer; a
-            # document that is no text (\u0000), two collations, an operator outside the search path.
+            # document that is no text (\u0000), two collations, an operator outside the search path; a search in texts
+            # of a collation that is not deterministic.
             said_by_server = error.sqlstate is not None or isinstance(error, psycopg.OperationalError)
             if self.conn.closed or not said_by_server:
                 raise

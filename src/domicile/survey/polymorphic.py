@@ -13,13 +13,14 @@ from psycopg import sql
 from domicile.model.schema import Column, Table, TableName
 from domicile.postgres.ownership import column, ident
 from domicile.survey.measure import SAMPLE_ROWS_MAX, sample
-from domicile.survey.names import comparable_keys, glued_stem
+from domicile.survey.names import NameIndex, comparable_keys, glued_stem
 from domicile.survey.state import State
 from domicile.survey.undeclared import kind_column
 from domicile.survey.words import comparable, is_textual, looks_like_identifier, singular, words
 
 TABLES_MAX = 6  # that are said of one pair
 _CODES = frozenset({"int2", "int4", "int8", "numeric", "uuid", "char"})  # kinds that only the application can read
+_SMALL = frozenset({"int2", "int4"})
 # The generic relation of a common framework, and its table of kinds.
 _GENERIC_KIND, _GENERIC_ID, _KIND_PARTS = "content_type_id", "object_id", frozenset({"app_label", "model"})
 
@@ -54,9 +55,38 @@ async def report_polymorphic(state: State, table: Table) -> list[str]:
         meant = await _meant(state, table, kind, table.column(name))
         if meant is None:
             continue
-        of = f": {'; '.join(meant)}" if meant else ""
-        said.append(f"{kind} and {name} seem to refer to rows of several tables, which no owner path can follow{of}")
+        said.append(_said(kind, name, meant))
     return said
+
+
+def pairs_by_name(state: State, index: NameIndex, table: Table) -> list[str]:
+    """The same of a table without rows, where only names and types speak: a type in words or small numbers beside an id
+    that could be a key of some table, and is called after none. Pure."""
+    return [
+        _said(kind, name, ["there are no rows to look at, so only the names say so"])
+        for kind, name in pairs_of(table)
+        if _is_type(state, table, kind) and _may_lead_anywhere(state, index, table, table.column(name))
+    ]
+
+
+def _is_type(state: State, table: Table, kind: str) -> bool:
+    of_kind = table.column(kind)
+    if not is_textual(of_kind) and of_kind.base_type not in _SMALL:
+        return False
+    if any(kind in r.columns for r in table.references):
+        return _table_of_kinds(state, table, kind) is not None
+    return words(kind)[-1:] == ("type",) or kind.endswith(_GENERIC_KIND)
+
+
+def _may_lead_anywhere(state: State, index: NameIndex, table: Table, identifier: Column) -> bool:
+    if words(identifier.name)[-1:] != ("id",) or index.meant(table, identifier):
+        return False
+    return any(comparable_keys(identifier, t) for n, t in state.schema.tables.items() if n != table.name)
+
+
+def _said(kind: str, name: str, meant: Sequence[str]) -> str:
+    of = f": {'; '.join(meant)}" if meant else ""
+    return f"{kind} and {name} seem to refer to rows of several tables, which no owner path can follow{of}"
 
 
 async def _meant(state: State, table: Table, kind: str, identifier: Column) -> list[str] | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import re
 
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, TableRule
-from domicile.model.schema import Persistence, Reference, Schema, Table, TableKind, TableName, quote_name
+from domicile.model.schema import Column, Persistence, Reference, Schema, Table, TableKind, TableName, quote_name
 from domicile.postgres import party_nulls, shared_rows
 from domicile.survey import drift
-from domicile.survey.finding import Finding, Level
+from domicile.survey.finding import COLUMN_NEEDED, Finding, Level
+from domicile.survey.inside import JSON
 from domicile.survey.state import holds_rows, step_to
 from domicile.survey.subject import single_key
 from domicile.survey.words import comparable
 
 IN_SCOPE = (Role.SUBJECT, Role.OWNED)
+
+_INTO = re.compile(r"[.\[]")
 
 
 def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
@@ -34,8 +38,8 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
             yield from _indexes(rule, schema, table)
         if rule.role in IN_SCOPE or name in copied:
             yield from _inherited(name, inherited.get(name, ()))
-    for name, why in party_nulls.reasons(data_map, schema):
-        yield Finding(Level.ERROR, str(name), f"cannot be set to null by {why}", "Write stub or refuse under parties.")
+    for cannot in party_nulls.reasons(data_map, schema):
+        yield Finding(Level.ERROR, str(cannot.table), f"cannot be set to null by {cannot.why}", cannot.hint)
     for name, why in shared_rows.reasons(data_map, schema):
         yield Finding(Level.ERROR, str(name), f"cannot be copied: {why}", "Write the policy present or refuse.")
     yield from _aside(schema)
@@ -63,11 +67,18 @@ def step_problems(name: TableName, step: OwnerStep, schema: Schema) -> Iterator[
     missing = [(name, c) for c in step.columns if c not in known]
     missing += [(step.to_table, c) for c in step.to_columns if c not in theirs]
     for where, column in missing:
-        yield Finding(Level.ERROR, str(name), f"{step}: {where} has no column {column}", "Correct the step.")
+        if said := _inside(column, known if where == name else theirs):
+            yield Finding(Level.ERROR, str(name), f"{step}: {said}", COLUMN_NEEDED)
+        else:
+            yield Finding(Level.ERROR, str(name), f"{step}: {where} has no column {column}", "Correct the step.")
     if missing:
         return
     for ours, their in zip(step.columns, step.to_columns, strict=True):
-        if not comparable(known[ours], theirs[their]):
+        if comparable(known[ours], theirs[their]):
+            continue
+        if said := _inside(ours, known) or _inside(their, theirs):
+            yield Finding(Level.ERROR, str(name), f"{step}: {said}", COLUMN_NEEDED)
+        else:
             types = f"{known[ours].type_name} against {theirs[their].type_name}"
             yield Finding(Level.ERROR, str(name), f"{step}: the types do not fit ({types})", "Correct the step.")
     if step.direction is Direction.TO and not is_unique(other, step.to_columns):
@@ -78,6 +89,16 @@ def step_problems(name: TableName, step: OwnerStep, schema: Schema) -> Iterator[
             f"{step}: {to} is not unique in {step.to_table}, so that a row could have several owners",
             "Refer to a column with a unique index, or add one.",
         )
+
+
+def _inside(column: str, known: Mapping[str, Column]) -> str:
+    """What a column of a step is that means keys in an array or a document (``user_ids[]``, ``payload.user.id``); ''
+    for any other."""
+    outer = known.get(column) or known.get(_INTO.split(column, maxsplit=1)[0])
+    if outer is None or not (outer.element_type or outer.base_type in JSON):
+        return ""
+    what = "an array" if outer.element_type else "a JSON document"
+    return f"{outer.name} is {what}: a survey finds keys in it, and no map carries them"
 
 
 def is_unique(table: Table, columns: tuple[str, ...]) -> bool:
