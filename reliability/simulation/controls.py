@@ -95,8 +95,9 @@ _FAULTS = {
 }
 
 
-def _flaw(flaw: Flaw, seeds: int = 3_000) -> Control:
+def _flaw(flaw: Flaw) -> Control:
     lasts = LASTS[-2:] if flaw is Flaw.BLIND_STEP_BACK else (0.2, 0.6)
+    seeds = 20_000 if flaw is Flaw.UNSEEN_PARENT else 3_000  # one run in two thousand
     return Control(str(flaw), seeds, frozenset({flaw}), fault=_FAULTS.get(flaw), lasts=lasts)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.conftest import create_database, drop_database
+from tests.conftest import SitePair, create_database, drop_database
 from tests.move.live_kit import small_store
 from tests.move.mover import Mover, mover
 from tests.move.places import STORE_MAP, Place, cloned, execute, scalar, workspace_for
@@ -15,6 +15,7 @@ from tests.move.places import STORE_MAP, Place, cloned, execute, scalar, workspa
 from domicile import world
 from domicile.sites.embedded import EmbeddedCluster
 
+EXTENSIONS = ("hstore", "citext", "ltree")  # of those that the bundled PostgreSQL has not
 USERS_SCALE = 0.01  # 200 users, about 10,000 rows
 # Whole moves take seconds: the pair that has both versions in it is enough for every day.
 VERSIONS = [pytest.param("18-18", marks=pytest.mark.campaign), "15-18"]
@@ -115,3 +116,21 @@ def site_clusters(request: pytest.FixtureRequest) -> tuple[EmbeddedCluster, Embe
     """Source and target server, as everywhere else."""
     target, source = (request.getfixturevalue(f"pg{version}") for version in request.param.split("-")[::-1])
     return source, target
+
+
+@pytest.fixture
+async def contrib_pair(pg15: EmbeddedCluster) -> AsyncIterator[SitePair]:
+    """Two empty databases with extensions that Debian's PostgreSQL has, and the bundled one has not."""
+    names = [await create_database(pg15, "contrib") for _ in range(2)]
+    source, target = map(pg15.conninfo, names)
+    present = "select true from pg_available_extensions where name = %s"
+    missing = [name for name in EXTENSIONS if not await scalar(source, present, name)]
+    if not missing:
+        for site in (source, target):
+            await execute(site, *(f"create extension {name}" for name in EXTENSIONS))
+        await execute(target, f"alter database {names[1]} set xmloption = document")  # an engine must not mind
+        yield SitePair(source, target, pg15, pg15, "15-15")
+    for name in names:
+        await drop_database(pg15, name)
+    if missing:
+        pytest.skip(f"this PostgreSQL has no {', '.join(missing)} (apt-get install postgresql-contrib)")

@@ -69,6 +69,25 @@ async def test_null_is_not_zero(database: str) -> None:
         assert own_seed[0] != own_seed[1]
 
 
+# Values that differ in what no copy keeps: PostgreSQL remembers that an array once had a null.
+HELD_A_NULL = [
+    ("int4", "(array[null, 1])[2:]", "array[1]"),
+    ("text", "array_replace((array[null, 'x'])[2:], 'y', 'z')", "array['x']"),
+]
+
+
+@pytest.mark.parametrize(("element", "once", "never"), HELD_A_NULL)
+async def test_an_array_that_once_held_a_null(database: str, element: str, once: str, never: str) -> None:
+    """And arrays that differ in a null, a bound or a dimension are told apart."""
+    col = Column("a", f"{element}[]", f"_{element}", element_type=element, element_schema="pg_catalog")
+    hashing = row_hash([hashed(col, Mode.EXACT)], 7, Mode.EXACT)
+    others = ", ".join(f"(1, ({text})::{element}[])" for text in ("'{null}'", "'{}'", "null", f"array[{never}]"))
+    async with await connect(database, settings=SESSION) as conn:
+        found = await hashes(conn, hashing, f"(1, {once}), (1, {never}), (1, array_cat(null, {never})), {others}")
+    assert found[0] == found[1] == found[2]
+    assert len(set(found)) == 5
+
+
 async def test_the_subject_is_part_of_the_hash(database: str) -> None:
     async with await connect(database, settings=SESSION) as conn:
         for mode in Mode:

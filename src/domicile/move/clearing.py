@@ -1,5 +1,6 @@
-"""References to a second person with the policy null: cleared where the row lives, right before the wave is proven, and
-written back where the wave stays (docs/decisions/0019). Does nothing for a map without such a policy.
+"""References to a second person, or to a row of hers, with the policy null: cleared where the row lives, right before
+the wave is proven, and written back where the wave stays (docs/decisions/0019). Does nothing for a map without such a
+policy.
 
 Every batch is one transaction, which asserts the lease, changes the rows and keeps the notes: neither is ever without
 the other. The stream, or the copy, brings the nulls to the other site, as any change of the rows' users.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 import logging
 import time
 
@@ -17,10 +19,10 @@ import psycopg
 from psycopg import AsyncConnection, errors
 
 from domicile.model.errors import DomicileError, ErrorCode
-from domicile.model.schema import Schema
+from domicile.model.schema import Schema, TableName
 from domicile.model.site import SiteName
 from domicile.move.context import Move, WaveAtSites
-from domicile.postgres import clearing, party_nulls
+from domicile.postgres import clearing, dangling, party_nulls
 from domicile.postgres.clearing import Clearing, RowKey
 from domicile.postgres.collisions import Members
 from domicile.postgres.connect import SESSION
@@ -83,24 +85,28 @@ async def write_back(move: Move, wave_id: int, *, back: bool = False, stayed: bo
         log.warning("%s references stay null: row or person is gone, or the row was given another one", left)
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Rows that are to go from a site: of these tables, and of members with ordinals in one of the (first, last]."""
+
+    tables: Sequence[TableName]
+    wave_id: int
+    members: Sequence[tuple[int, int]]
+
+
 async def removing(
-    conn: AsyncConnection,
-    move: Move,
-    site: Site,
-    wave_id: int,
-    members: Sequence[tuple[int, int]],
-    remove: Callable[[], Awaitable[None]],
+    conn: AsyncConnection, move: Move, site: Site, leaving: Leaving, remove: Callable[[], Awaitable[None]]
 ) -> None:
-    """Carry ``remove`` out, which removes rows of these members at the site: in one transaction, which asserts the
-    lease. For a map with the policy most of what names them is cleared before, in small ones, and whoever waits for the
-    transaction does so for a moment: where it would have to wait itself, it ends and is tried again.
+    """Carry ``remove`` out, which removes these rows at the site: in one transaction, which asserts the lease. For a
+    map with the policy most of what names them is cleared before, in small ones, and whoever waits for the transaction
+    does so for a moment: where it would have to wait itself, it ends and is tried again.
 
     Raises fence-budget where rows stay locked for longer than limits.catch_up_seconds_max.
     """
     deadline = time.monotonic() + move.plan.limits.catch_up_seconds_max
     while True:
         if wanted(site.data_map):
-            await _clear_ahead(conn, move, site, wave_id, members)
+            await _clear_ahead(conn, move, site, leaving)
         try:
             async with conn.transaction():
                 await assert_lease(conn, move.move_id, move.generation)
@@ -120,13 +126,37 @@ async def removing(
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def let_go(conn: AsyncConnection, site: Site, wave_id: int, members: tuple[int, int]) -> None:
-    """Before rows of these members go at the site: `clearing.clear_leaving`, in the caller's transaction. Raises
-    reference-missing where a row that names one is itself between two sites."""
-    if not wanted(site.data_map):
-        return
+async def let_go(conn: AsyncConnection, site: Site, table: TableName, wave_id: int, members: tuple[int, int]) -> None:
+    """Before rows of these members go from a table at the site: `clearing.clear_leaving`, in the caller's transaction.
+    Raises reference-missing where a row that names one is itself between two sites."""
     with _between_sites(site.here, "refer to rows that would go there"):
-        await clearing.clear_leaving(conn, site.data_map, site.schema, wave_id, members)
+        await clearing.clear_leaving(conn, site.data_map, site.schema, table, wave_id, members)
+
+
+async def sweep(move: Move, *, source: bool) -> None:
+    """At the source, or at the target: rows that live there name no row that has gone from there with the stream, or
+    was given to somebody who lives elsewhere. Whole tables are asked. Idempotent.
+
+    Nothing depends on it but these references: where it cannot be done, the next order does it, and it is said in the
+    log. Raises lease-lost.
+    """
+    schema, conninfo = (move.source_schema, move.source) if source else (move.target_schema, move.target)
+    here = move.source_site if source else move.target_site
+    cleared = 0
+    try:
+        for one in dangling.to_rows(move.data_map, schema):
+            async with move.pool.session(conninfo, settings=_REPLICA) as conn:
+                rows = 1
+                while rows:
+                    async with conn.transaction():
+                        await assert_lease(conn, move.move_id, move.generation)
+                        cleared += (rows := await dangling.clear(conn, one))
+    except (DomicileError, psycopg.Error) as trouble:
+        if isinstance(trouble, DomicileError) and trouble.code is ErrorCode.LEASE_LOST:
+            raise
+        log.warning("references at %s that may lead nowhere are left: %s", here, type(trouble).__name__)
+    if cleared:
+        log.info("%s references at %s to rows that have gone were cleared", cleared, here)
 
 
 async def _clear_named(move: Move, wave: WaveAtSites, source: AsyncConnection, target: AsyncConnection) -> None:
@@ -136,7 +166,7 @@ async def _clear_named(move: Move, wave: WaveAtSites, source: AsyncConnection, t
     members = Members(MEMBERS, wave.source_id)
     for reference in party_nulls.parties(data_map, move.source_schema):
         named = await party_nulls.named(source, data_map, reference, members)
-        absent = await party_nulls.absent(target, data_map, move.target_schema, named, wave.target_id)
+        absent = await party_nulls.absent(target, data_map, move.target_schema, reference, named, wave.target_id)
         one, cleared = Clearing(data_map, move.source_schema, reference, wave.source_id), 0
         for keys in party_nulls.batches(absent, PERSONS_PER_BATCH):
             home = (target, wave.target_id) if noted else None
@@ -189,12 +219,12 @@ async def _outdate(move: Move, one: Clearing, rows: Sequence[RowKey], home: tupl
         await one.forget(conn, rows, wave_id)
 
 
-async def _clear_ahead(
-    conn: AsyncConnection, move: Move, site: Site, wave_id: int, members: Sequence[tuple[int, int]]
-) -> None:
+async def _clear_ahead(conn: AsyncConnection, move: Move, site: Site, leaving: Leaving) -> None:
     for reference in party_nulls.parties(site.data_map, site.schema):
-        one = Clearing(site.data_map, site.schema, reference, wave_id)
-        for some in members:
+        if reference.to_table not in leaving.tables:  # before the copy a row with such a key is somebody else's
+            continue
+        one = Clearing(site.data_map, site.schema, reference, leaving.wave_id)
+        for some in leaving.members:
             rows = clearing.ROWS_PER_BATCH
             while rows >= clearing.ROWS_PER_BATCH:
                 async with conn.transaction():
@@ -205,8 +235,10 @@ async def _clear_ahead(
 async def _clear_gone(move: Move, wave: WaveAtSites, source: AsyncConnection, target: AsyncConnection) -> None:
     """Who is gone at both sites: a member missing at the target alone is a discrepancy."""
     data_map, schema = move.data_map, move.target_schema
+    if not (naming := clearing.leads_to(data_map, schema, data_map.subject.table)):
+        return
     keys = await clearing.gone(target, data_map, schema, wave.target_id)
-    keys = await party_nulls.absent(source, data_map, move.source_schema, keys, wave.source_id)
+    keys = await party_nulls.absent(source, data_map, move.source_schema, naming[0], keys, wave.source_id)
     if keys:
         with _between_sites(move.target_site, "refer to somebody who is gone"):
             async with target.transaction():

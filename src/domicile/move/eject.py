@@ -127,7 +127,8 @@ async def _out_of_target(carrier: Carrier, no: int, ordinals: Sequence[int]) -> 
                         await target.execute(await parties.removal(target, site, table, record.id, each))
                 await target.execute(_TAKE_OUT, (record.id, list(some)))
 
-            await clearing.removing(target, move, site, record.id, [*_runs(some)], remove)
+            leaving = clearing.Leaving(tables, record.id, [*_runs(some)])
+            await clearing.removing(target, move, site, leaving, remove)
         await parties.settle(target, move, site)
 
 

@@ -24,7 +24,7 @@ from domicile.postgres import (
     stub_rows,
     stubs,
 )
-from domicile.postgres.clearing import require_nobody_gone
+from domicile.postgres.clearing import leads_to, require_nobody_gone
 from domicile.postgres.connect import SESSION
 from domicile.postgres.failures import told
 from domicile.postgres.lease import assert_lease
@@ -113,8 +113,14 @@ async def broken(move: Move, conn: AsyncConnection, wave_id: int, missing: Colle
         return {}
     site = site_of(move)
     named = await stub_persons.naming(conn, site, wave_id, [*missing])
-    of_map = (*stub_rows.parties(site.data_map, site.schema), *party_nulls.parties(site.data_map, site.schema))
-    return {references.shown(r): await stubs.broken(conn, site, r, wave_id) + named.get(r, 0) for r in of_map}
+    nulls = party_nulls.parties(site.data_map, site.schema)
+    to_people = [r for r in nulls if r.to_table == site.data_map.subject.table]
+    found = {
+        references.shown(r): await stubs.broken(conn, site, r, wave_id) + named.get(r, 0)
+        for r in (*stub_rows.parties(site.data_map, site.schema), *to_people)
+    }
+    # A row of the wave that is not there has been missed as a row.
+    return {references.shown(r): 0 for r in nulls} | found
 
 
 async def removal(
@@ -124,10 +130,11 @@ async def removal(
     then, and what is to be cleared is. In the caller's transaction. Tables are removed children before parents, the
     subject's table last. Raises reference-missing."""
     people, has_stubs = table == site.data_map.subject.table, stub_rows.wanted(site.data_map)
-    if people and has_stubs:  # before locks on rows, as everywhere
+    named = bool(leads_to(site.data_map, site.schema, table))
+    if has_stubs and (people or named):  # before locks on rows, as everywhere
         await stub_registry.lock(conn)
-    if people:
-        await clearing.let_go(conn, site, wave_id, members)
+    if named:
+        await clearing.let_go(conn, site, table, wave_id, members)
     if not (people and has_stubs):
         return delete_rows_of_wave(site.data_map, table, wave_id, *members)
     statement, _ = await stubs.remove_rows(conn, site, wave_id, members)

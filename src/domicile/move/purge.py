@@ -111,6 +111,8 @@ async def run(carrier: Carrier, no: int) -> None:
                 await move.failpoints.reach("purge.chunk_committed")
         await _require_empty(carrier, source, record.id)
         await parties.settle(source, move, parties.site_of(move, source=True))
+        for at_source in (True, False):
+            await clearing.sweep(move, source=at_source)
         removed = sum(rows for _, rows in await purge_journal.removed(source, record.id))
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)
@@ -163,15 +165,16 @@ async def _purge_chunk(
     carrier: Carrier, source: AsyncConnection, wave_id: int, chunk: int, subjects: tuple[int, int]
 ) -> None:
     move = carrier.move
-    site = parties.site_of(move, source=True)
+    site, tables = parties.site_of(move, source=True), move.data_map.in_scope()[::-1]
 
     async def remove() -> None:
         await parties.require_chunk_unneeded(source, move, (wave_id, *subjects))
-        for table in reversed(move.data_map.in_scope()):
+        for table in tables:
             cursor = await source.execute(await parties.removal(source, site, table, wave_id, subjects))
             await purge_journal.add(source, wave_id, str(table), chunk, cursor.rowcount)
 
-    await clearing.removing(source, move, site, wave_id, [subjects], remove)
+    leaving = clearing.Leaving(tables, wave_id, [subjects])
+    await clearing.removing(source, move, site, leaving, remove)
 
 
 async def _require_empty(carrier: Carrier, source: AsyncConnection, wave_id: int) -> None:

@@ -146,7 +146,7 @@ async def clean(
                 cursor = await target.execute(statement)
                 await purge_journal.add(target, wave_id, str(table), chunk, cursor.rowcount)
 
-        await clearing.removing(target, move, site, wave_id, [some], remove)
+        await clearing.removing(target, move, site, clearing.Leaving(tables, wave_id, [some]), remove)
     await parties.settle(target, move, site)
     async with target.transaction():
         await assert_lease(target, move.move_id, move.generation)

@@ -27,6 +27,7 @@ JUDGING: tuple[Callable[[Preflight], Check], ...] = (
     site.collations_equal,
     schema.schemas_equal,
     schema.kinds_movable,
+    schema.references_comparable,
     schema.large_objects_unused,
     schema.beside_the_tables,
     schema.tables_have_keys,

@@ -40,12 +40,14 @@ async def references_cleared(p: Preflight) -> Check:
     name, data_map, source = "references that will be cleared", p.request.data_map, p.request.source
     if not party_nulls.wanted(data_map):
         return Check(name, True, "none", blocking=False)
-    if list(party_nulls.reasons(data_map, p.source_schema)) or data_map.subject.table not in p.target_schema.tables:
+    parties = party_nulls.parties(data_map, p.source_schema)
+    unlike = any(r.to_table not in p.target_schema.tables for r in parties)
+    if list(party_nulls.reasons(data_map, p.source_schema)) or unlike:
         return Check(name, False, "not looked at while they cannot be cleared", "See above.", blocking=False)
     said = []
-    for reference in party_nulls.parties(data_map, p.source_schema):
+    for reference in parties:
         named = await party_nulls.named(p.source, data_map, reference, MEMBERS)
-        absent = await party_nulls.absent(p.target, data_map, p.target_schema, named)
+        absent = await party_nulls.absent(p.target, data_map, p.target_schema, reference, named)
         if rows := sum(named[key] for key in absent):
             said.append(f"{rows} of {shown(reference)}")
     detail = f"at {source}, before each wave is proven: {listed(said)}" if said else "none"

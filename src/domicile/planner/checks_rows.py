@@ -235,8 +235,8 @@ async def references_from_others(p: Preflight) -> Check:
         "references from those who stay",
         not found,
         f"rows of subjects who stay refer to rows that go: {listed(found)}" if found else stay or "none",
-        hint="Move these subjects together, or set the references to null. "
-        "A reference to a person may have the policy stub or null (parties in the data map).",
+        hint="Move these subjects together, or set the references to null. In the data map, under parties, "
+        "a reference to a person may have the policy stub or null, one to a row of hers null.",
         code=ErrorCode.REFERENCE_MISSING,
     )
 

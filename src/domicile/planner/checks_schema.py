@@ -18,6 +18,7 @@ from domicile.model.schema import (
     UniqueKey,
 )
 from domicile.planner.facts import Preflight
+from domicile.postgres import equality
 
 LISTED_MAX = 20
 _MOVABLE = (TableKind.ORDINARY, TableKind.PARTITIONED)
@@ -139,6 +140,20 @@ def _enums_of(schema: Schema, tables: Iterable[TableName]) -> set[str]:
     names = {f"{c.base_schema}.{c.base_type}" for c in columns}
     names |= {f"{c.element_schema}.{c.element_type}" for c in columns}
     return names & schema.enums.keys()
+
+
+def references_comparable(p: Preflight) -> Check:
+    """Who owns a row, and what it refers to, is found by ``=``."""
+    obstacles = [
+        o for schema in (p.source_schema, p.target_schema) for o in equality.reasons(p.request.data_map, schema)
+    ]
+    found = dict.fromkeys(o.why for o in obstacles)
+    return Check(
+        "references comparable",
+        not found,
+        listed(found) or "every type in them compares as PostgreSQL's own do",
+        hint=obstacles[0].hint if obstacles else "",
+    )
 
 
 def kinds_movable(p: Preflight) -> Check:

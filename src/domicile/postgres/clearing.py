@@ -1,5 +1,5 @@
-"""The statements that set references to a second person to null where the row lives, note whom it named, and write the
-notes back (docs/decisions/0019).
+"""The statements that set references to a second person, or to a row of hers, to null where the row lives, note what it
+named, and write the notes back (docs/decisions/0019).
 
 A session that uses these has ``session_replication_role = replica``: neither the application's triggers nor its foreign
 keys nor the guard are asked. Transactions and the lease are the caller's.
@@ -14,9 +14,9 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
-from domicile.model.schema import Reference, Schema, TableName
+from domicile.model.schema import Column, Reference, Schema, TableName
 from domicile.postgres.ownership import Fragment, column, ident, owner_joins, rows_of_wave
-from domicile.postgres.party_nulls import parties, row_key
+from domicile.postgres.party_nulls import LATEST, parties, row_key
 
 NOTES = TableName("domicile", "cleared")  # sql/site.sql; they are keys of people
 ROWS_PER_BATCH = 2_000  # cleared or written back in one transaction
@@ -36,13 +36,13 @@ _CLEAR = """
         where {same} and t.{column} = chosen.person
         returning {key} as row_key, chosen.person)
     insert into domicile.cleared (wave, table_name, column_name, row_key, person)
-    select {wave}, {name}, {column_name}, row_key, person from cleared
+    select {wave}, {name}, {column_name}, row_key, person::pg_catalog.text from cleared
     on conflict (wave, table_name, column_name, row_key) do update set person = excluded.person
     returning row_key"""
 _NOTES = "n.wave = {wave} and n.table_name = {name} and n.column_name = {column_name}"
 # Not into a row that was given to somebody who is about to leave, or has left.
 _WRITABLE = """
-    {notes} and exists (select from {subjects} as s where s.{subject_key} = n.person)
+    {notes} and exists (select from {named} as s where s.{named_key} = n.person::{type})
         and exists (select from {table} as t where {noted} and t.{column} is null)
         and not exists (
             select from {table} as t {joins} cross join lateral ({latest}) as latest
@@ -53,8 +53,8 @@ _PENDING = "select pg_catalog.count(*) from domicile.cleared as n where {writabl
 # is of rows that are locked here: those that others have locked keep none from its turn.
 _RESTORE = """
     with chosen as materialized (
-        select {listed}, n.row_key, n.person
-        from domicile.cleared as n join {table} as t on {noted} join {subjects} as s on s.{subject_key} = n.person
+        select {listed}, n.row_key, n.person::{column_type} as person
+        from domicile.cleared as n join {table} as t on {noted} join {named} as s on s.{named_key} = n.person::{type}
         where {writable} and t.{column} is null
         limit {batch} for no key update of t skip locked for key share of s skip locked),
     restored as (
@@ -62,9 +62,6 @@ _RESTORE = """
         where {same} and t.{column} is null
         returning chosen.row_key)
     delete from domicile.cleared as n using restored where {notes} and n.row_key = restored.row_key"""
-_LATEST = """
-    select own.wave, own.ordinal, w.mark from domicile.member as own join domicile.wave as w on w.id = own.wave
-    where own.subject = {owner} order by w.epoch desc limit 1"""
 # A wave that closes here is waited for, and its lock held, as by any writer.
 _ASK = """
     select pg_catalog.count(domicile.guard_ask(
@@ -78,7 +75,7 @@ _COPIES = """exists (
     select from (select) as start {joins} cross join lateral ({latest}) as latest
     where latest.mark in ('departed', 'arriving'))"""
 # What is noted of such a row is older than what it named last.
-_AND_FORGET = """,
+AND_FORGET = """,
     forgotten as (
         delete from domicile.cleared as n using nulled
         where n.table_name = {name} and n.column_name = {column_name} and n.row_key = nulled.row_key)
@@ -106,14 +103,17 @@ _FORGET_KEYS = """
         and n.row_key in (
             select array(select pg_catalog.json_array_elements_text(one))
             from pg_catalog.unnest({keys}::pg_catalog.json[]) as one)"""
-_LOCK_LEAVING = """
-    select from {subjects} as t join domicile.member as m on m.subject = t.{key}
-    where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}
-    order by t.{key} for update of t"""
-_MEMBERS = (
-    "select m.subject from domicile.member as m where m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}"
-)
-_FORGET_PERSONS = "delete from domicile.cleared as n where n.person in ({persons})"
+_OF_MEMBERS = "m.wave = {wave} and m.ordinal > {first} and m.ordinal <= {last}"
+_LOCK_LEAVING = "select {rows} where {of_members} order by t.{key} for update of t"
+_MEMBERS = "select m.subject from domicile.member as m where {of_members}"
+_ROWS_OF_MEMBERS = "select t.{key} {rows} where {of_members}"
+_FORGET_NAMED = """
+    delete from domicile.cleared as n
+    where (n.table_name, n.column_name) in ({references})
+        and {person} in (select p::{as_type} from ({persons}) as one (p))"""
+# Where equal keys may be written in two ways; only notes of these references hold keys of this type.
+_TYPED = "case when (n.table_name, n.column_name) in ({references}) then n.person::{type} end"
+_ONE_TEXT = frozenset({"int2", "int4", "int8", "uuid", "text", "varchar"})  # for each value
 _GONE = """
     select m.subject from domicile.member as m where m.wave = {wave} {among}
         and not exists (select from {subjects} as t where t.{key} = m.subject)"""
@@ -126,22 +126,22 @@ class Clearing:
     """One reference at one site: its statements, made once."""
 
     def __init__(self, data_map: DataMap, schema: Schema, reference: Reference, wave_id: int) -> None:
-        self.reference, self.wave_id = reference, wave_id
-        table, subject = schema.tables[reference.table], data_map.subject
+        self.reference, self.wave_id, self._data_map = reference, wave_id, data_map
+        table = schema.tables[reference.table]
         names, (joins, owner) = row_key(table), owner_joins(data_map, reference.table)
-        kind = schema.tables[subject.table].column(subject.key)
-        self._type = sql.Identifier(kind.base_schema, kind.base_type)
         every = [(sql.Identifier(n), column("t", n), column("chosen", f"key {i}")) for i, n in enumerate(names)]
         self._parts: dict[str, Fragment] = {
             "table": ident(reference.table),
             "name": sql.Literal(str(reference.table)),
             "column": sql.Identifier(reference.columns[0]),
             "column_name": sql.Literal(reference.columns[0]),
-            "subjects": ident(subject.table),
-            "subject_key": sql.Identifier(subject.key),
+            "named": ident(reference.to_table),
+            "named_key": sql.Identifier(reference.to_columns[0]),
+            "type": _type_named(schema, reference),
+            "column_type": sql.SQL(table.column(reference.columns[0]).type_name),
             "rows": rows_of_wave(data_map, reference.table),
             "joins": joins,
-            "latest": sql.SQL(_LATEST).format(owner=owner),
+            "latest": sql.SQL(LATEST).format(owner=owner),
             "wave": sql.Literal(wave_id),
             "batch": sql.Literal(ROWS_PER_BATCH),
             "listed": _comma(
@@ -154,49 +154,49 @@ class Clearing:
                 for i, (n, (_, t, _)) in enumerate(zip(names, every, strict=True), 1)
             ),
         }
-        self._parts["notes"] = self._sql(_NOTES)
+        self._parts["notes"] = self.compose(_NOTES)
 
     async def left(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> set[Version]:
         """The rows of the wave that name one of these persons (keys as text)."""
-        found = await (await conn.execute(self._sql(_LEFT, persons=self._persons(keys)))).fetchall()
+        found = await (await conn.execute(self.compose(_LEFT, persons=self._persons(keys)))).fetchall()
         return {(tuple(key), version) for key, version in found}
 
     async def clear(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> list[RowKey]:
         """Set the reference to null in a batch of the wave's rows that name one of these persons, and note whom each
         named, in one statement; returns the rows. Rows that somebody has locked are left out."""
-        found = await (await conn.execute(self._sql(_CLEAR, persons=self._persons(keys)))).fetchall()
+        found = await (await conn.execute(self.compose(_CLEAR, persons=self._persons(keys)))).fetchall()
         return [tuple(key) for (key,) in found]
 
     async def forget(self, conn: AsyncConnection[Any], keys: Iterable[RowKey], wave_id: int) -> None:
         """Forget what is noted here of these rows of the wave, which this site knows as ``wave_id``. Idempotent."""
         listed = sql.Literal([json.dumps(key, ensure_ascii=False) for key in keys])
-        await conn.execute(self._sql(_FORGET_KEYS, wave=sql.Literal(wave_id), keys=listed))
+        await conn.execute(self.compose(_FORGET_KEYS, wave=sql.Literal(wave_id), keys=listed))
 
     async def clear_ahead(self, conn: AsyncConnection[Any], members: tuple[int, int]) -> int:
         """A batch of what `clear_leaving` clears for these members, but for rows that are between two sites, or that
         somebody has locked; returns how many. No row of the members is locked."""
-        await conn.execute(self._sql(_LOCK_TABLE))
-        return await _count(
-            conn, self._sql(_CLEAR_AHEAD + _AND_FORGET, persons=_of_wave(_MEMBERS, self.wave_id, members))
-        )
+        await conn.execute(self.compose(_LOCK_TABLE))
+        leaving = _leaving(self._data_map, self.reference, self.wave_id, members)
+        return await _count(conn, self.compose(_CLEAR_AHEAD + AND_FORGET, persons=leaving))
 
     async def restore(self, conn: AsyncConnection[Any], *, stayed: bool) -> int:
         """Write a batch of notes back and forget them; returns how many. Rows that somebody has locked are left out.
         ``stayed``: only into rows that are no member's of the wave any more."""
-        return (await conn.execute(self._sql(_RESTORE, writable=self._writable(stayed)))).rowcount
+        return (await conn.execute(self.compose(_RESTORE, writable=self._writable(stayed)))).rowcount
 
     async def pending(self, conn: AsyncConnection[Any], *, stayed: bool) -> int:
         """How many notes can be written back: the row is there, still holds null, and the person has a row."""
-        return await _count(conn, self._sql(_PENDING, writable=self._writable(stayed)))
+        return await _count(conn, self.compose(_PENDING, writable=self._writable(stayed)))
 
     def _writable(self, stayed: bool) -> sql.Composed:
-        return self._sql(_WRITABLE, stayed=self._sql(_STAYED) if stayed else sql.SQL(""))
+        return self.compose(_WRITABLE, stayed=self.compose(_STAYED) if stayed else sql.SQL(""))
 
     def _persons(self, keys: Sequence[str]) -> sql.Composed:
         listed = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text")
-        return listed.format(self._type, sql.Literal(list(keys)))
+        return listed.format(self._parts["type"], sql.Literal(list(keys)))
 
-    def _sql(self, statement: str, **parts: Fragment) -> sql.Composed:
+    def compose(self, statement: str, **parts: Fragment) -> sql.Composed:
+        """A statement about this reference."""
         return sql.SQL(statement).format(**(self._parts | parts))
 
 
@@ -213,18 +213,32 @@ async def any_noted(conn: AsyncConnection[Any], wave_id: int) -> bool:
     return bool(row and row[0])
 
 
+def leads_to(data_map: DataMap, schema: Schema, table: TableName) -> tuple[Reference, ...]:
+    """The references with the policy that name rows of this table. Pure."""
+    return tuple(r for r in parties(data_map, schema) if r.to_table == table)
+
+
 async def clear_leaving(
-    conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, wave_id: int, members: tuple[int, int]
+    conn: AsyncConnection[Any],
+    data_map: DataMap,
+    schema: Schema,
+    table: TableName,
+    wave_id: int,
+    members: tuple[int, int],
 ) -> int:
-    """Before rows of these members (ordinals in (first, last]) go: rows of who lives here refer to none of them any
-    more, and no note names them. They are locked first: who refers to one and has not committed is waited for, and who
-    comes later is told by the foreign key. Returns how many references were cleared. Idempotent."""
-    subject = {"subjects": ident(data_map.subject.table), "key": sql.Identifier(data_map.subject.key)}
-    await conn.execute(_of_wave(_LOCK_LEAVING, wave_id, members, **subject))
-    persons = _of_wave(_MEMBERS, wave_id, members)
-    cleared = await _clear_others(conn, data_map, schema, wave_id, persons)
-    # Behind the rows: who has cleared one meanwhile has noted it by now.
-    await conn.execute(sql.SQL(_FORGET_PERSONS).format(persons=persons))
+    """Before rows of these members (ordinals in (first, last]) go from the table: rows of who lives here refer to none
+    of them any more, and no note names them. They are locked first: who refers to one and has not committed is waited
+    for, and who comes later is told by the foreign key. Returns how many references were cleared. Idempotent."""
+    cleared, locked = 0, False
+    for reference in leads_to(data_map, schema, table):
+        if not locked:
+            parts = {"rows": rows_of_wave(data_map, table), "key": sql.Identifier(reference.to_columns[0])}
+            await conn.execute(_of_wave(_LOCK_LEAVING, wave_id, members, **parts))
+            locked = True
+        persons = _leaving(data_map, reference, wave_id, members)
+        cleared += await _clear_others(conn, data_map, schema, reference, wave_id, persons)
+        # Behind the rows: who has cleared one meanwhile has noted it by now.
+        await conn.execute(_forget_named(schema, reference, persons))
     return cleared
 
 
@@ -232,11 +246,13 @@ async def clear_gone(
     conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, wave_id: int, keys: Sequence[str]
 ) -> int:
     """The same for members (keys as text) who have no row here any more."""
-    key = schema.tables[data_map.subject.table].column(data_map.subject.key)
-    persons = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text").format(
-        sql.Identifier(key.base_schema, key.base_type), sql.Literal(list(keys))
-    )
-    return await _clear_others(conn, data_map, schema, wave_id, persons)
+    cleared = 0
+    for reference in leads_to(data_map, schema, data_map.subject.table):
+        persons = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text").format(
+            _type_named(schema, reference), sql.Literal(list(keys))
+        )
+        cleared += await _clear_others(conn, data_map, schema, reference, wave_id, persons)
+    return cleared
 
 
 async def gone(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, wave_id: int) -> list[str]:
@@ -260,7 +276,7 @@ def _named_gone(data_map: DataMap, schema: Schema, wave_id: int, listed: Fragmen
         sql.SQL("exists (select from {} as x where x.{} = gone.subject and not {})").format(
             ident(r.table), sql.Identifier(r.columns[0]), _copies(data_map, r)
         )
-        for r in parties(data_map, schema)
+        for r in leads_to(data_map, schema, data_map.subject.table)
     ]
     return sql.SQL(_NAMED_GONE).format(
         gone=sql.SQL(_GONE).format(wave=sql.Literal(wave_id), among=among, **subject),
@@ -269,51 +285,85 @@ def _named_gone(data_map: DataMap, schema: Schema, wave_id: int, listed: Fragmen
 
 
 async def _clear_others(
-    conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, wave_id: int, persons: Fragment
+    conn: AsyncConnection[Any],
+    data_map: DataMap,
+    schema: Schema,
+    reference: Reference,
+    wave_id: int,
+    persons: Fragment,
 ) -> int:
     """A copy is left alone: it lives elsewhere, where its own wave clears the reference. Where this copy goes for good,
     one that arrives is an obstacle: it may have been proven by now."""
     row = await (await conn.execute("select mark from domicile.wave where id = %s", (wave_id,))).fetchone()
     asked = ["closing", "fenced", *(["arriving"] if row and row[0] == "departed" else [])]
-    guarded = await _exists(conn, _GUARD_ASK)
-    cleared = 0
-    for reference in parties(data_map, schema):
-        joins, owner = owner_joins(data_map, reference.table, "x")
-        parts: dict[str, Fragment] = {
-            "table": ident(reference.table),
-            "column": sql.Identifier(reference.columns[0]),
-            "persons": persons,
-        }
-        noted: dict[str, Fragment] = {
-            "name": sql.Literal(str(reference.table)),
-            "column_name": sql.Literal(reference.columns[0]),
-            "key": _key_as_text("x", row_key(schema.tables[reference.table])),
-            "copies": _copies(data_map, reference),
-        }
-        if guarded:
-            ask = sql.SQL(_ASK).format(
-                **parts,
-                text=sql.Literal(ident(reference.table).as_string()),
-                joins=joins,
-                latest=sql.SQL(_LATEST).format(owner=owner),
-                wave=sql.Literal(wave_id),
-                asked=sql.Literal(asked),
-            )
-            # First the table's lock: whoever puts up a fence behind the question waits for this transaction.
-            await conn.execute(sql.SQL(_LOCK_TABLE).format(table=parts["table"]))
-            await conn.execute(ask)
-        cleared += await _count(conn, sql.SQL(_CLEAR_OTHERS + _AND_FORGET).format(**parts, **noted))
-    return cleared
+    joins, owner = owner_joins(data_map, reference.table, "x")
+    parts: dict[str, Fragment] = {
+        "table": ident(reference.table),
+        "column": sql.Identifier(reference.columns[0]),
+        "persons": persons,
+    }
+    noted: dict[str, Fragment] = {
+        "name": sql.Literal(str(reference.table)),
+        "column_name": sql.Literal(reference.columns[0]),
+        "key": _key_as_text("x", row_key(schema.tables[reference.table])),
+        "copies": _copies(data_map, reference),
+    }
+    if await _exists(conn, _GUARD_ASK):
+        ask = sql.SQL(_ASK).format(
+            **parts,
+            text=sql.Literal(ident(reference.table).as_string()),
+            joins=joins,
+            latest=sql.SQL(LATEST).format(owner=owner),
+            wave=sql.Literal(wave_id),
+            asked=sql.Literal(asked),
+        )
+        # First the table's lock: whoever puts up a fence behind the question waits for this transaction.
+        await conn.execute(sql.SQL(_LOCK_TABLE).format(table=parts["table"]))
+        await conn.execute(ask)
+    return await _count(conn, sql.SQL(_CLEAR_OTHERS + AND_FORGET).format(**parts, **noted))
 
 
 def _copies(data_map: DataMap, reference: Reference) -> sql.Composed:
     joins, owner = owner_joins(data_map, reference.table, "x")
-    return sql.SQL(_COPIES).format(joins=joins, latest=sql.SQL(_LATEST).format(owner=owner))
+    return sql.SQL(_COPIES).format(joins=joins, latest=sql.SQL(LATEST).format(owner=owner))
+
+
+def _leaving(data_map: DataMap, reference: Reference, wave_id: int, members: tuple[int, int]) -> sql.Composed:
+    """What the reference may name of these members: themselves, whether they have rows or not, or rows of theirs."""
+    if reference.to_table == data_map.subject.table:
+        return _of_wave(_MEMBERS, wave_id, members)
+    rows = {"rows": rows_of_wave(data_map, reference.to_table), "key": sql.Identifier(reference.to_columns[0])}
+    return _of_wave(_ROWS_OF_MEMBERS, wave_id, members, **rows)
+
+
+def _forget_named(schema: Schema, reference: Reference, persons: Fragment) -> sql.Composed:
+    """Notes of this reference, and of every other to the same key."""
+    named = (reference.to_table, reference.to_columns)
+    every = (r for table in schema.tables.values() for r in table.references)
+    alike = {(str(r.table), r.columns[0]) for r in every if (r.to_table, r.to_columns) == named}
+    listed = _comma(sql.SQL("({}, {})").format(*map(sql.Literal, one)) for one in sorted(alike))
+    kind, as_type = _key_named(schema, reference), sql.Identifier("pg_catalog", "text")
+    person: Fragment = sql.SQL("n.person")
+    if kind.base_schema != "pg_catalog" or kind.base_type not in _ONE_TEXT or not kind.collation_deterministic:
+        as_type = _type_named(schema, reference)
+        person = sql.SQL(_TYPED).format(references=listed, type=as_type)
+    return sql.SQL(_FORGET_NAMED).format(references=listed, person=person, as_type=as_type, persons=persons)
+
+
+def _key_named(schema: Schema, reference: Reference) -> Column:
+    return schema.tables[reference.to_table].column(reference.to_columns[0])
+
+
+def _type_named(schema: Schema, reference: Reference) -> sql.Identifier:
+    kind = _key_named(schema, reference)
+    return sql.Identifier(kind.base_schema, kind.base_type)
 
 
 def _of_wave(statement: str, wave_id: int, members: tuple[int, int], **parts: Fragment) -> sql.Composed:
-    bounds = zip(("wave", "first", "last"), (wave_id, *members), strict=True)
-    return sql.SQL(statement).format(**{name: sql.Literal(value) for name, value in bounds}, **parts)
+    of_members = sql.SQL(_OF_MEMBERS).format(
+        wave=sql.Literal(wave_id), first=sql.Literal(members[0]), last=sql.Literal(members[1])
+    )
+    return sql.SQL(statement).format(of_members=of_members, **parts)
 
 
 async def _exists(conn: AsyncConnection[Any], function: str) -> bool:

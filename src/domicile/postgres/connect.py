@@ -38,6 +38,7 @@ SESSION: Mapping[str, str] = MappingProxyType(
         "extra_float_digits": "3",
         "bytea_output": "hex",
         "lc_monetary": "C",
+        "xmloption": "content",
         "search_path": "",
         "statement_timeout": "0",
         "lock_timeout": "0",

@@ -35,6 +35,10 @@ class Mode(StrEnum):
 
 DEFAULT_MODE = Mode.EXACT
 
+# Without the flag that there may be nulls: it outlives them (``update ... set a[1] = 'x'``), and no copy keeps it. That
+# an element is null is said by the element itself.
+_ARRAY = "pg_catalog.overlay(pg_catalog.array_send({}), '\\x00000000'::pg_catalog.bytea, 5, 4)"
+
 # A record of every type that enters natively. Both servers must agree on its hash, and on the encoding of text.
 _PROBE = """
     select pg_catalog.getdatabaseencoding(), pg_catalog.hash_record_extended(row(pg_catalog.record_send(row(
@@ -72,7 +76,8 @@ def hashed(col: Column, mode: Mode, alias: str = "t") -> Fragment:
         return sql.SQL("{}::pg_catalog.text").format(value)
     if means_the_same(col):
         # The cast changes nothing but a domain, whose own id would be in the bytes.
-        return sql.SQL("{}::{}").format(value, sql.Identifier(CATALOG, col.base_type))
+        plain = sql.SQL("{}::{}").format(value, sql.Identifier(CATALOG, col.base_type))
+        return sql.SQL(_ARRAY).format(plain) if col.element_type else plain
     # Enums, composites, arrays of user types, types of extensions, reg* names; a text's collation is not in its bytes.
     return sql.SQL("{}::pg_catalog.text").format(value)
 

@@ -1,5 +1,5 @@
-"""References to a second person that the mover sets to null (docs/decisions/0019): which they are, which can be, and
-whom they name that is not where the rows are to live.
+"""References to a second person, or to a row of hers, that the mover sets to null (docs/decisions/0019): which they
+are, which can be, and what they name that is not where the rows are to live.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from domicile.model.datamap import DataMap, PartyPolicy
-from domicile.model.schema import Reference, Schema, Table
+from domicile.model.datamap import DataMap, OwnerStep, PartyPolicy
+from domicile.model.schema import Reference, Schema, Table, TableName
 from domicile.postgres import party_keys, stub_registry
 from domicile.postgres.collisions import Members
-from domicile.postgres.ownership import column, ident, owner_joins
+from domicile.postgres.ownership import Fragment, column, ident, owner_joins
 from domicile.postgres.party_keys import Obstacle
 from domicile.postgres.references import KEYS_PER_BATCH, of_scope
 from domicile.postgres.waves import table_exists
@@ -22,21 +22,32 @@ from domicile.postgres.waves import table_exists
 HINT = "Write stub or refuse under parties in the data map."
 _REFUSE = "Write refuse under parties in the data map."
 _ROWS = "from {table} as t {joins} join {members} as m on m.subject = {owner}"
-# Of the wave nobody: they arrive with it, and a missing one is a discrepancy.
+# Nothing of the wave: it arrives with it, and what is missing is a discrepancy.
 _NAMED = """
     select t.{column}::pg_catalog.text, pg_catalog.count(*) {rows} where m.wave = {wave} and t.{column} is not null
-        and not exists (select from {members} as own where own.wave = {wave} and own.subject = t.{column})
+        and not exists ({own})
     group by 1"""
+_OWN_PERSON = "select from {members} as own where own.wave = {wave} and own.subject = t.{column}"
+_OWN_ROW = """
+    select from {named} as named {joins} join {members} as own on own.subject = {owner}
+    where own.wave = {wave} and named.{key} = t.{column}"""
 # A stub is nobody; a copy that arrives with another wave may be taken away again.
 _ABSENT = """
     select person.text from (
         select text, text::{type} as subject from pg_catalog.unnest({keys}::pg_catalog.text[]) as text) as person
-    where not exists (select from {subjects} as t where t.{key} = person.subject){arriving}"""
+    where not exists (select from {named} as t where t.{key} = person.subject){arriving}"""
 _ARRIVING = """ or {stub} or exists (
     select from (
         select w.mark, w.id from domicile.member as m join domicile.wave as w on w.id = m.wave
         where m.subject = person.subject order by w.epoch desc limit 1) as latest
     where latest.mark = 'arriving' and latest.id <> {wave})"""
+_ROW_ARRIVING = """ or exists (
+    select from {named} as t {joins} cross join lateral ({latest}) as latest
+    where t.{key} = person.subject and latest.mark = 'arriving' and latest.wave <> {wave})"""
+LATEST = """
+    select own.wave, own.ordinal, w.mark from domicile.member as own join domicile.wave as w on w.id = own.wave
+    where own.subject = {owner} order by w.epoch desc limit 1"""
+"""The wave that decides about an owner now; ``owner``: an expression."""
 # Null as the column's own type: a domain may refuse it.
 _REFUSED = """
     select exists (select from (select {columns} from {table} as t where t.{column} is not null) as {alias}
@@ -87,20 +98,21 @@ def row_key(table: Table) -> tuple[str, ...]:
 
 def reasons(data_map: DataMap, schema: Schema) -> Iterator[Obstacle]:
     """Why a reference of the map cannot be set to null at a site with this schema. Pure."""
-    subject = data_map.subject
     for name, rule in sorted(data_map.tables.items()):
         table = schema.tables.get(name)
         for step, policy in rule.parties.items():
             if policy is not PartyPolicy.NULL or table is None or not _has(table, step.columns):
                 continue
-            found = [r for r in table.references if (r.columns, r.to_table) == (step.columns, step.to_table)]
-            if (step.to_table, step.to_columns) != (subject.table, (subject.key,)):
-                yield Obstacle(name, f"{step}: it leads to another table or key than the subject's", _REFUSE)
+            wanted_at = (step.columns, step.to_table, step.to_columns)
+            found = [r for r in table.references if (r.columns, r.to_table, r.to_columns) == wanted_at]
+            if why := _leads_astray(data_map, step):
+                yield Obstacle(name, f"{step}: {why}", _REFUSE)
             elif not found or not all(r.proves for r in found):
                 why, mend = party_keys.unproven(name, step, [r for r in found if not r.proves])
                 yield Obstacle(name, f"{step}: {why}", mend)
             else:
-                yield from (Obstacle(name, f"{step}: {why}", HINT) for why in _unfit(data_map, table, step.columns[0]))
+                hint = HINT if _is_person(data_map, step.to_table) else _REFUSE
+                yield from (Obstacle(name, f"{step}: {why}", hint) for why in _unfit(data_map, table, step.columns[0]))
 
 
 async def reasons_of_server(conn: AsyncConnection[Any], data_map: DataMap, schema: Schema) -> list[str]:
@@ -120,32 +132,42 @@ async def reasons_of_server(conn: AsyncConnection[Any], data_map: DataMap, schem
 async def named(
     conn: AsyncConnection[Any], data_map: DataMap, reference: Reference, members: Members
 ) -> dict[str, int]:
-    """Whom rows of the members name by this reference who is not one of them: keys as text, with how many rows."""
-    statement = sql.SQL(_NAMED).format(
-        column=sql.Identifier(reference.columns[0]),
-        rows=_rows(data_map, reference, members),
-        members=ident(members.relation),
-        wave=sql.Literal(members.wave),
-    )
+    """What rows of the members name by this reference that is not one of them, or theirs: keys as text, with how many
+    rows."""
+    parts: dict[str, Fragment] = {
+        "column": sql.Identifier(reference.columns[0]),
+        "members": ident(members.relation),
+        "wave": sql.Literal(members.wave),
+    }
+    own = sql.SQL(_OWN_PERSON).format(**parts)
+    if not _is_person(data_map, reference.to_table):
+        own = sql.SQL(_OWN_ROW).format(**parts, **_of_named(data_map, reference, "named"))
+    statement = sql.SQL(_NAMED).format(**parts, own=own, rows=_rows(data_map, reference, members))
     return {str(key): int(rows) for key, rows in await (await conn.execute(statement)).fetchall()}
 
 
 async def absent(
-    conn: AsyncConnection[Any], data_map: DataMap, schema: Schema, keys: Iterable[str], wave_id: int = 0
+    conn: AsyncConnection[Any],
+    data_map: DataMap,
+    schema: Schema,
+    reference: Reference,
+    keys: Iterable[str],
+    wave_id: int = 0,
 ) -> list[str]:
-    """Which of these persons (keys as text) have no row at this site, or a stub, or one that arrives with another wave
-    than this, and may be taken away again. Changes nothing."""
+    """Which of the rows that the reference may name (keys as text) are not at this site, or are a stub, or arrive with
+    another wave than this, and may be taken away again. Changes nothing."""
     found: list[str] = []
-    key = schema.tables[data_map.subject.table].column(data_map.subject.key)
-    parts = {"wave": sql.Literal(wave_id), "stub": stub_registry.registered(sql.SQL("person.subject"))}
-    arriving = sql.SQL(_ARRIVING).format(**parts) if await table_exists(conn) else sql.SQL("")
+    key = schema.tables[reference.to_table].column(reference.to_columns[0])
+    parts: dict[str, Fragment] = {"wave": sql.Literal(wave_id), **_of_named(data_map, reference, "t")}
+    arriving: Fragment = sql.SQL("")
+    if await table_exists(conn):
+        if _is_person(data_map, reference.to_table):
+            arriving = sql.SQL(_ARRIVING).format(stub=stub_registry.registered(sql.SQL("person.subject")), **parts)
+        else:
+            arriving = sql.SQL(_ROW_ARRIVING).format(latest=sql.SQL(LATEST).format(owner=parts["owner"]), **parts)
     for listed in batches(sorted(keys), KEYS_PER_BATCH):
         statement = sql.SQL(_ABSENT).format(
-            type=sql.Identifier(key.base_schema, key.base_type),
-            keys=sql.Literal(listed),
-            subjects=ident(data_map.subject.table),
-            key=sql.Identifier(data_map.subject.key),
-            arriving=arriving,
+            type=sql.Identifier(key.base_schema, key.base_type), keys=sql.Literal(listed), arriving=arriving, **parts
         )
         found += [str(text) for (text,) in await (await conn.execute(statement)).fetchall()]
     return found
@@ -154,6 +176,26 @@ async def absent(
 def batches(keys: Sequence[str], size: int) -> Iterator[list[str]]:
     """The keys in order, so many at a time. Pure."""
     return (list(keys[start : start + size]) for start in range(0, len(keys), size))
+
+
+def _is_person(data_map: DataMap, table: TableName) -> bool:
+    return table == data_map.subject.table
+
+
+def _of_named(data_map: DataMap, reference: Reference, alias: str) -> dict[str, Fragment]:
+    """The table that the reference leads to, as ``alias``, and whose its rows are."""
+    joins, owner = owner_joins(data_map, reference.to_table, alias)
+    key = sql.Identifier(reference.to_columns[0])
+    return {"named": ident(reference.to_table), "key": key, "joins": joins, "owner": owner}
+
+
+def _leads_astray(data_map: DataMap, step: OwnerStep) -> str:
+    """Why rows that the step leads to are nobody's whose home is known; '' where they are somebody's."""
+    if _is_person(data_map, step.to_table):
+        return "" if step.to_columns == (data_map.subject.key,) else "it leads to another key than the subject's"
+    if step.to_table not in data_map.in_scope():
+        return "it leads to a table whose rows are not owned"
+    return ""
 
 
 def _has(table: Table, columns: tuple[str, ...]) -> bool:
@@ -169,7 +211,9 @@ def _unfit(data_map: DataMap, table: Table, name: str) -> Iterator[str]:
         yield "it is generated"
     if any(name in k.columns for k in table.unique_keys) or name in table.primary_key:
         yield "it is a part of a key"
-    if any(name in r.columns and len(r.columns) > 1 for r in table.references):
+    if len({(r.columns, r.to_table, r.to_columns) for r in table.references if name in r.columns}) > 1:
+        yield "it is a part of another reference, too"
+    elif any(name in r.columns and len(r.columns) > 1 for r in table.references):
         yield "it is a part of a reference of several columns"
     owner = data_map.tables[table.name].owner
     led = [r.owner.to_columns for r in data_map.tables.values() if r.owner and r.owner.to_table == table.name]

@@ -325,15 +325,18 @@ async def _stayers(
 
 
 def _undeclared(data_map: DataMap, tables: Iterable[TableName]) -> list[Reference]:
-    found = []
+    found: list[Reference] = []
     for table in tables:
         rule = data_map.tables.get(table)
-        for text in rule.references if rule else ():
-            step = OwnerStep.parse(text)
-            here, there = (table, step.columns), (step.to_table, step.to_columns)
-            child, parent = (here, there) if step.direction is Direction.TO else (there, here)
-            found.append(Reference(*child, *parent, declared=False))
+        found += [of_step(table, OwnerStep.parse(text)) for text in (rule.references if rule else ())]
     return found
+
+
+def of_step(table: TableName, step: OwnerStep) -> Reference:
+    """A step that the map says, as a reference. Pure."""
+    here, there = (table, step.columns), (step.to_table, step.to_columns)
+    child, parent = (here, there) if step.direction is Direction.TO else (there, here)
+    return Reference(*child, *parent, declared=False)
 
 
 def _is_owner_step(data_map: DataMap, reference: Reference) -> bool:

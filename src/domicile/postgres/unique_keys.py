@@ -7,7 +7,7 @@ is, fully qualified: so ``citext`` is compared as citext, and a case-insensitive
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -139,7 +139,7 @@ async def read_keys(
         table = root_of[relation]
         key = _key(row, relation, only=table.kind is TableKind.ORDINARY)
         if not private or _hashable(key):
-            found[table.name].append(key)
+            found[table.name].append(_of_hashes(key) if private else key)
     return {name: tuple(keys) for name, keys in found.items()}
 
 
@@ -189,6 +189,13 @@ def trusted(text: str) -> sql.SQL:
 
 def _side(side: str, position: int) -> sql.Identifier:
     return sql.Identifier(side, f"k{position}")
+
+
+def _of_hashes(key: Key) -> Key:
+    """The same over hashes of the values, which have neither the values' operators nor their collations."""
+    return replace(
+        key, operators=("operator(pg_catalog.=)",) * len(key.operators), collations=("",) * len(key.collations)
+    )
 
 
 def _hashable(key: Key) -> bool:

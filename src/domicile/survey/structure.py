@@ -7,7 +7,7 @@ import re
 
 from domicile.model.datamap import DataMap, Direction, OwnerStep, Role, TableRule
 from domicile.model.schema import Column, Persistence, Reference, Schema, Table, TableKind, TableName, quote_name
-from domicile.postgres import party_nulls, shared_rows
+from domicile.postgres import equality, party_nulls, shared_rows
 from domicile.survey import drift
 from domicile.survey.finding import COLUMN_NEEDED, Finding, Level
 from domicile.survey.inside import JSON
@@ -38,6 +38,8 @@ def check(data_map: DataMap, schema: Schema) -> Iterator[Finding]:
             yield from _indexes(rule, schema, table)
         if rule.role in IN_SCOPE or name in copied:
             yield from _inherited(name, inherited.get(name, ()))
+    for cannot in equality.reasons(data_map, schema):
+        yield Finding(Level.ERROR, str(cannot.table), f"cannot be followed: {cannot.why}", cannot.hint)
     for cannot in party_nulls.reasons(data_map, schema):
         yield Finding(Level.ERROR, str(cannot.table), f"cannot be set to null by {cannot.why}", cannot.hint)
     for name, why in shared_rows.reasons(data_map, schema):

@@ -99,18 +99,22 @@ create table if not exists domicile.ejected (
     primary key (wave, ordinal)
 );
 
--- References to a second person that the mover has set to null here, where the row lives, and whom they named: one row of the wave each, written
--- in the transaction of the clearing. Keys of people, so a note goes as soon as it cannot be wanted: written back, or with the wave, or with the
--- rows of the person it names.
+-- References to a second person, or to a row of hers, that the mover has set to null here, where the row lives, and the key that they named: one
+-- row of the wave each, written in the transaction of the clearing. Keys of people, so a note goes as soon as it cannot be wanted: written back, or
+-- with the wave, or with the row that it names.
 create table if not exists domicile.cleared (
     wave        integer not null,
     table_name  text not null,
     column_name text not null,
     row_key     text[] not null,
-    person      {subject_type} not null,
+    person      text not null,
     primary key (wave, table_name, column_name, row_key)
 );
 do $body$ begin
+    if (select a.atttypid <> 'pg_catalog.text'::pg_catalog.regtype or a.attcollation <> 'pg_catalog."default"'::pg_catalog.regcollation from pg_catalog.pg_attribute as a
+        where a.attrelid = 'domicile.cleared'::pg_catalog.regclass and a.attname = 'person') then
+        alter table domicile.cleared alter column person type text collate pg_catalog."default" using person::text;  -- only people were named before
+    end if;
     if pg_catalog.to_regclass('domicile.cleared_person') is null then
         create index cleared_person on domicile.cleared (person);
     end if;
