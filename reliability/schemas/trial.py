@@ -213,7 +213,7 @@ class _Trial:
     async def _made(self) -> tuple[Ledger, Values]:
         """Both databases, with their rows."""
         markets = {"source": [MOVING] * MEMBERS + [STAYING] * OUTSIDERS, "target": [ELSEWHERE] * RESIDENTS}
-        members = list[str]()
+        members, made = list[str](), dict[str, Values]()
         rows, nobody, home = {}, {}, {}
         for site, conninfo in self.sites.items():
             values = Values(self.shop, Random(f"{self.shop.seed} {site}"), target=site == "target")
@@ -227,24 +227,25 @@ class _Trial:
             for subject, market in zip(subjects, markets[site], strict=True):
                 rows[subject], home[subject] = read[subject], site
                 members += [subject] if market == MOVING else []
-            if site == "source":
-                of_source = values
+            made[site] = values
         self._list().write_text("\n".join(members), encoding="utf-8")
-        return ledger_of(self.shop, home, rows, nobody, frozenset(members)), of_source
+        return ledger_of(self.shop, home, rows, nobody, frozenset(members)), made["source"]
 
     async def _planned(self) -> Plan | None:
         """The plan; None where it had to be refused, and was, by name."""
         checked = await self._order(commands.map_check(self.workspace, self._dataset, SOURCE), "map check")
-        if errors := [
-            f"{f.table}: {f.message}" for f in checked.findings if f.level is Level.ERROR and not self.shop.refused
-        ]:
-            raise Wrong(f"map check: {errors[0]}")
+        errors = [f"{f.table}: {f.message}" for f in checked.findings if f.level is Level.ERROR]
+        stubless = [error for error in errors if ": no stub can be made: " in error]
+        if not self.shop.refused and (unlike := [error for error in errors if error not in stubless]):
+            raise Wrong(f"map check: {unlike[0]}")
         subject = quoted(*self.shop.subject.name)
         await self._order(commands.survey(self.workspace, self._dataset, SOURCE, subject=subject), "survey")
         plan = await self._order(commands.plan(self.workspace, self._question()), "plan")
         for mode in Mode:
             said = [f"{c.name}: {c.detail}" for c in plan.refusals_of(mode)]
             due = self.shop.refused.get(mode, "")
+            if stubless and not any(one.startswith("stubs: ") for one in said):
+                raise Wrong(f"map check: {stubless[0]}; the {mode} plan says nothing of it")
             if self.shop.parties:  # of some tables no stub can be made, whatever else is the matter
                 said = [one for one in said if not one.startswith(("stubs: ", "references to clear: "))]
             if bool(said) != bool(due) or not all(due in one or FOLLOWS in one for one in said):
@@ -253,9 +254,8 @@ class _Trial:
 
     def _question(self) -> Question:
         back = WayBack.HOLD if self.shop.hold else WayBack.STREAM
-        if not self.shop.by_file:
-            return Question(self._dataset, SOURCE, TARGET, where=f"market = '{MOVING}'", way_back=back)
-        return Question(self._dataset, SOURCE, TARGET, subjects_file=str(self._list()), way_back=back)
+        where, listed = ("", str(self._list())) if self.shop.by_file else (f"market = '{MOVING}'", "")
+        return Question(self._dataset, SOURCE, TARGET, where=where, subjects_file=listed, way_back=back)
 
     def _list(self) -> Path:
         return Path(self.workspace.datasets[self._dataset].map_path).with_name("subjects")

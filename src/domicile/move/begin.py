@@ -18,7 +18,7 @@ from domicile.model.handover import TargetMark
 from domicile.model.phase import Phase, Status
 from domicile.model.plan import Mode
 from domicile.model.report import WaveStatus
-from domicile.move import evidence, failover, handover, live, rollback, stepback, streams
+from domicile.move import clearing, evidence, failover, handover, live, rollback, stepback, streams
 from domicile.move.carrier import Carrier
 from domicile.postgres import guard, reclaim, sign_ups, site_schema, waves
 from domicile.postgres.lease import assert_lease, settle_doubt
@@ -80,6 +80,8 @@ async def end(carrier: Carrier, outcome: str) -> None:
     left is done."""
     move_id = carrier.move.move_id
     gone = False
+    if outcome != "lost":
+        await sweep_references(carrier)
     nobody = outcome == "done" and not any(w.subjects for w in await carrier.figures.waves(move_id))
     if outcome == "aborted":
         gone = await _forget_unmoved(carrier)
@@ -96,6 +98,15 @@ async def end(carrier: Carrier, outcome: str) -> None:
             await streams.end(carrier)
     await release_guards(carrier)
     await evidence.close(carrier)
+
+
+async def sweep_references(carrier: Carrier) -> None:
+    """What has gone with the stream is named by nobody. Where a wave of the move is still away from the source, what is
+    missing there may come home with it."""
+    all_waves = await carrier.figures.waves(carrier.move.move_id)
+    await clearing.sweep(carrier.move, source=False)
+    if not any(wave.phase in (Phase.SOAK, Phase.ROLLBACK) for wave in all_waves):
+        await clearing.sweep(carrier.move, source=True)
 
 
 async def release_sign_ups(carrier: Carrier) -> None:

@@ -135,28 +135,33 @@ async def let_go(conn: AsyncConnection, site: Site, table: TableName, wave_id: i
 
 async def sweep(move: Move, *, source: bool) -> None:
     """At the source, or at the target: rows that live there name no row that has gone from there with the stream, or
-    was given to somebody who lives elsewhere. Whole tables are asked. Idempotent.
+    was given to somebody who lives elsewhere. Whole tables are read. Idempotent.
 
-    Nothing depends on it but these references: where it cannot be done, the next order does it, and it is said in the
-    log. Raises lease-lost.
+    Nothing depends on it but these references: what cannot be done is said in the log, and done by the next order.
+    Raises lease-lost.
     """
     schema, conninfo = (move.source_schema, move.source) if source else (move.target_schema, move.target)
     here = move.source_site if source else move.target_site
-    cleared = 0
-    try:
-        for one in dangling.to_rows(move.data_map, schema):
+    for one in dangling.to_rows(move.data_map, schema):
+        cleared, left = 0, 0
+        try:
             async with move.pool.session(conninfo, settings=_REPLICA) as conn:
-                rows = 1
-                while rows:
+                while rows := await dangling.find(conn, one):
                     async with conn.transaction():
+                        await conn.execute(_WAIT_A_MOMENT)
                         await assert_lease(conn, move.move_id, move.generation)
-                        cleared += (rows := await dangling.clear(conn, one))
-    except (DomicileError, psycopg.Error) as trouble:
-        if isinstance(trouble, DomicileError) and trouble.code is ErrorCode.LEASE_LOST:
-            raise
-        log.warning("references at %s that may lead nowhere are left: %s", here, type(trouble).__name__)
-    if cleared:
-        log.info("%s references at %s to rows that have gone were cleared", cleared, here)
+                        now = await dangling.clear(conn, one, rows)
+                    cleared, left = cleared + now, len(rows) - now
+                    if left:
+                        break
+        except (DomicileError, psycopg.Error) as trouble:
+            if isinstance(trouble, DomicileError) and trouble.code is ErrorCode.LEASE_LOST:
+                raise
+            log.warning(
+                "%s at %s: what may lead nowhere is left (%s)", shown(one.reference), here, type(trouble).__name__
+            )
+        if cleared or left:
+            log.info("%s at %s led nowhere: %s cleared, %s left", shown(one.reference), here, cleared, left)
 
 
 async def _clear_named(move: Move, wave: WaveAtSites, source: AsyncConnection, target: AsyncConnection) -> None:

@@ -310,6 +310,7 @@ async def _end_purge(carrier: Carrier) -> None:
     """Whoever writes there is let go first: reclaiming space and searching files may take hours, or fail."""
     move_id = carrier.move.move_id
     all_waves = await carrier.figures.waves(move_id)
+    await begin.sweep_references(carrier)
     over = all(w.status is Status.DONE or not w.subjects for w in all_waves)
     await begin.release_guards(carrier)
     if over:

@@ -111,8 +111,6 @@ async def run(carrier: Carrier, no: int) -> None:
                 await move.failpoints.reach("purge.chunk_committed")
         await _require_empty(carrier, source, record.id)
         await parties.settle(source, move, parties.site_of(move, source=True))
-        for at_source in (True, False):
-            await clearing.sweep(move, source=at_source)
         removed = sum(rows for _, rows in await purge_journal.removed(source, record.id))
         async with source.transaction():
             await assert_lease(source, move.move_id, move.generation)

@@ -40,7 +40,6 @@ async def run(carrier: Carrier, no: int) -> None:
             await _prepare(back, losing, gaining, no)
     await live.run(back, no)  # of a wave that is home again: what is left to be published
     await _write_back(carrier, no, at_target=False)
-    await clearing.sweep(carrier.move, source=True)
     await carrier.move.failpoints.reach("rollback.arrived")
 
 

@@ -28,7 +28,6 @@ from domicile.model.phase import ORDER, Phase, Status
 from domicile.model.plan import Mode
 from domicile.move import (
     approval,
-    clearing,
     eject,
     evidence,
     fence,
@@ -105,7 +104,6 @@ async def run_phase(carrier: Carrier, no: int, phase: Phase) -> Outcome:
         await work(carrier, no)
         if work in (handover.run, live.run):
             await _over(carrier, no)
-            await clearing.sweep(carrier.move, source=False)
     except Exception as trouble:
         return await _failed(carrier, no, _as_error(trouble))
     if work in (handover.run, live.run):

@@ -96,7 +96,7 @@ _CLEAR_AHEAD = """
         update {table} as t set {column} = null from chosen
         where {same} and t.{column} in ({persons})
         returning {key} as row_key)"""
-_LOCK_TABLE = "lock table {table} in row exclusive mode"
+LOCK_TABLE = "lock table {table} in row exclusive mode"
 _FORGET_KEYS = """
     delete from domicile.cleared as n
     where n.wave = {wave} and n.table_name = {name} and n.column_name = {column_name}
@@ -175,7 +175,7 @@ class Clearing:
     async def clear_ahead(self, conn: AsyncConnection[Any], members: tuple[int, int]) -> int:
         """A batch of what `clear_leaving` clears for these members, but for rows that are between two sites, or that
         somebody has locked; returns how many. No row of the members is locked."""
-        await conn.execute(self.compose(_LOCK_TABLE))
+        await conn.execute(self.compose(LOCK_TABLE))
         leaving = _leaving(self._data_map, self.reference, self.wave_id, members)
         return await _count(conn, self.compose(_CLEAR_AHEAD + AND_FORGET, persons=leaving))
 
@@ -318,7 +318,7 @@ async def _clear_others(
             asked=sql.Literal(asked),
         )
         # First the table's lock: whoever puts up a fence behind the question waits for this transaction.
-        await conn.execute(sql.SQL(_LOCK_TABLE).format(table=parts["table"]))
+        await conn.execute(sql.SQL(LOCK_TABLE).format(table=parts["table"]))
         await conn.execute(ask)
     return await _count(conn, sql.SQL(_CLEAR_OTHERS + AND_FORGET).format(**parts, **noted))
 

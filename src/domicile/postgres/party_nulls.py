@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap, OwnerStep, PartyPolicy
-from domicile.model.schema import Reference, Schema, Table, TableName
+from domicile.model.schema import Column, Reference, Schema, Table, TableName
 from domicile.postgres import party_keys, stub_registry
 from domicile.postgres.collisions import Members
 from domicile.postgres.ownership import Fragment, column, ident, owner_joins
@@ -21,6 +21,9 @@ from domicile.postgres.waves import table_exists
 
 HINT = "Write stub or refuse under parties in the data map."
 _REFUSE = "Write refuse under parties in the data map."
+_FAMILIES = tuple(
+    frozenset(("pg_catalog", name) for name in names) for names in (("int2", "int4", "int8"), ("text", "varchar"))
+)
 _ROWS = "from {table} as t {joins} join {members} as m on m.subject = {owner}"
 # Nothing of the wave: it arrives with it, and what is missing is a discrepancy.
 _NAMED = """
@@ -110,6 +113,8 @@ def reasons(data_map: DataMap, schema: Schema) -> Iterator[Obstacle]:
             elif not found or not all(r.proves for r in found):
                 why, mend = party_keys.unproven(name, step, [r for r in found if not r.proves])
                 yield Obstacle(name, f"{step}: {why}", mend)
+            elif not _alike(table.column(step.columns[0]), schema.tables[step.to_table].column(step.to_columns[0])):
+                yield Obstacle(name, f"{step}: its type is another than the key's", _REFUSE)
             else:
                 hint = HINT if _is_person(data_map, step.to_table) else _REFUSE
                 yield from (Obstacle(name, f"{step}: {why}", hint) for why in _unfit(data_map, table, step.columns[0]))
@@ -196,6 +201,12 @@ def _leads_astray(data_map: DataMap, step: OwnerStep) -> str:
     if step.to_table not in data_map.in_scope():
         return "it leads to a table whose rows are not owned"
     return ""
+
+
+def _alike(ours: Column, theirs: Column) -> bool:
+    """Whether a value of the one is one of the other, and equal to the same."""
+    types = {(column.base_schema, column.base_type) for column in (ours, theirs)}
+    return len(types) == 1 or any(types <= family for family in _FAMILIES)
 
 
 def _has(table: Table, columns: tuple[str, ...]) -> bool:
