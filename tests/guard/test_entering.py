@@ -19,6 +19,15 @@ ITEMS = "select count(*) from public.item where order_id = 110"
 OLD_SNAPSHOTS = ("repeatable read", "serializable")
 
 
+async def one_has_entered(shop: Guarded, entered: int) -> None:
+    """The lock is refused to who counted one less."""
+    with pytest.raises(DomicileError) as caught:
+        async with shop.locked(entered):
+            pass
+    assert caught.value.code is ErrorCode.FENCE_BUDGET
+    assert caught.value.facts["entered"] == 1
+
+
 @pytest.mark.parametrize("counted", [True, False])
 async def test_the_mover_drains_again_when_an_order_was_given_to_a_member(any_shop: Guarded, counted: bool) -> None:
     """In the control nobody counts: the item is committed after its owner's departure."""
@@ -36,11 +45,7 @@ async def test_the_mover_drains_again_when_an_order_was_given_to_a_member(any_sh
             await adder.commit()
             assert await shop.value(ITEMS) == 2
             return
-        with pytest.raises(DomicileError) as caught:
-            async with shop.locked(entered):
-                pass
-        assert caught.value.code is ErrorCode.FENCE_BUDGET
-        assert caught.value.facts["entered"] == 1
+        await one_has_entered(shop, entered)
         draining = asyncio.create_task(shop.drain())
         await asyncio.sleep(0.2)
         assert not draining.done()
@@ -126,10 +131,7 @@ async def test_an_owner_found_through_another_row_may_be_another_s_by_now(databa
                 await mover.run("update part set box_id = 20 where id = 10")
             await adder.run("insert into piece values (1, 10)")
             await mover.commit()
-            with pytest.raises(DomicileError) as caught:
-                async with shop.locked(entered):
-                    pass
-            assert caught.value.facts["entered"] == 1
+            await one_has_entered(shop, entered)
             await adder.commit()
             async with shop.locked((await shop.drain()).entered) as lock:
                 assert await shop.value("select count(*) from public.piece") == 1
@@ -147,10 +149,7 @@ async def test_an_order_made_counts_where_its_items_may_be_there_before_it(datab
             await adder.run("insert into item values (1, 1, 5)")
             await maker.run("insert into orders values (5, '', 2)")
             await maker.commit()
-            with pytest.raises(DomicileError) as caught:
-                async with shop.locked(entered):
-                    pass
-            assert caught.value.facts["entered"] == 1, "only the order: such items may come by the dozen"
+            await one_has_entered(shop, entered)  # only the order: such items may come by the dozen
             await adder.commit()
             async with shop.locked((await shop.drain()).entered) as lock:
                 await depart(lock)
@@ -171,10 +170,7 @@ alter table item add foreign key (order_id) references orders not valid;"""
         async with shop.writer() as maker:
             await maker.run("insert into orders values (5, '', 2)")
             await maker.commit()
-            with pytest.raises(DomicileError) as caught:
-                async with shop.locked(entered):
-                    pass
-            assert caught.value.facts["entered"] == 1
+            await one_has_entered(shop, entered)
             async with shop.locked((await shop.drain()).entered) as lock:
                 await depart(lock)
 
@@ -194,10 +190,7 @@ async def test_an_order_made_counts_where_its_key_is_asked_with_a_newer_snapshot
         async with shop.writer() as maker, shop.writer(level) as adder:
             await maker.run("insert into orders (id, user_id) values (21, 2)")
             await maker.commit()
-            with pytest.raises(DomicileError) as caught:
-                async with shop.locked(entered):
-                    pass
-            assert caught.value.facts["entered"] == 1
+            await one_has_entered(shop, entered)
             async with shop.locked((await shop.drain()).entered) as lock:
                 await adder.refused("insert into item (id, order_id) values (555, 21)", "40001")
                 await depart(lock)
@@ -236,10 +229,7 @@ async def test_a_row_below_one_that_nobody_sees_yet_is_counted(any_shop: Guarded
             await adder.commit()
             assert await shop.value("select count(*) from public.item where order_id = 21") == 1
             return
-        with pytest.raises(DomicileError) as caught:
-            async with shop.locked(entered):
-                pass
-        assert caught.value.facts["entered"] == 1
+        await one_has_entered(shop, entered)
         draining = asyncio.create_task(shop.drain())
         await asyncio.sleep(0.2)
         assert not draining.done()

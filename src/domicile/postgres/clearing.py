@@ -169,8 +169,7 @@ class Clearing:
 
     async def forget(self, conn: AsyncConnection[Any], keys: Iterable[RowKey], wave_id: int) -> None:
         """Forget what is noted here of these rows of the wave, which this site knows as ``wave_id``. Idempotent."""
-        listed = sql.Literal([json.dumps(key, ensure_ascii=False) for key in keys])
-        await conn.execute(self.compose(_FORGET_KEYS, wave=sql.Literal(wave_id), keys=listed))
+        await conn.execute(self.compose(_FORGET_KEYS, wave=sql.Literal(wave_id), keys=as_json(keys)))
 
     async def clear_ahead(self, conn: AsyncConnection[Any], members: tuple[int, int]) -> int:
         """A batch of what `clear_leaving` clears for these members, but for rows that are between two sites, or that
@@ -192,8 +191,7 @@ class Clearing:
         return self.compose(_WRITABLE, stayed=self.compose(_STAYED) if stayed else sql.SQL(""))
 
     def _persons(self, keys: Sequence[str]) -> sql.Composed:
-        listed = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text")
-        return listed.format(self._parts["type"], sql.Literal(list(keys)))
+        return _as_keys(self._parts["type"], keys)
 
     def compose(self, statement: str, **parts: Fragment) -> sql.Composed:
         """A statement about this reference."""
@@ -248,9 +246,7 @@ async def clear_gone(
     """The same for members (keys as text) who have no row here any more."""
     cleared = 0
     for reference in leads_to(data_map, schema, data_map.subject.table):
-        persons = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text").format(
-            _type_named(schema, reference), sql.Literal(list(keys))
-        )
+        persons = _as_keys(_type_named(schema, reference), keys)
         cleared += await _clear_others(conn, data_map, schema, reference, wave_id, persons)
     return cleared
 
@@ -380,6 +376,16 @@ async def _count(conn: AsyncConnection[Any], statement: sql.Composed) -> int:
 def _key_as_text(alias: str, names: Iterable[str]) -> sql.Composed:
     texts = (sql.SQL("{}::pg_catalog.text").format(column(alias, name)) for name in names)
     return sql.SQL("array[{}]").format(_comma(texts))
+
+
+def as_json(rows: Iterable[Sequence[str]]) -> sql.Literal:
+    """Keys of rows, as statements take them apart again. Pure."""
+    return sql.Literal([json.dumps(key, ensure_ascii=False) for key in rows])
+
+
+def _as_keys(kind: Fragment, texts: Sequence[str]) -> sql.Composed:
+    listed = sql.SQL("select text::{} from pg_catalog.unnest({}::pg_catalog.text[]) as text")
+    return listed.format(kind, sql.Literal(list(texts)))
 
 
 def _all(parts: Iterable[Fragment]) -> sql.Composed:

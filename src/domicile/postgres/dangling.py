@@ -4,16 +4,16 @@ the stream removes asks no foreign key (docs/decisions/0019, 25)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-import json
 from typing import Any
 
 from psycopg import AsyncConnection, sql
 
 from domicile.model.datamap import DataMap
 from domicile.model.schema import Schema
-from domicile.postgres.clearing import AND_FORGET, LOCK_TABLE, Clearing, RowKey
+from domicile.postgres.clearing import AND_FORGET, LOCK_TABLE, Clearing, RowKey, as_json
 from domicile.postgres.party_nulls import parties
 
+_NO_WAVE = 0  # rows of whoever lives here
 # Judged of the few that name nothing, not of every row. A copy lives elsewhere, what is between two sites is its own
 # mover's, and of a row below one that is not there nobody knows whose it is: a stream may have read it ahead.
 _OF_WHO_LIVES_HERE = """
@@ -38,10 +38,10 @@ _CLEAR = """
         returning {key} as row_key)"""
 
 
-def to_rows(data_map: DataMap, schema: Schema, wave_id: int = 0) -> list[Clearing]:
+def to_rows(data_map: DataMap, schema: Schema) -> list[Clearing]:
     """The references with the policy `null` that name somebody's rows. Pure."""
     named = (r for r in parties(data_map, schema) if r.to_table != data_map.subject.table and r.proves)
-    return [Clearing(data_map, schema, reference, wave_id) for reference in named]
+    return [Clearing(data_map, schema, reference, _NO_WAVE) for reference in named]
 
 
 async def find(conn: AsyncConnection[Any], one: Clearing) -> list[RowKey]:
@@ -61,5 +61,4 @@ async def clear(conn: AsyncConnection[Any], one: Clearing, rows: Sequence[RowKey
 
 
 def _listed(one: Clearing, rows: Iterable[Sequence[str]]) -> sql.Composed:
-    keys = sql.Literal([json.dumps(key, ensure_ascii=False) for key in rows])
-    return one.compose(_LISTED, keys=keys)
+    return one.compose(_LISTED, keys=as_json(rows))

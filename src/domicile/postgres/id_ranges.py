@@ -35,7 +35,10 @@ _ASSERT = """select 1 / count(*) as unchanged from pg_catalog.pg_sequence
 # The position is read from the sequence itself. One that was not drawn from yet has reached the value before.
 _POSITION = """and (select {sign} * (case when is_called then last_value else last_value - {increment} end::numeric)
         <= {sign} * ({until}::numeric) from {sequence})"""
-_ALTER = "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} start with {start}{restart} {cycle}"  # noqa: E501
+_ALTER = (
+    "alter sequence {sequence} increment by {increment} minvalue {lowest} maxvalue {highest} "
+    "start with {start}{restart} {cycle}"
+)
 _BEYOND = """select pg_catalog.setval({name},
         (reached + pg_catalog.ceil(({beyond} - reached) / {increment}) * {increment})::bigint)
     from (select case when is_called then last_value else last_value - {increment} end::numeric as reached
